@@ -1,0 +1,1 @@
+"""SB3's algorithms as this project runs them: training, checkpoints, evaluation."""

@@ -1,0 +1,97 @@
+"""From a config to an SB3 algorithm."""
+
+from typing import Any
+
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv
+
+from agents.a2c import A2C
+from agents.dqn import DQN
+from configs.run_config import A2CHyperparameters, NetworkSettings, RunConfig
+from policies.extractors import NatureCoordCNN
+
+
+def find_device(name: str) -> torch.device:
+    """The device a name stands for; "auto" is the GPU if there is one.
+
+    Raises:
+        ValueError: If there is no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ValueError(f"`device` must be auto, cpu, cuda or cuda:N, got {name!r}.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"`device` {name} is not there: {torch.cuda.device_count()} GPUs found; use auto or cpu."
+        )
+    return device
+
+
+def make_agent(config: RunConfig, env: VecEnv, device: torch.device) -> A2C | DQN:
+    """The untrained agent of a config: SB3's algorithm with this project's extractor."""
+    settings = config.hyperparameters
+    rate = settings.learning_rate
+    schedule = LinearSchedule(rate, 0.0, 1.0) if settings.learning_rate_schedule == "linear" else rate
+    common: dict[str, Any] = {
+        "policy": "CnnPolicy",
+        "env": env,
+        "learning_rate": schedule,
+        "gamma": settings.gamma,
+        "max_grad_norm": settings.max_grad_norm,
+        "seed": config.run.seed,
+        "device": device,
+    }
+    if isinstance(settings, A2CHyperparameters):
+        return A2C(
+            **common,
+            n_steps=settings.n_steps,
+            gae_lambda=settings.gae_lambda,
+            ent_coef=settings.ent_coef,
+            vf_coef=settings.vf_coef,
+            normalize_advantage=settings.normalize_advantage,
+            policy_kwargs=extractor_arguments(config.network)
+            | {
+                "optimizer_class": RMSpropTFLike,
+                "optimizer_kwargs": {
+                    "alpha": settings.rms_prop_alpha,
+                    "eps": settings.rms_prop_eps,
+                },
+            },
+        )
+    return DQN(
+        **common,
+        buffer_size=settings.buffer_size,
+        learning_starts=settings.learning_starts,
+        batch_size=settings.batch_size,
+        train_freq=settings.train_freq,
+        gradient_steps=settings.gradient_steps,
+        target_update_interval=settings.target_update_interval,
+        tau=settings.tau,
+        exploration_fraction=settings.exploration_fraction,
+        exploration_initial_eps=settings.exploration_initial_eps,
+        exploration_final_eps=settings.exploration_final_eps,
+        policy_kwargs=extractor_arguments(config.network),
+    )
+
+
+def extractor_arguments(network: NetworkSettings) -> dict[str, Any]:
+    """The `policy_kwargs` that put this project's extractor into an SB3 policy."""
+    return {
+        "features_extractor_class": NatureCoordCNN,
+        "features_extractor_kwargs": {
+            "coord_layers": network.coord_layers,
+            "position": network.position,
+            "with_radius": network.with_radius,
+            "coord_init": network.coord_init,
+        },
+        # SB3 knows NatureCNN by name and puts two layers of 64 behind any other extractor.
+        "net_arch": [],
+    }

@@ -1,0 +1,180 @@
+"""Checkpoints: everything a run needs to go on as if it had never stopped.
+
+A checkpoint is an SB3 model (`agents/model_zip.py`) with three more members: `config.json`, what
+was asked; `resume.json` and `resume.npz`, the state of all that is not the network: counters,
+random generators, unfinished games, and how long the run's logs were.
+"""
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from agents.a2c import A2C
+from agents.dqn import DQN
+from agents.model_zip import (
+    ModelFile,
+    load_optimizer_state,
+    load_policy_state,
+    read_model_zip,
+    verify_checksum,
+    write_model_zip,
+)
+from configs.files import parse_json
+from configs.run_config import RunConfig, to_json
+from configs.run_directory import RunDirectory
+from envs.atari_vec_env import AtariVecEnv
+
+KEPT_CHECKPOINTS = 2
+MAX_RESUME_BYTES = 1 << 30
+
+Agent = A2C | DQN
+
+
+def checkpoint_path(directory: RunDirectory, agent_steps: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return directory.checkpoints_path / f"{agent_steps:012d}.zip"
+
+
+def save_checkpoint(
+    directory: RunDirectory,
+    config: RunConfig,
+    agent: Agent,
+    env: AtariVecEnv,
+    logs: Mapping[str, Any],
+) -> None:
+    """Write a checkpoint, and delete all but the newest two.
+
+    Args:
+        directory: The run's directory.
+        config: The run's config.
+        agent: Between two updates.
+        env: What it plays.
+        logs: The recorder's state; JSON values.
+    """
+    assert isinstance(agent._last_obs, np.ndarray)
+    assert agent._last_episode_starts is not None
+    assert agent.ep_info_buffer is not None
+    state = {
+        "agent_steps": agent.num_timesteps,
+        "updates": agent._n_updates,
+        "episodes": agent._episode_num,
+        "environment_steps": agent._n_calls if isinstance(agent, DQN) else None,
+        "episode_infos": list(agent.ep_info_buffer),
+        "environment": env.get_state(),
+        "action_space_generator": agent.action_space.np_random.bit_generator.state,
+        "numpy_generator": _numpy_generator_state(),
+        "logs": dict(logs),
+    }
+    arrays = {
+        "last_observations": agent._last_obs,
+        "last_episode_starts": np.asarray(agent._last_episode_starts),
+        "torch_generator": torch.get_rng_state().numpy(),
+    }
+    if agent.device.type == "cuda":
+        arrays["cuda_generator"] = torch.cuda.get_rng_state(agent.device).numpy()
+    directory.checkpoints_path.mkdir(exist_ok=True)
+    save_agent(
+        checkpoint_path(directory, agent.num_timesteps),
+        config,
+        agent,
+        {"resume.json": json.dumps(state).encode(), "resume.npz": _to_npz(arrays)},
+    )
+    for outdated in _checkpoints(directory)[KEPT_CHECKPOINTS:]:
+        outdated.unlink()
+        outdated.with_name(outdated.name + ".sha256").unlink(missing_ok=True)
+
+
+def save_agent(
+    path: Path, config: RunConfig, agent: Agent, members: Mapping[str, bytes] | None = None
+) -> None:
+    """Write an agent as an SB3 model with its config in it."""
+    write_model_zip(path, agent, {"config.json": to_json(config).encode(), **(members or {})})
+
+
+def newest_good_checkpoint(directory: RunDirectory) -> tuple[ModelFile | None, list[str]]:
+    """The newest checkpoint that is whole, and one line about each that is not.
+
+    Raises:
+        ValueError: If there are checkpoints and none is whole.
+    """
+    complaints = []
+    paths = _checkpoints(directory)
+    for path in paths:
+        try:
+            verify_checksum(path)
+            return read_model_zip(path), complaints
+        except (ValueError, FileNotFoundError) as error:
+            complaints.append(str(error))
+    if paths:
+        raise ValueError(
+            f"no checkpoint in {directory.checkpoints_path} is whole; delete {directory.path} to "
+            "start the run again."
+        )
+    return None, complaints
+
+
+def restore(file: ModelFile, agent: Agent, env: AtariVecEnv) -> dict[str, Any]:
+    """Put an agent and its environment into the state of a checkpoint.
+
+    Returns:
+        The recorder's state, as given to `save_checkpoint`.
+
+    Raises:
+        ValueError: If the checkpoint does not fit the agent or its games cannot be rebuilt.
+    """
+    state: dict[str, Any] = parse_json(
+        file.read_member("resume.json", MAX_RESUME_BYTES), f"{file.path}: resume.json"
+    )
+    arrays = file.load_npz("resume.npz")
+    load_policy_state(agent.policy, file.policy_state)
+    assert agent.policy.optimizer is not None
+    if file.optimizer_state is None:
+        raise ValueError(f"{file.path}: has no optimiser state; resume from another checkpoint.")
+    load_optimizer_state(agent.policy.optimizer, file.optimizer_state)
+    agent.num_timesteps = state["agent_steps"]
+    agent._n_updates = state["updates"]
+    agent._episode_num = state["episodes"]
+    if isinstance(agent, DQN):
+        agent._n_calls = state["environment_steps"]
+    # SB3 makes this buffer at the start of learn() unless it is there.
+    agent._setup_info_buffers()
+    assert agent.ep_info_buffer is not None
+    agent.ep_info_buffer.extend(state["episode_infos"])
+    env.set_state(state["environment"], arrays["last_observations"])
+    agent._last_obs = arrays["last_observations"]
+    agent._last_episode_starts = arrays["last_episode_starts"]
+    agent.action_space.np_random.bit_generator.state = state["action_space_generator"]
+    _set_numpy_generator_state(state["numpy_generator"])
+    torch.set_rng_state(torch.from_numpy(arrays["torch_generator"]))
+    if agent.device.type == "cuda" and "cuda_generator" in arrays:
+        torch.cuda.set_rng_state(torch.from_numpy(arrays["cuda_generator"]), agent.device)
+    logs: dict[str, Any] = state["logs"]
+    return logs
+
+
+def _checkpoints(directory: RunDirectory) -> list[Path]:
+    """Newest first."""
+    return sorted(directory.checkpoints_path.glob("*.zip"), reverse=True)
+
+
+def _numpy_generator_state() -> list[Any]:
+    kind, keys, position, has_gauss, cached_gaussian = np.random.get_state(legacy=True)  # noqa: NPY002
+    return [kind, np.asarray(keys).tolist(), position, has_gauss, cached_gaussian]
+
+
+def _set_numpy_generator_state(state: list[Any]) -> None:
+    kind, keys, position, has_gauss, cached_gaussian = state
+    np.random.set_state(  # noqa: NPY002
+        (kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached_gaussian)
+    )
+
+
+def _to_npz(arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()

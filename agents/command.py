@@ -1,0 +1,42 @@
+"""The training command: plan one run, train it, and say how it ended."""
+
+import sys
+from pathlib import Path
+
+from agents.divergence import Divergence
+from agents.recorder import TrainingStopped
+from agents.training import StopRequest, plan_run, train_run
+from configs.run_config import RunConfig
+from configs.run_directory import RunDirectory
+
+FAILED = 1
+SIGNAL_BASE = 128  # a shell's exit status for a process that a signal ended
+
+
+def run_training(config: RunConfig, runs: Path) -> int:
+    """Train what a config asks for, below a folder of runs; returns the exit status.
+
+    Raises:
+        ValueError: If it cannot be trained as asked; one line.
+    """
+    directory = RunDirectory(runs / config.name)
+    plan, config = plan_run(directory, config)
+    if plan == "finished":
+        print(
+            f"{directory.path}: finished, {config.run.total_agent_steps:_} agent steps; "
+            "a larger --steps extends it."
+        )
+        return 0
+    stop = StopRequest()
+    try:
+        with stop.on_signals():
+            train_run(directory, config, stop)
+    except TrainingStopped:
+        assert stop.signal is not None
+        print(f"{directory.path}: saved; the same command goes on from here.", flush=True)
+        return SIGNAL_BASE + stop.signal
+    except Divergence as error:
+        print(f"{config.name}: {error}", file=sys.stderr)
+        return FAILED
+    print(f"{directory.path}: finished, {config.run.total_agent_steps:_} agent steps.")
+    return 0

@@ -1,0 +1,1 @@
+"""Typed settings, their defaults, and the run directory they are saved in."""

@@ -1,0 +1,32 @@
+"""How every command speaks of a user's error: one line on stderr, exit status 2."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+USER_ERROR = 2
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, and which takes no abbreviations."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(allow_abbrev=False, **options)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        """Print the error and the way to help, and exit with status 2."""
+        line = " ".join(message.split())
+        print(f"{self.prog}: {line}; see {self.prog} --help.", file=sys.stderr)
+        sys.exit(USER_ERROR)
+
+
+@contextmanager
+def exit_on_user_error() -> Iterator[None]:
+    """Turn what a user can cause (ValueError, OSError) into one line and exit status 2."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(USER_ERROR)

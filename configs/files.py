@@ -1,0 +1,284 @@
+"""Files written whole or not at all, and JSON read without trusting it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import io
+import json
+import math
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, Literal, NoReturn
+
+_CHUNK_BYTES = 1 << 20
+_MAX_JSON_BYTES = 16 << 20
+_MAX_JSON_DEPTH = 64
+_TEMPORARY_NAME = re.compile(r"\..+\.[0-9a-f]{16}\.tmp", re.DOTALL)
+_CHANGE_DIRECTORY = "choose a directory that you may write to"
+_REMEDIES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EFBIG: "raise the limit on file sizes",
+    errno.EIO: "check the disk",
+    errno.EACCES: _CHANGE_DIRECTORY,
+    errno.EPERM: _CHANGE_DIRECTORY,
+    errno.EROFS: _CHANGE_DIRECTORY,
+    errno.ENOENT: "create its directory first",
+    errno.ENOTDIR: "create its directory first",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
+
+class FileWriteError(OSError):
+    """A file could not be written; the message is one line that names the file and the remedy.
+
+    The operating system's own error is its ``__cause__``.
+    """
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def open_atomically(path: str | Path, mode: Literal["w", "wb"] = "wb") -> Iterator[IO[Any]]:
+    """Open a file that appears at ``path`` complete and on disk, or not at all.
+
+    The body writes to a temporary file in the same directory. When it ends, that file is flushed,
+    fsynced and renamed to ``path``, and the directory is fsynced. When it raises, the temporary is
+    removed and what was at ``path`` before is untouched.
+
+    Args:
+        path: The file to write; its directory must exist.
+        mode: ``"wb"``, or ``"w"`` for UTF-8 text with newlines as written.
+
+    Yields:
+        The temporary file, seekable.
+
+    Raises:
+        ValueError: ``path`` is a directory.
+        FileWriteError: The disk is full, the directory is missing or not writable, and the like.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a directory; give the path of a file.")
+    try:
+        stream = _create_temporary(path, mode)
+    except OSError as error:
+        _raise_write_error(path, error)
+    temporary: str = stream.name
+    try:
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
+        os.replace(temporary, path)  # noqa: PTH105 (its error then names `temporary` as a string)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            stream.close()
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        if isinstance(error, OSError) and error.filename in (None, temporary):
+            _raise_write_error(path, error)
+        raise
+    stream.close()
+    _sync_directory(path.parent)
+
+
+def write_atomically(path: str | Path, data: bytes | str) -> None:
+    """Write a whole file, as `open_atomically` does; a ``str`` is written as UTF-8."""
+    with open_atomically(path) as stream:
+        stream.write(data.encode() if isinstance(data, str) else data)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write JSON atomically: keys sorted, indented, a newline at the end; NaN is a ValueError."""
+    write_atomically(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def remove_stale_temporaries(directory: str | Path) -> list[Path]:
+    """Remove the temporaries of `open_atomically` whose writers are dead.
+
+    A writer holds a lock on its temporary, which ends with its process: a file that can be locked
+    has no writer. Files of any other name are left alone.
+
+    Args:
+        directory: Searched itself, not below.
+
+    Returns:
+        The removed paths, sorted.
+    """
+    removed = []
+    for path in sorted(Path(directory).iterdir()):
+        if not _TEMPORARY_NAME.fullmatch(path.name) or path.is_symlink() or not path.is_file():
+            continue
+        with contextlib.suppress(OSError), path.open("r+b") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+            removed.append(path)
+    return removed
+
+
+def _create_temporary(path: Path, mode: Literal["w", "wb"]) -> IO[Any]:
+    """Create and lock the temporary for ``path``; its name is the stream's ``name``."""
+    while True:
+        name = os.fspath(path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp"))
+        stream: IO[Any] = (
+            open(name, "xb") if mode == "wb" else open(name, "x", encoding="utf-8", newline="\n")  # noqa: PTH123, SIM115
+        )
+        with contextlib.suppress(OSError):  # some file systems have no locks
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        if Path(name).exists():
+            return stream
+        stream.close()  # it was cleaned away before it was locked
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make a rename in ``directory`` durable where the file system can; the data itself is safe."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _raise_write_error(path: Path, error: OSError) -> NoReturn:
+    if isinstance(error, FileWriteError) or error.errno not in _REMEDIES:
+        raise error
+    remedy = _REMEDIES[error.errno]
+    raise FileWriteError(f"{path} cannot be written ({error.strerror}); {remedy}.") from error
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def open_for_reading(path: str | Path) -> io.FileIO:
+    """Open a regular file, unbuffered.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is a directory, a pipe or a device, or may not be read.
+    """
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise ValueError(f"{path} is a directory; give the path of a file.")
+        if not stat.S_ISREG(mode):
+            raise ValueError(f"{path} is not a regular file; give the path of a file.")
+        return path.open("rb", buffering=0)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(f"{path} does not exist; check the path.") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); check the path.") from error
+
+
+def read_bytes(path: str | Path, *, max_bytes: int) -> bytes:
+    """Read a whole regular file of at most ``max_bytes``.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It cannot be read or is larger.
+    """
+    with open_for_reading(path) as raw, io.BufferedReader(raw) as stream:
+        data = stream.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise ValueError(f"{path} is larger than {max_bytes:,} bytes; give another file.")
+    return data
+
+
+def read_json(
+    path: str | Path, *, max_bytes: int = _MAX_JSON_BYTES, allow_nan: bool = False
+) -> Any:
+    """Read a JSON file; see `parse_json`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It cannot be read, is larger than ``max_bytes`` or is not acceptable JSON.
+    """
+    return parse_json(read_bytes(path, max_bytes=max_bytes), str(path), allow_nan=allow_nan)
+
+
+def parse_json(document: bytes | str, source: str, *, allow_nan: bool = False) -> Any:
+    """Parse JSON strictly: UTF-8, no key twice, at most 64 levels, numbers that are finite.
+
+    Args:
+        document: The text; bytes must be UTF-8 without a byte order mark.
+        source: What it is called in messages, for example its path.
+        allow_nan: Whether ``NaN`` and ``Infinity`` are accepted, and numbers that overflow.
+
+    Raises:
+        ValueError: Anything else; one line.
+    """
+    try:
+        text = document if isinstance(document, str) else document.decode("utf-8")
+        value = json.loads(
+            text,
+            object_pairs_hook=_build_object,
+            parse_float=float if allow_nan else _parse_finite,
+            parse_constant=float if allow_nan else _parse_finite,
+        )
+        _check_depth(value)
+    except UnicodeDecodeError as error:
+        fault = f"not UTF-8 at byte {error.start}"
+    except json.JSONDecodeError as error:
+        fault = f"{error.msg} at line {error.lineno}, column {error.colno}"
+    except RecursionError:
+        fault = f"nested more than {_MAX_JSON_DEPTH} deep"
+    except ValueError as error:
+        fault = str(error)
+    else:
+        return value
+    raise ValueError(f"{source} is not valid JSON ({fault}); correct or replace it.")
+
+
+def sha256_of(path: str | Path, *, length: int | None = None) -> str:
+    """Return the SHA-256 of a file, or of its first ``length`` bytes, in lower-case hexadecimal.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It cannot be read.
+    """
+    digest = hashlib.sha256()
+    with open_for_reading(path) as stream:
+        left = math.inf if length is None else length
+        while chunk := stream.read(int(min(left, _CHUNK_BYTES))):
+            digest.update(chunk)
+            left -= len(chunk)
+    return digest.hexdigest()
+
+
+def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"key {twice[:80]!r} is given twice")
+    return value
+
+
+def _parse_finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"{number[:80]} is not a finite number")
+    return value
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(_MAX_JSON_DEPTH + 1):
+        level = [
+            child
+            for item in level
+            if isinstance(item, list | dict)
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+        if not level:
+            return
+    raise RecursionError

@@ -1,0 +1,36 @@
+"""The named protocols: how a game is presented to an agent."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from configs.settings import Bounds, build, describe_unknown, load_preset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How a game is presented to an agent; `protocols.toml` explains each value."""
+
+    frames_per_agent_step: Annotated[int, Bounds(1, 64)]
+    no_op_max: Annotated[int, Bounds(0, 1000)]
+    sticky_action_probability: Annotated[float, Bounds(0, below=1)]
+    life_loss_ends_episode: bool
+    fire_on_reset: bool
+    clip_rewards: bool
+    max_frames_per_game: Annotated[int, Bounds(1, 2**31 - 1)]
+
+
+def protocol_names() -> list[str]:
+    """The names `load_protocol` knows."""
+    return list(load_preset("protocols"))
+
+
+def load_protocol(name: str) -> Protocol:
+    """Look a protocol up by its name.
+
+    Raises:
+        ValueError: If there is no protocol of that name.
+    """
+    protocols = load_preset("protocols")
+    if name not in protocols:
+        raise ValueError(f"protocol: {describe_unknown(name, protocols)}")
+    return build(Protocol, protocols[name], f"protocols.toml [{name}]")

@@ -1,0 +1,1 @@
+"""Atari games, presented to an agent by a named protocol."""

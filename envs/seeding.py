@@ -1,0 +1,17 @@
+"""The seeds of the games: one function of (run seed, environment, game number)."""
+
+from typing import Literal
+
+import numpy as np
+
+Purpose = Literal["training", "evaluation"]
+
+
+def game_seed(run_seed: int, environment: int, game_number: int, purpose: Purpose) -> int:
+    """The emulator's seed for one game, 0 <= seed < 2**31.
+
+    Training seeds are even and evaluation seeds odd, so an agent is never scored on a start that
+    any run was trained on.
+    """
+    words = np.random.SeedSequence([run_seed, environment, game_number]).generate_state(1)
+    return (int(words[0]) >> 2) * 2 + (purpose == "evaluation")
