@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from configs.command_line import OneLineParser, exit_on_user_error
+from configs.process_settings import prepare_process
 from configs.run_config import make_config, settable_fields, to_json
 from configs.settings import parse_assignments, parse_value
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, plan, execute; returns the exit status."""
+    prepare_process()
     options = _parser().parse_args(arguments)
     if options.list_games:
         from envs.games import all_games

@@ -52,6 +52,7 @@ def make_agent(config: RunConfig, env: VecEnv, device: torch.device) -> A2C | DQ
     if isinstance(settings, A2CHyperparameters):
         return A2C(
             **common,
+            precision=config.run.precision,
             n_steps=settings.n_steps,
             gae_lambda=settings.gae_lambda,
             ent_coef=settings.ent_coef,

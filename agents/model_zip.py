@@ -27,7 +27,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor, nn
 
-from configs.files import open_for_reading, parse_json, sha256_of, write_atomically
+from configs.files import open_atomically, open_for_reading, parse_json, sha256_of
 
 _CHECKSUM_LABEL = b"sha256:"
 _CHECKSUM_DIGITS = 64
@@ -82,8 +82,10 @@ def write_model_zip(
         for name, content in extra_members.items():
             archive.writestr(name, content)
         archive.comment = _CHECKSUM_LABEL + b"0" * _CHECKSUM_DIGITS
-    data = buffer.getvalue()[:-_CHECKSUM_DIGITS]
-    write_atomically(path, data + hashlib.sha256(data).hexdigest().encode())
+    body = buffer.getbuffer()[:-_CHECKSUM_DIGITS]
+    with open_atomically(path) as stream:
+        stream.write(body)
+        stream.write(hashlib.sha256(body).hexdigest().encode())
 
 
 def verify_checksum(path: str | Path) -> None:

@@ -273,12 +273,10 @@ def _parse_finite(number: str) -> float:
 def _check_depth(value: Any) -> None:
     level = [value]
     for _ in range(_MAX_JSON_DEPTH + 1):
-        level = [
-            child
-            for item in level
-            if isinstance(item, list | dict)
-            for child in (item.values() if isinstance(item, dict) else item)
-        ]
+        level = [item for item in level if isinstance(item, dict | list)]
         if not level:
             return
+        level = [
+            child for item in level for child in (item.values() if isinstance(item, dict) else item)
+        ]
     raise RecursionError

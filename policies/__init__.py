@@ -1,0 +1,1 @@
+"""Networks that know, or do not know, where they look."""
