@@ -35,7 +35,9 @@ def _ask(options: argparse.Namespace) -> Any:
     from envs.games import find_game
 
     if options.game is None:
-        raise ValueError("--game is missing: name a game, such as --game Pong; --list-games lists them.")
+        raise ValueError(
+            "--game is missing: name a game, such as --game Pong; --list-games lists them."
+        )
     algo = options.algo
     fields = settable_fields(algo)
     overrides = parse_assignments(options.set, fields)

@@ -55,9 +55,7 @@ class A2C(stable_baselines3.A2C):
         if self._network is None:
             extractor = self.policy.features_extractor
             assert isinstance(extractor, NatureCoordCNN)
-            self._network = RolloutNetwork(
-                extractor, n_rollout_steps, env.num_envs, self.precision
-            )
+            self._network = RolloutNetwork(extractor, n_rollout_steps, env.num_envs, self.precision)
         network = self._network
         assert isinstance(self._last_obs, np.ndarray)
         rollout_buffer.reset()

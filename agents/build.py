@@ -1,9 +1,9 @@
 """From a config to an SB3 algorithm."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
@@ -35,11 +35,22 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def make_agent(config: RunConfig, env: VecEnv, device: torch.device) -> A2C | DQN:
-    """The untrained agent of a config: SB3's algorithm with this project's extractor."""
+def make_agent(
+    config: RunConfig, env: VecEnv, device: torch.device, replay_folder: Path | None = None
+) -> A2C | DQN:
+    """The untrained agent of a config: SB3's algorithm with this project's extractor.
+
+    Args:
+        config: The run's config.
+        env: What it plays.
+        device: Where it computes.
+        replay_folder: Where DQN keeps its replay memory; None for memory alone.
+    """
     settings = config.hyperparameters
     rate = settings.learning_rate
-    schedule = LinearSchedule(rate, 0.0, 1.0) if settings.learning_rate_schedule == "linear" else rate
+    schedule = (
+        LinearSchedule(rate, 0.0, 1.0) if settings.learning_rate_schedule == "linear" else rate
+    )
     common: dict[str, Any] = {
         "policy": "CnnPolicy",
         "env": env,
@@ -48,11 +59,11 @@ def make_agent(config: RunConfig, env: VecEnv, device: torch.device) -> A2C | DQ
         "max_grad_norm": settings.max_grad_norm,
         "seed": config.run.seed,
         "device": device,
+        "precision": config.run.precision,
     }
     if isinstance(settings, A2CHyperparameters):
         return A2C(
             **common,
-            precision=config.run.precision,
             n_steps=settings.n_steps,
             gae_lambda=settings.gae_lambda,
             ent_coef=settings.ent_coef,
@@ -79,8 +90,18 @@ def make_agent(config: RunConfig, env: VecEnv, device: torch.device) -> A2C | DQ
         exploration_fraction=settings.exploration_fraction,
         exploration_initial_eps=settings.exploration_initial_eps,
         exploration_final_eps=settings.exploration_final_eps,
-        policy_kwargs=extractor_arguments(config.network),
+        replay_buffer_kwargs={
+            "folder": replay_folder,
+            "slack_transitions": replay_slack(config),
+            "seed": config.run.seed,
+        },
+        policy_kwargs=extractor_arguments(config.network) | {"optimizer_kwargs": {"fused": True}},
     )
+
+
+def replay_slack(config: RunConfig) -> int:
+    """Transitions that may be stored since the older of the two kept checkpoints."""
+    return 2 * config.execution.checkpoint_every_agent_steps + 1_000
 
 
 def extractor_arguments(network: NetworkSettings) -> dict[str, Any]:

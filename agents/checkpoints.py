@@ -7,6 +7,7 @@ random generators, unfinished games, and how long the run's logs were.
 
 import io
 import json
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from agents.model_zip import (
     verify_checksum,
     write_model_zip,
 )
-from configs.files import parse_json
+from configs.files import parse_json, remove_stale_temporaries
 from configs.run_config import RunConfig, to_json
 from configs.run_directory import RunDirectory
 from envs.atari_vec_env import AtariVecEnv
@@ -63,7 +64,8 @@ def save_checkpoint(
         "agent_steps": agent.num_timesteps,
         "updates": agent._n_updates,
         "episodes": agent._episode_num,
-        "environment_steps": agent._n_calls if isinstance(agent, DQN) else None,
+        "progress_remaining": agent._current_progress_remaining,
+        "dqn": _dqn_state(agent) if isinstance(agent, DQN) else None,
         "episode_infos": list(agent.ep_info_buffer),
         "environment": env.get_state(),
         "action_space_generator": agent.action_space.np_random.bit_generator.state,
@@ -78,6 +80,7 @@ def save_checkpoint(
     if agent.device.type == "cuda":
         arrays["cuda_generator"] = torch.cuda.get_rng_state(agent.device).numpy()
     directory.checkpoints_path.mkdir(exist_ok=True)
+    remove_stale_temporaries(directory.checkpoints_path)
     save_agent(
         checkpoint_path(directory, agent.num_timesteps),
         config,
@@ -86,7 +89,6 @@ def save_checkpoint(
     )
     for outdated in _checkpoints(directory)[KEPT_CHECKPOINTS:]:
         outdated.unlink()
-        outdated.with_name(outdated.name + ".sha256").unlink(missing_ok=True)
 
 
 def save_agent(
@@ -102,7 +104,7 @@ def newest_good_checkpoint(directory: RunDirectory) -> tuple[ModelFile | None, l
     Raises:
         ValueError: If there are checkpoints and none is whole.
     """
-    complaints = []
+    complaints: list[str] = []
     paths = _checkpoints(directory)
     for path in paths:
         try:
@@ -131,20 +133,23 @@ def restore(file: ModelFile, agent: Agent, env: AtariVecEnv) -> dict[str, Any]:
         file.read_member("resume.json", MAX_RESUME_BYTES), f"{file.path}: resume.json"
     )
     arrays = file.load_npz("resume.npz")
-    load_policy_state(agent.policy, file.policy_state)
+    load_policy_state(agent.policy, file.policy_state, source=str(file.path))
     assert agent.policy.optimizer is not None
     if file.optimizer_state is None:
         raise ValueError(f"{file.path}: has no optimiser state; resume from another checkpoint.")
-    load_optimizer_state(agent.policy.optimizer, file.optimizer_state)
+    load_optimizer_state(agent.policy.optimizer, file.optimizer_state, source=str(file.path))
     agent.num_timesteps = state["agent_steps"]
     agent._n_updates = state["updates"]
     agent._episode_num = state["episodes"]
+    agent._current_progress_remaining = state["progress_remaining"]
     if isinstance(agent, DQN):
-        agent._n_calls = state["environment_steps"]
-    # SB3 makes this buffer at the start of learn() unless it is there.
-    agent._setup_info_buffers()
-    assert agent.ep_info_buffer is not None
-    agent.ep_info_buffer.extend(state["episode_infos"])
+        agent._n_calls = state["dqn"]["environment_steps"]
+        agent.exploration_rate = state["dqn"]["exploration_rate"]
+        if agent.replay_buffer.was_kept:
+            agent.replay_buffer.set_state(state["dqn"]["replay"])
+    # SB3 makes these at the start of learn() unless they are there.
+    agent.ep_info_buffer = deque(state["episode_infos"], maxlen=agent._stats_window_size)
+    agent.ep_success_buffer = deque(maxlen=agent._stats_window_size)
     env.set_state(state["environment"], arrays["last_observations"])
     agent._last_obs = arrays["last_observations"]
     agent._last_episode_starts = arrays["last_episode_starts"]
@@ -155,6 +160,14 @@ def restore(file: ModelFile, agent: Agent, env: AtariVecEnv) -> dict[str, Any]:
         torch.cuda.set_rng_state(torch.from_numpy(arrays["cuda_generator"]), agent.device)
     logs: dict[str, Any] = state["logs"]
     return logs
+
+
+def _dqn_state(agent: DQN) -> dict[str, Any]:
+    return {
+        "environment_steps": agent._n_calls,
+        "exploration_rate": agent.exploration_rate,
+        "replay": agent.replay_buffer.get_state(),
+    }
 
 
 def _checkpoints(directory: RunDirectory) -> list[Path]:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from agents.divergence import Divergence
 from agents.recorder import TrainingStopped
-from agents.training import StopRequest, plan_run, train_run
+from agents.training import plan_run, train_run
 from configs.run_config import RunConfig
 from configs.run_directory import RunDirectory
+from configs.stop_request import StopRequest
 
 FAILED = 1
 SIGNAL_BASE = 128  # a shell's exit status for a process that a signal ended

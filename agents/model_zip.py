@@ -430,34 +430,40 @@ def _check_pickle(pickled: bytes, sizes: Mapping[str, int], source: str) -> None
         sizes: Bytes of each record, by key.
         source: What it is called in messages.
     """
+    try:
+        instructions = list(pickletools.genops(pickled))
+    except Exception as error:  # whatever its decoders say
+        raise _refusal(source, "its pickle is damaged") from error
     trail: deque[tuple[str, Any]] = deque(maxlen=7)
     memo: dict[int, tuple[str, Any]] = {}
     tuples = 0
     argument: Any
-    try:
-        for opcode, argument, _ in pickletools.genops(pickled):
-            if opcode.name not in _OPCODES or (opcode.name == "PROTO" and argument != 2):
-                raise _refusal(source, f"its pickle has the instruction {opcode.name}")
-            if opcode.name == "GLOBAL" and argument not in _GLOBALS:
-                named = _quote(argument.replace(" ", "."))
-                raise _refusal(source, f"its pickle names {named}, which no state dict needs")
-            if opcode.name == "BINPERSID" and not _is_storage(list(trail), sizes):
-                raise _refusal(source, "a tensor in it claims a record that is not there")
-            if opcode.name in _PUTS:
-                memo[argument] = trail[-1] if trail else ("", None)
-                continue
-            if opcode.name in _GETS:
-                entry = memo.get(argument, ("", None))
-                trail.append(entry if entry[0] in ("GLOBAL", "literal") else ("", None))
-                continue
-            tuples += opcode.name in _TUPLES
-            trail.append(("literal" if opcode.name in _LITERALS else opcode.name, argument))
-    except ValueError as error:
-        if str(error).startswith(source):
-            raise
-        raise _refusal(source, "its pickle is damaged") from error
+    position: Any
+    for opcode, argument, position in instructions:
+        name = opcode.name
+        if name not in _OPCODES or (name == "PROTO" and argument != 2):
+            raise _refusal(source, f"its pickle has the instruction {name}")
+        if name == "GLOBAL" and not _is_allowed(argument, pickled, position):
+            named = _quote(argument.replace(" ", "."))
+            raise _refusal(source, f"its pickle names {named}, which no state dict needs")
+        if name == "BINPERSID" and not _is_storage(list(trail), sizes):
+            raise _refusal(source, "a tensor in it claims a record that is not there")
+        if name in _PUTS:
+            memo[argument] = trail[-1] if trail else ("", None)
+        elif name in _GETS:
+            entry = memo.get(argument, ("", None))
+            trail.append(entry if entry[0] in ("GLOBAL", "literal") else ("", None))
+        else:
+            trail.append(("literal" if name in _LITERALS else name, argument))
+            tuples += name in _TUPLES
     if tuples > _MAX_TUPLES:
         raise _refusal(source, f"its pickle has {tuples:,} tuples, more than {_MAX_TUPLES:,}")
+
+
+def _is_allowed(argument: str, pickled: bytes, position: int) -> bool:
+    """Whether a global is on the list, also in the file's own spelling: `genops` unescapes it."""
+    spelled = f"c{argument}\n".replace(" ", "\n").encode()
+    return argument in _GLOBALS and pickled.startswith(spelled, position)
 
 
 def _is_storage(trail: list[tuple[str, Any]], sizes: Mapping[str, int]) -> bool:

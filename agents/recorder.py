@@ -42,6 +42,7 @@ class RunRecorder(BaseCallback):
         progress: What the user watches.
         save: Writes a checkpoint; given this recorder's state.
         stop_requested: Whether to stop at the next update.
+        on_environment_step: Called at every step of the environments.
     """
 
     model: Any
@@ -53,6 +54,7 @@ class RunRecorder(BaseCallback):
         progress: Progress,
         save: Callable[[dict[str, Any]], None],
         stop_requested: Callable[[], bool],
+        on_environment_step: Callable[[], None],
     ) -> None:
         super().__init__()
         self._config = config
@@ -60,10 +62,11 @@ class RunRecorder(BaseCallback):
         self._progress = progress
         self._save = save
         self._stop_requested = stop_requested
+        self._on_environment_step = on_environment_step
         self._started = time.monotonic()
         self._seconds_before = 0.0
         self._logged_agent_steps = 0
-        self._saved_agent_steps = 0
+        self.saved_agent_steps = 0
         self._imaged_agent_steps = -1
         self._rate_from = (self._started, 0)
         self._episodes_file: TextIO | None = None
@@ -91,7 +94,7 @@ class RunRecorder(BaseCallback):
         self._seconds_before = float(state["seconds"])
         self._logged_agent_steps = int(state["logged_agent_steps"])
         self._imaged_agent_steps = int(state["imaged_agent_steps"])
-        self._saved_agent_steps = agent_steps
+        self.saved_agent_steps = agent_steps
         self._rate_from = (self._started, agent_steps)
 
     def open(self) -> Logger:
@@ -114,7 +117,9 @@ class RunRecorder(BaseCallback):
 
     def _on_training_start(self) -> None:
         if self.num_timesteps == 0:
-            self.logger.record("hparams", HParam(_hyperparameters(self._config), {"rollout/ep_rew_mean": 0.0}))
+            self.logger.record(
+                "hparams", HParam(_hyperparameters(self._config), {"rollout/ep_rew_mean": 0.0})
+            )
             self.logger.dump(0)
 
     def _on_rollout_start(self) -> None:
@@ -124,13 +129,14 @@ class RunRecorder(BaseCallback):
         if step // log_every > self._logged_agent_steps // log_every:
             self._log()
         stop = self._stop_requested()
-        due = step - self._saved_agent_steps >= self._config.execution.checkpoint_every_agent_steps
-        if due or (stop and step > self._saved_agent_steps):
+        due = step - self.saved_agent_steps >= self._config.execution.checkpoint_every_agent_steps
+        if due or (stop and step > self.saved_agent_steps):
             self.save()
         if stop:
             raise TrainingStopped
 
     def _on_step(self) -> bool:
+        self._on_environment_step()
         step = self.num_timesteps
         for environment, info in enumerate(self.locals["infos"]):
             episode = info.get("episode")
@@ -157,7 +163,7 @@ class RunRecorder(BaseCallback):
     def save(self) -> None:
         """Write a checkpoint now."""
         self._save(self.get_state())
-        self._saved_agent_steps = self.num_timesteps
+        self.saved_agent_steps = self.num_timesteps
 
     def _mean_return(self) -> float | None:
         returns = [info["r"] for info in self.model.ep_info_buffer]
@@ -257,8 +263,8 @@ def tile_maps(maps: Any) -> np.ndarray[Any, Any]:
     return picture
 
 
-def _hyperparameters(config: RunConfig) -> dict[str, bool | str | float | int | None]:
-    settings = {
+def _hyperparameters(config: RunConfig) -> dict[str, bool | str | float | None]:
+    settings: dict[str, bool | str | float | None] = {
         "game": config.run.game,
         "algo": config.run.algo,
         "arm": config.arm,

@@ -102,7 +102,7 @@ class RolloutNetwork:
         value = self._activations[0]
         *convolutions, (linear_weight, linear_bias, _) = self._read_weights()
         for index, (weight, bias, position_map) in enumerate(convolutions):
-            value = _KnownConvolution.apply(
+            value = _KnownConvolution.apply(  # type: ignore[no-untyped-call]
                 value,
                 weight,
                 bias,
@@ -110,8 +110,10 @@ class RolloutNetwork:
                 self._activations[index + 1],
                 self._convolutions[index].stride,
             )
-        value = _KnownLinear.apply(value.flatten(1), linear_weight, linear_bias, self._features)
-        return value.float()
+        features: Tensor = _KnownLinear.apply(  # type: ignore[no-untyped-call]
+            value.flatten(1), linear_weight, linear_bias, self._features
+        )
+        return features.float()
 
     def _read_weights(self) -> list[tuple[Tensor, Tensor | None, Tensor | None]]:
         """Each layer's weight, bias, and position map [C, H, W] in place of the bias."""
@@ -161,7 +163,7 @@ class _KnownConvolution(torch.autograd.Function):
         return output.detach()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         value, weight, output = ctx.saved_tensors
         needs_value, needs_weight, needs_bias, needs_map, *_ = ctx.needs_input_grad
         gradient = torch.ops.aten.threshold_backward(gradient, output, 0)
@@ -191,7 +193,7 @@ class _KnownLinear(torch.autograd.Function):
         return output.detach()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         value, weight, output = ctx.saved_tensors
         gradient = torch.ops.aten.threshold_backward(gradient, output, 0)
         return gradient @ weight, gradient.t() @ value, gradient.sum(0), None

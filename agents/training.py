@@ -1,12 +1,9 @@
 """Training one run, from its config to its final model, however often it is interrupted."""
 
 import os
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+from contextlib import ExitStack
 from dataclasses import asdict, replace
-from types import FrameType
 from typing import Literal
 
 import torch
@@ -14,49 +11,22 @@ import torch
 from agents.build import find_device, make_agent
 from agents.checkpoints import newest_good_checkpoint, restore, save_agent, save_checkpoint
 from agents.divergence import Divergence
+from agents.dqn import DQN
 from agents.progress import Progress
 from agents.recorder import RunRecorder, TrainingStopped, cut_logs
+from agents.resources import check_resources
+from agents.watchdog import Watchdog
+from configs.command_line import one_line
 from configs.files import write_atomically
 from configs.protocols import load_protocol
 from configs.provenance import describe_start
 from configs.run_config import RunConfig, experiment_differences, load_config, to_json
 from configs.run_directory import RunDirectory
+from configs.stop_request import StopRequest
 from envs.atari_vec_env import AtariVecEnv
 from envs.games import find_game
 
 Plan = Literal["start", "resume", "extend", "finished"]
-
-
-class StopRequest:
-    """Whether, and by which signal, the process was asked to stop."""
-
-    def __init__(self) -> None:
-        self.signal: signal.Signals | None = None
-
-    def __bool__(self) -> bool:
-        return self.signal is not None
-
-    @contextmanager
-    def on_signals(self) -> Iterator[None]:
-        """Turn the first Ctrl-C or SIGTERM into a request; a second one acts at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        handled = (signal.SIGINT, signal.SIGTERM)
-        previous = {number: signal.getsignal(number) for number in handled}
-
-        def request(number: int, _frame: FrameType | None) -> None:
-            self.signal = signal.Signals(number)
-            for each in handled:
-                signal.signal(each, previous[each])
-
-        for number in handled:
-            signal.signal(number, request)
-        try:
-            yield
-        finally:
-            for number in handled:
-                signal.signal(number, previous[number])
 
 
 def plan_run(directory: RunDirectory, asked: RunConfig) -> tuple[Plan, RunConfig]:
@@ -92,9 +62,7 @@ def plan_run(directory: RunDirectory, asked: RunConfig) -> tuple[Plan, RunConfig
     if finished and asked_total == saved_total:
         return "finished", saved
     if asked.execution.threads == 0:  # not asked for: the same number as before
-        asked = asked.with_execution(
-            replace(asked.execution, threads=saved.execution.threads)
-        )
+        asked = asked.with_execution(replace(asked.execution, threads=saved.execution.threads))
     return ("extend" if finished else "resume"), asked
 
 
@@ -112,35 +80,48 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
         ValueError: If the run cannot go on as it is; one line.
     """
     device = find_device(config.execution.device)
+    game, protocol = find_game(config.run.game), load_protocol(config.run.protocol)
     threads = config.execution.threads or os.cpu_count() or 1
     config = config.with_execution(replace(config.execution, threads=threads))
     torch.set_num_threads(threads)
-    game, protocol = find_game(config.run.game), load_protocol(config.run.protocol)
-    with directory.lock():
+    check_resources(directory, config)
+    with directory.lock(), ExitStack() as stack:
         checkpoint, complaints = newest_good_checkpoint(directory)
         for complaint in complaints:
             print(f"{complaint} The checkpoint before it is used.", flush=True)
         env = AtariVecEnv(game, protocol, config.hyperparameters.n_envs, config.run.seed)
-        agent = make_agent(config, env, device)
+        stack.callback(env.close)
+        agent = make_agent(config, env, device, directory.replay_path)
         logs = None if checkpoint is None else restore(checkpoint, agent, env)
         done = agent.num_timesteps
-        write_atomically(directory.config_path, to_json(config))
-        directory.record_start(describe_start(str(device), threads, asdict(protocol)))
+
         progress = Progress(config.name, done, config.run.total_agent_steps)
+        stack.callback(progress.close)
+        watchdog = Watchdog(
+            config.execution.hang_timeout_seconds,
+            lambda message: directory.write_status("failed", recorder.saved_agent_steps, message),
+        )
         recorder = RunRecorder(
             config,
             directory,
             progress,
-            lambda state: save_checkpoint(directory, config, agent, env, state),
-            lambda: bool(stop),
+            save=lambda state: save_checkpoint(directory, config, agent, env, state),
+            stop_requested=lambda: bool(stop),
+            on_environment_step=watchdog.feed,
         )
         if logs is None:
             cut_logs(directory.path, {})
         else:
             recorder.set_state(logs, done)
             progress.say(f"{config.name}: resumed at {done:_} agent steps.")
-        agent.set_logger(recorder.open())
+        write_atomically(directory.config_path, to_json(config))
+        directory.record_start(describe_start(str(device), threads, asdict(protocol)))
         directory.write_status("running", done)
+        stack.callback(recorder.close)
+        agent.set_logger(recorder.open())
+        stack.enter_context(watchdog.watch())
+        if isinstance(agent, DQN) and checkpoint is not None and agent.replay_buffer.size() == 0:
+            _refill_replay(agent, env, progress)
         try:
             agent.learn(
                 config.run.total_agent_steps - done,
@@ -149,14 +130,28 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
                 reset_num_timesteps=checkpoint is None,
             )
             save_agent(directory.final_path, config, agent)
-            directory.write_status("finished", agent.num_timesteps)
         except TrainingStopped:
             directory.write_status("interrupted", agent.num_timesteps)
             raise
         except Divergence as error:
             directory.write_status("diverged", agent.num_timesteps, str(error))
             raise
-        finally:
-            progress.close()
-            recorder.close()
-            env.close()
+        except Exception as error:
+            directory.write_status("failed", recorder.saved_agent_steps, one_line(error))
+            raise
+        directory.write_status("finished", agent.num_timesteps)
+    if not config.execution.keep_replay and directory.replay_path.exists():
+        shutil.rmtree(directory.replay_path)
+
+
+def _refill_replay(agent: DQN, env: AtariVecEnv, progress: Progress) -> None:
+    """Fill the replay memory of a finished run again, which was deleted at its end.
+
+    The agent plays as it would at this point of its training, without learning; these agent steps
+    are not counted, nor are their games recorded.
+    """
+    steps = min(agent.learning_starts, agent.buffer_size)
+    progress.say(
+        f"refilling the replay memory, deleted when the run finished: {steps:_} agent steps."
+    )
+    agent.play_without_learning(env, steps)

@@ -57,9 +57,7 @@ class NetworkSettings:
         if not self.coord_layers:
             for name, default in load_preset("run")["network"].items():
                 if getattr(self, name) != default and name != "coord_layers":
-                    raise ValueError(
-                        f"`{name}` needs a layer with coordinates; add --coordconv or --coord-layers."
-                    )
+                    raise ValueError(f"`{name}` needs a layer with coordinates; add --coordconv.")
         if self.with_radius and self.position != "coordinates":
             raise ValueError(f"`with_radius` goes with coordinates, not with {self.position}.")
         if self.position == "bias-map" and self.coord_init == "zero":
@@ -114,6 +112,7 @@ class ExecutionSettings:
     checkpoint_every_agent_steps: Annotated[int, Bounds(1)]
     log_every_agent_steps: Annotated[int, Bounds(1)]
     keep_replay: bool
+    hang_timeout_seconds: Annotated[float, Bounds(above=0)]
 
 
 HYPERPARAMETERS: Mapping[str, type[A2CHyperparameters] | type[DQNHyperparameters]] = {

@@ -118,14 +118,26 @@ class AtariVecEnv(VecEnv):
             observations: The last ones the environment returned, uint8 [n_envs, 4, 84, 84].
 
         Raises:
-            ValueError: If the state is of another number of environments, or the rebuilt games
-                do not show what the observations show.
+            ValueError: If the state is damaged or of another number of environments, or the
+                rebuilt games do not show what the observations show.
         """
-        games = [EmulatedGameState(**values) for values in state["games"]]
-        if len(games) != self.num_envs or observations.shape != self._stacks.shape:
+        saved = state.get("games") if isinstance(state, dict) else None
+        if not isinstance(saved, list) or len(saved) != self.num_envs:
             raise ValueError(
-                f"the saved state is of {len(games)} environments, this run has {self.num_envs}."
+                f"the saved state must have {self.num_envs} games, one for each environment, got "
+                f"{len(saved) if isinstance(saved, list) else 'none'}; resume from another "
+                "checkpoint."
             )
+        if observations.shape != self._stacks.shape or observations.dtype != np.uint8:
+            raise ValueError(
+                f"the saved observations must be uint8 of shape {self._stacks.shape}, got "
+                f"{observations.dtype} of shape {observations.shape}; resume from another "
+                "checkpoint."
+            )
+        games = [
+            EmulatedGameState.from_json(values, f"saved game {index}")
+            for index, values in enumerate(saved)
+        ]
         frames = _in_threads(
             lambda pair: pair[0].set_state(pair[1]), list(zip(self._games, games, strict=True))
         )

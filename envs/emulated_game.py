@@ -16,7 +16,7 @@ import time
 from base64 import b64decode, b64encode
 from collections.abc import Generator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode
 
 from configs.protocols import Protocol
+from configs.settings import Bounds, build
 from envs.games import Game
 from envs.seeding import Purpose, game_seed
 
@@ -48,19 +49,19 @@ class FinishedGame:
         length_frames: Emulated frames, the no-ops before the first action included.
         length_agent_steps: Actions, the presses between episodes included.
         time_limit: Whether the frame limit ended it, not the game itself.
-        seconds: Wall-clock time from its start to its end.
+        seconds: Wall-clock time from its start, or its rebuilding, to its end.
     """
 
     raw_return: int
-    length_frames: int
-    length_agent_steps: int
+    length_frames: Annotated[int, Bounds(0)]
+    length_agent_steps: Annotated[int, Bounds(0)]
     time_limit: bool
     seconds: float
 
 
 @dataclass(frozen=True)
-class EmulatedGameState:
-    """What rebuilds an `EmulatedGame` between two steps; JSON values only.
+class UnfinishedGame:
+    """The game being played, and what was played since its emulator was seeded.
 
     Attributes:
         seeded_game_number: The game the emulator was last seeded for.
@@ -69,16 +70,41 @@ class EmulatedGameState:
         lives: Lives left.
         raw_return: Of the game being played, so far.
         length_agent_steps: Likewise.
+    """
+
+    seeded_game_number: Annotated[int, Bounds(0)]
+    game_number: Annotated[int, Bounds(0)]
+    actions_since_seeding: str
+    lives: Annotated[int, Bounds(0)]
+    raw_return: int
+    length_agent_steps: Annotated[int, Bounds(0)]
+
+
+@dataclass(frozen=True)
+class EmulatedGameState(UnfinishedGame):
+    """What rebuilds an `EmulatedGame` between two steps; `asdict` gives JSON values.
+
+    Attributes:
         unreported: Finished games that nobody has been told of.
     """
 
-    seeded_game_number: int
-    game_number: int
-    actions_since_seeding: str
-    lives: int
-    raw_return: int
-    length_agent_steps: int
-    unreported: list[dict[str, Any]]
+    unreported: list[FinishedGame]
+
+    @classmethod
+    def from_json(cls, values: Any, source: str) -> "EmulatedGameState":
+        """Check what `asdict` gave and a file has kept; `source` is its name in messages.
+
+        Raises:
+            ValueError: If a value is missing, unknown, or of a wrong type or range.
+        """
+        finished = values.get("unreported") if isinstance(values, dict) else None
+        if not isinstance(finished, list) or not all(isinstance(game, dict) for game in finished):
+            raise ValueError(f"{source}: not a saved game; resume from another checkpoint.")
+        unfinished = {name: value for name, value in values.items() if name != "unreported"}
+        return cls(
+            **asdict(build(UnfinishedGame, unfinished, source)),
+            unreported=[build(FinishedGame, game, source) for game in finished],
+        )
 
 
 @dataclass(slots=True)
@@ -186,7 +212,13 @@ class EmulatedGame:
             self.continue_restart()
 
     def send(self, action: int) -> None:
-        """Hand an action to the emulator, without waiting for it."""
+        """Hand an action to the emulator, without waiting for it.
+
+        Raises:
+            ValueError: If the game has no such action.
+        """
+        if not 0 <= action < self.action_count:  # the emulator would never answer
+            raise ValueError(f"`action` must be 0-{self.action_count - 1}, got {action}.")
         self._actions.append(action)
         self._ale.send(np.array((action,), dtype=np.int64), self._strength)
 
@@ -203,8 +235,8 @@ class EmulatedGame:
         self._advance_restart(self._receive())
 
     def close(self) -> None:
-        """Let go of the emulator and its thread."""
-        del self._ale
+        """Let go of the emulator and its thread; nothing may follow but another `close`."""
+        self.__dict__.pop("_ale", None)
 
     def get_state(self) -> EmulatedGameState:
         """What rebuilds this object between two steps."""
@@ -217,16 +249,16 @@ class EmulatedGame:
             lives=self._lives,
             raw_return=self._raw_return,
             length_agent_steps=self._length_agent_steps,
-            unreported=[asdict(finished) for finished in self.unreported],
+            unreported=list(self.unreported),
         )
 
     def set_state(self, state: EmulatedGameState) -> Frame:
         """Rebuild a saved state by playing its actions again; returns the newest frame.
 
         Raises:
-            ValueError: If the replayed games do not lead to the saved game.
+            ValueError: If the actions cannot be played, or do not lead to the saved game.
         """
-        actions = b64decode(state.actions_since_seeding, validate=True)
+        actions = self._decode_actions(state.actions_since_seeding)
         self._restart = None
         self._game_number = state.seeded_game_number - 1
         frame = self._seed_emulator()
@@ -235,14 +267,29 @@ class EmulatedGame:
             frame = self._receive().frame
         rebuilt = (self._game_number, self._lives, self._raw_return, self._length_agent_steps)
         saved = (state.game_number, state.lives, state.raw_return, state.length_agent_steps)
-        if rebuilt != saved:
+        if rebuilt != saved or self._game_over:
             raise ValueError(
                 f"environment {self._environment}: replaying its actions led elsewhere; the "
                 "emulator is not the one the run was trained on. Install the ale-py version that "
                 "provenance.json names."
             )
-        self.unreported = [FinishedGame(**finished) for finished in state.unreported]
+        self.unreported = list(state.unreported)
         return frame
+
+    def _decode_actions(self, text: str) -> bytes:
+        try:
+            actions = b64decode(text, validate=True)
+        except ValueError:
+            raise ValueError(
+                f"environment {self._environment}: its saved actions are not Base64; resume from "
+                "another checkpoint."
+            ) from None
+        if max(actions, default=0) >= self.action_count:
+            raise ValueError(
+                f"environment {self._environment}: its saved actions must be "
+                f"0-{self.action_count - 1}, got {max(actions)}; resume from another checkpoint."
+            )
+        return actions
 
     def _restart_episode(self) -> Generator[int, StepOutcome, Frame]:
         """The actions from an episode's end to the next one's first frame, which it returns.
@@ -256,9 +303,8 @@ class EmulatedGame:
         """Start the next game if this one is over; else take one no-op into the next life."""
         if not self._game_over:
             outcome = yield _NO_OP
-            if not outcome.ended:
+            if not self._game_over:  # whether or not it cost another life
                 return outcome.frame
-            return (yield from self._leave_episode())
         if len(self._actions) >= self._agent_steps_between_seedings:
             return self._seed_emulator()
         outcome = yield _NO_OP

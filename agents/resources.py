@@ -1,0 +1,62 @@
+"""What a run will need of the machine, checked before it starts."""
+
+import shutil
+from pathlib import Path
+
+from agents.build import replay_slack
+from agents.frame_replay import count_bytes
+from configs.run_config import DQNHyperparameters, RunConfig
+from configs.run_directory import RunDirectory
+
+CHECKPOINT_BYTES = 30_000_000  # of DQN, the larger one: two networks and Adam's two averages
+KEPT_FILES = 4  # two checkpoints, a third being written, the final model
+LOG_BYTES_PER_AGENT_STEP = 0.5  # TensorBoard and episodes.csv, generously
+
+
+def check_resources(directory: RunDirectory, config: RunConfig) -> None:
+    """Refuse a run that would fill the disk or the memory.
+
+    Raises:
+        ValueError: One line, with what is needed, what there is and the remedy.
+    """
+    replay = _replay_bytes(config)
+    memory = available_memory()
+    if memory is not None and replay > memory:
+        raise ValueError(
+            f"the replay memory needs {_gigabytes(replay)} of memory, {_gigabytes(memory)} are "
+            "available; set a smaller buffer_size."
+        )
+    written = sum(file.stat().st_size for file in directory.path.rglob("*") if file.is_file())
+    logs = LOG_BYTES_PER_AGENT_STEP * config.run.total_agent_steps
+    needed = replay + KEPT_FILES * CHECKPOINT_BYTES + int(logs) - written
+    free = shutil.disk_usage(_nearest_existing(directory.path)).free
+    if needed > free:
+        raise ValueError(
+            f"{directory.path} needs {_gigabytes(needed)} of disk, {_gigabytes(free)} are free; "
+            "make room or choose another --runs folder."
+        )
+
+
+def available_memory() -> int | None:
+    """Bytes of memory that can be had without swapping; None where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    fields = dict(line.split(":", 1) for line in lines)
+    return int(fields["MemAvailable"].split()[0]) * 1024
+
+
+def _replay_bytes(config: RunConfig) -> int:
+    settings = config.hyperparameters
+    if not isinstance(settings, DQNHyperparameters):
+        return 0
+    return count_bytes(settings.buffer_size, settings.n_envs, replay_slack(config))
+
+
+def _nearest_existing(path: Path) -> Path:
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.2f} GB"

@@ -1,0 +1,52 @@
+"""Ends a process whose environments have stopped answering."""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+FAILED = 1
+
+
+class Watchdog:
+    """Watches that something goes on.
+
+    An emulator that hangs cannot be interrupted, so the process is ended: what is on the disk is
+    the last checkpoint, and the system frees the run's lock.
+
+    Args:
+        timeout_seconds: How long nothing may happen.
+        on_hang: Called before the process is ended; must not wait for what hangs.
+    """
+
+    def __init__(self, timeout_seconds: float, on_hang: Callable[[str], None]) -> None:
+        self._timeout = timeout_seconds
+        self._on_hang = on_hang
+        self._last_sign = time.monotonic()
+        self._finished = threading.Event()
+
+    def feed(self) -> None:
+        """Say that something happened."""
+        self._last_sign = time.monotonic()
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Watch while the block runs."""
+        self.feed()
+        thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._finished.set()
+            thread.join()
+
+    def _run(self) -> None:
+        while not self._finished.wait(min(1.0, self._timeout / 4)):
+            if time.monotonic() - self._last_sign > self._timeout:
+                message = f"the environments have not answered for {self._timeout:g} s"
+                self._on_hang(message)
+                print(f"error: {message}; the same command goes on.", file=sys.stderr, flush=True)
+                os._exit(FAILED)

@@ -1,0 +1,364 @@
+import json
+import re
+from base64 import b64decode, b64encode
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from gymnasium import spaces
+from stable_baselines3.common.monitor import Monitor
+
+from configs.protocols import load_protocol
+from envs.atari_vec_env import AtariVecEnv
+from envs.emulated_game import EmulatedGame
+from envs.games import all_games, find_game
+
+BASELINES = load_protocol("baselines")
+MACHADO = load_protocol("machado")
+
+Observations = npt.NDArray[np.uint8]
+
+
+def reset(env: AtariVecEnv) -> Observations:
+    observations = env.reset()
+    assert isinstance(observations, np.ndarray)
+    return observations
+
+
+def draw_actions(env: AtariVecEnv, steps: int, seed: int = 0) -> npt.NDArray[np.int64]:
+    assert isinstance(env.action_space, spaces.Discrete)
+    return np.random.default_rng(seed).integers(env.action_space.n, size=(steps, env.num_envs))
+
+
+# --- what a step returns --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        pytest.param(replace(BASELINES, max_frames_per_game=330), id="baselines"),
+        pytest.param(replace(MACHADO, max_frames_per_game=330, clip_rewards=False), id="machado"),
+    ],
+)
+def test_environments_are_independent_games(protocol: Any) -> None:
+    """Against one game after the other, with the stacks made naively."""
+    env = AtariVecEnv(find_game("Breakout"), protocol, 3, seed=7)
+    actions = draw_actions(env, 250)
+    steps = [(reset(env), None, None, [{}, {}, {}]), *(env.step(action) for action in actions)]
+    env.close()
+    met = set()
+    for index in range(3):
+        game = EmulatedGame(find_game("Breakout"), protocol, run_seed=7, environment=index)
+        game.start()
+        blank = np.zeros((84, 84), dtype=np.uint8)
+        frames = [blank, blank, blank, game.first_frame]
+        np.testing.assert_array_equal(steps[0][0][index], frames)
+        for action, (observations, rewards, dones, infos) in zip(actions, steps[1:], strict=True):
+            assert rewards is not None
+            assert dones is not None
+            game.send(int(action[index]))
+            outcome = game.receive()
+            while game.restarting:
+                game.continue_restart()
+            info: dict[str, Any] = dict(infos[index])
+            assert rewards[index] == (
+                np.sign(outcome.reward) if protocol.clip_rewards else outcome.reward
+            )
+            assert dones[index] == outcome.ended
+            frames = [*frames[1:], outcome.frame]
+            if outcome.ended:
+                np.testing.assert_array_equal(info.pop("terminal_observation"), frames)
+                truncated = outcome.truncated and not outcome.terminated
+                assert info.pop("TimeLimit.truncated") is truncated
+                frames = [blank, blank, blank, game.first_frame]
+                met.add("time limit" if truncated else "life or game lost")
+            np.testing.assert_array_equal(observations[index], frames)
+            if game.unreported:
+                finished = game.unreported.pop()
+                episode = info.pop("episode")
+                assert episode.pop("t") > 0
+                assert episode == {
+                    "r": finished.raw_return,
+                    "l": finished.length_frames,
+                    "agent_steps": finished.length_agent_steps,
+                    "time_limit": finished.time_limit,
+                }
+                met.add("game reported")
+            assert info == {}
+        game.close()
+    ends = {"time limit", "game reported"}
+    assert met == (ends | {"life or game lost"} if protocol.life_loss_ends_episode else ends)
+
+
+def test_spaces_and_types() -> None:
+    env = AtariVecEnv(find_game("Pong"), MACHADO, 2, seed=0)
+    assert env.num_envs == 2
+    assert env.observation_space == spaces.Box(0, 255, (4, 84, 84), np.uint8)
+    assert env.action_space == spaces.Discrete(6)
+    observations = reset(env)
+    assert (observations.shape, observations.dtype) == ((2, 4, 84, 84), np.uint8)
+    stepped, rewards, dones, infos = env.step(np.array([0, 5]))
+    assert isinstance(stepped, np.ndarray)
+    assert (stepped.shape, stepped.dtype) == ((2, 4, 84, 84), np.uint8)
+    assert (rewards.shape, rewards.dtype) == ((2,), np.float32)
+    assert (dones.shape, dones.dtype) == ((2,), bool)
+    assert infos == [{}, {}]
+    env.close()
+
+
+def test_rewards_are_clipped_and_returns_are_not() -> None:
+    env = AtariVecEnv(find_game("SpaceInvaders"), MACHADO, 1, seed=0)
+    env.reset()
+    total = 0.0
+    for actions in draw_actions(env, 2000):
+        _, rewards, _, (info,) = env.step(actions)
+        assert rewards[0] in (0, 1)
+        total += rewards[0]
+        if "episode" in info:
+            break
+    env.close()
+    assert info["episode"]["r"] >= 5 * total > 0  # the least alien is worth 5
+    assert info["episode"]["r"] % 5 == 0
+
+
+def test_returned_arrays_are_the_callers() -> None:
+    env = AtariVecEnv(find_game("Breakout"), replace(MACHADO, max_frames_per_game=8), 1, seed=0)
+    kept = [reset(env)]
+    no_op = np.zeros(1, dtype=np.int64)
+    for _ in range(6):
+        observations, _, _, infos = env.step(no_op)
+        assert isinstance(observations, np.ndarray)
+        kept += [observations, *(info["terminal_observation"] for info in infos if info)]
+    copies = [array.copy() for array in kept]
+    for array in kept[-2:]:
+        array[:] = 255  # must not reach the next observation
+    observations, *_ = env.step(no_op)
+    assert observations.max() < 255
+    for array, copy in zip(kept[:-2], copies, strict=False):
+        np.testing.assert_array_equal(array, copy)
+    env.close()
+
+
+def test_every_game_starts_steps_and_reports() -> None:
+    no_op = np.zeros(1, dtype=np.int64)
+    for game in all_games().values():
+        env = AtariVecEnv(game, replace(MACHADO, max_frames_per_game=12), 1, seed=0)
+        first = reset(env)
+        assert not first[0, :3].any(), game.name
+        dones, infos = zip(*(env.step(no_op)[2:] for _ in range(4)), strict=True)
+        assert [bool(done[0]) for done in dones] == [False, False, True, False], game.name
+        assert infos[2][0]["episode"]["l"] == 12, game.name
+        env.close()
+
+
+# --- seeds ----------------------------------------------------------------------------------------
+
+
+def test_streams_depend_on_the_seed_and_the_environment_alone() -> None:
+    def stream(n_envs: int, seed: int) -> list[list[bytes]]:
+        env = AtariVecEnv(find_game("MsPacman"), MACHADO, n_envs, seed)
+        env.seed(123)  # SB3 calls this; the seed is the constructor's
+        env.reset()
+        no_op = np.zeros(n_envs, dtype=np.int64)
+        right = np.full(n_envs, 2, dtype=np.int64)
+        steps = [env.step((no_op, right)[t % 2])[0] for t in range(100)]
+        env.close()
+        return [[step[index].tobytes() for step in steps] for index in range(n_envs)]  # type: ignore[call-overload]
+
+    three = stream(3, seed=0)
+    assert stream(2, seed=0) == three[:2]
+    assert three[0] != three[1] != three[2] != three[0]
+    assert stream(1, seed=1)[0] not in three
+
+
+def test_reset_starts_games_not_played_before() -> None:
+    env = AtariVecEnv(find_game("Breakout"), BASELINES, 2, seed=0)
+    for number in range(3):
+        env.reset()
+        games = env.get_state()["games"]
+        assert [game["game_number"] for game in games] == [number, number]
+        assert [game["seeded_game_number"] for game in games] == [number, number]
+        env.step(np.array([2, 3]))
+    env.close()
+
+
+# --- saving and rebuilding ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def saved() -> tuple[str, Observations, list[Any]]:
+    """A state as JSON, its observations, and what the next steps gave."""
+    env = AtariVecEnv(find_game("Breakout"), BASELINES, 2, seed=0)
+    env.reset()
+    for actions in draw_actions(env, 60):
+        observations, *_ = env.step(actions)
+    state = json.dumps(env.get_state())
+    assert isinstance(observations, np.ndarray)
+    steps = [env.step(actions) for actions in draw_actions(env, 200, seed=1)]
+    env.close()
+    return state, observations, steps
+
+
+def test_rebuilt_environment_goes_on_alike(saved: tuple[str, Observations, list[Any]]) -> None:
+    state, observations, steps = saved
+    env = AtariVecEnv(find_game("Breakout"), BASELINES, 2, seed=0)
+    env.set_state(json.loads(state), observations)
+    assert json.dumps(env.get_state()) == state
+    lives_lost = games_over = 0
+    for actions, step in zip(draw_actions(env, 200, seed=1), steps, strict=True):
+        rebuilt = env.step(actions)
+        for one, other in zip(rebuilt[:3], step[:3], strict=True):
+            np.testing.assert_array_equal(one, other)
+        for info, other_info in zip(rebuilt[3], step[3], strict=True):
+            assert info.keys() == other_info.keys()
+            if "terminal_observation" in info:
+                lives_lost += 1
+                np.testing.assert_array_equal(
+                    info["terminal_observation"], other_info["terminal_observation"]
+                )
+            if "episode" in info:
+                games_over += 1
+                assert info["episode"] | {"t": 0} == other_info["episode"] | {"t": 0}
+    env.close()
+    assert lives_lost > games_over > 0
+
+
+def without_a_game(state: dict[str, Any], observations: Observations) -> Any:
+    return {"games": state["games"][:1]}, observations
+
+
+def without_games(state: dict[str, Any], observations: Observations) -> Any:
+    return {}, observations
+
+
+def in_a_list(state: dict[str, Any], observations: Observations) -> Any:
+    return [state], observations
+
+
+def with_a_damaged_game(state: dict[str, Any], observations: Observations) -> Any:
+    return {"games": [state["games"][0], None]}, observations
+
+
+def with_other_observations(state: dict[str, Any], observations: Observations) -> Any:
+    return state, observations[:, 1:]
+
+
+def with_float_observations(state: dict[str, Any], observations: Observations) -> Any:
+    return state, observations.astype(np.float32)
+
+
+def with_a_changed_pixel(state: dict[str, Any], observations: Observations) -> Any:
+    changed = observations.copy()
+    changed[1, -1, 40, 40] ^= 1
+    return state, changed
+
+
+def with_a_changed_action(state: dict[str, Any], observations: Observations) -> Any:
+    """Lives, return and length stay what they were: only the screen shows it."""
+    actions = bytearray(b64decode(state["games"][0]["actions_since_seeding"]))
+    actions[-5:] = bytes([2] * 5 if actions[-5:] != bytes([2] * 5) else [3] * 5)
+    game = state["games"][0] | {"actions_since_seeding": b64encode(actions).decode()}
+    return {"games": [game, state["games"][1]]}, observations
+
+
+OTHER_SCREENS = (
+    "the rebuilt games do not show the saved screens; install the ale-py version that "
+    "provenance.json names."
+)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            without_a_game,
+            "the saved state must have 2 games, one for each environment, got 1; resume from "
+            "another checkpoint.",
+        ),
+        (
+            without_games,
+            "the saved state must have 2 games, one for each environment, got none; resume from "
+            "another checkpoint.",
+        ),
+        (
+            in_a_list,
+            "the saved state must have 2 games, one for each environment, got none; resume from "
+            "another checkpoint.",
+        ),
+        (
+            with_a_damaged_game,
+            "saved game 1: not a saved game; resume from another checkpoint.",
+        ),
+        (
+            with_other_observations,
+            "the saved observations must be uint8 of shape (2, 4, 84, 84), got uint8 of shape "
+            "(2, 3, 84, 84); resume from another checkpoint.",
+        ),
+        (
+            with_float_observations,
+            "the saved observations must be uint8 of shape (2, 4, 84, 84), got float32 of shape "
+            "(2, 4, 84, 84); resume from another checkpoint.",
+        ),
+        (with_a_changed_pixel, OTHER_SCREENS),
+        (with_a_changed_action, OTHER_SCREENS),
+    ],
+)
+def test_damaged_state(
+    saved: tuple[str, Observations, list[Any]],
+    damage: Callable[[dict[str, Any], Observations], tuple[Any, Any]],
+    message: str,
+) -> None:
+    state, observations = damage(json.loads(saved[0]), saved[1])
+    env = AtariVecEnv(find_game("Breakout"), BASELINES, 2, seed=0)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        env.set_state(state, observations)
+    env.close()
+
+
+# --- the rest of the interface --------------------------------------------------------------------
+
+
+@pytest.fixture
+def pong() -> Any:
+    env = AtariVecEnv(find_game("Pong"), MACHADO, 2, seed=0)
+    yield env
+    env.close()
+
+
+def test_attributes(pong: AtariVecEnv) -> None:
+    assert pong.get_attr("game") == [find_game("Pong")] * 2
+    assert pong.get_attr("protocol", indices=1) == [MACHADO]
+    assert pong.env_is_wrapped(Monitor) == [False, False]
+    with pytest.raises(
+        AttributeError, match=r"^AtariVecEnv cannot set 'game'; make another one instead\.$"
+    ):
+        pong.set_attr("game", None)
+    with pytest.raises(
+        AttributeError, match=r"^AtariVecEnv has no environments to call 'render' on\.$"
+    ):
+        pong.env_method("render")
+
+
+def test_action_the_game_has_not(pong: AtariVecEnv) -> None:
+    pong.reset()
+    with pytest.raises(ValueError, match=r"^`action` must be 0-5, got 6\.$"):
+        pong.step(np.array([6, 0]))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads in /proc")
+def test_close_ends_all_threads() -> None:
+    def count_threads() -> int:
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    before = count_threads()
+    env = AtariVecEnv(find_game("Pong"), MACHADO, 3, seed=0)
+    env.reset()
+    assert count_threads() == before + 3
+    env.step_async(np.array([0, 0, 0]))
+    env.close()
+    assert count_threads() == before
+    env.close()

@@ -1,0 +1,804 @@
+import copy
+import io
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from policies.coordconv import CoordConv2d, coordinate_channels, plain_convolution
+
+
+def concatenate_coordinates(images: Tensor, with_radius: bool = False) -> Tensor:
+    """Build the input of the paper's layer, one pixel at a time."""
+    height, width = images.shape[-2:]
+    channels = torch.zeros(3, height, width, dtype=torch.float64)
+    for i in range(height):
+        for j in range(width):
+            row = 2 * i / (height - 1) - 1 if height > 1 else 0.0
+            column = 2 * j / (width - 1) - 1 if width > 1 else 0.0
+            radius = (row**2 + column**2) ** 0.5
+            channels[:, i, j] = torch.tensor([row, column, radius], dtype=torch.float64)
+    channels = channels[: 3 if with_radius else 2].to(images.dtype)
+    return torch.cat([images, channels.expand(len(images), -1, -1, -1)], 1)
+
+
+def reference(layer: CoordConv2d, images: Tensor) -> Tensor:
+    """Concatenate, pad, convolve."""
+    inputs = concatenate_coordinates(images, layer.with_radius)
+    padding: Any = layer.padding
+    if padding == "valid":
+        padding = (0, 0)
+    if padding == "same":
+        total = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+        (top, bottom), (left, right) = ((size // 2, size - size // 2) for size in total)
+    else:
+        (top, bottom), (left, right) = ((size, size) for size in padding)
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    inputs = F.pad(inputs, (left, right, top, bottom), mode=mode)
+    return F.conv2d(inputs, layer.weight, layer.bias, layer.stride, 0, layer.dilation)
+
+
+def make_layer(**options: Any) -> CoordConv2d:
+    return CoordConv2d(**{"in_channels": 2, "out_channels": 3, "kernel_size": 3} | options)
+
+
+# Coordinates
+
+
+def test_coordinates_of_three_rows_and_two_columns() -> None:
+    root = 2**0.5
+    expected = [
+        [[-1, -1], [0, 0], [1, 1]],
+        [[-1, 1], [-1, 1], [-1, 1]],
+        [[root, root], [1, 1], [root, root]],
+    ]
+    channels = coordinate_channels(3, 2, with_radius=True)
+    torch.testing.assert_close(channels, torch.tensor(expected))
+    assert torch.equal(coordinate_channels(3, 2), channels[:2])
+
+
+@pytest.mark.parametrize(("height", "width"), [(5, 84), (84, 5), (84, 84), (2, 3)])
+def test_each_coordinate_spans_its_own_axis(height: int, width: int) -> None:
+    row, column = coordinate_channels(height, width)
+    assert row.shape == column.shape == (height, width)
+    assert torch.equal(row[[0, -1], 0], torch.tensor([-1.0, 1.0]))
+    assert torch.equal(column[0, [0, -1]], torch.tensor([-1.0, 1.0]))
+    assert torch.equal(row, row[:, :1].expand(height, width))
+    assert torch.equal(column, column[:1].expand(height, width))
+
+
+def test_an_axis_of_one_pixel_has_coordinate_zero() -> None:
+    assert coordinate_channels(1, 1, with_radius=True).tolist() == [[[0]], [[0]], [[0]]]
+    assert coordinate_channels(1, 3).tolist() == [[[0, 0, 0]], [[-1, 0, 1]]]
+
+
+def test_coordinates_are_computed_in_float32_then_cast() -> None:
+    narrow = coordinate_channels(84, 160, with_radius=True, dtype=torch.bfloat16)
+    assert torch.equal(narrow, coordinate_channels(84, 160, with_radius=True).bfloat16())
+    wide = coordinate_channels(4, 4, dtype=torch.float64)
+    assert abs(wide[0, 1, 0].item() + 1 / 3) < 1e-15
+
+
+# Equality with the concatenated form
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[dict[str, Any], int, int]:
+    pair = st.tuples(st.integers(1, 3), st.integers(1, 3))
+    options: dict[str, Any] = {
+        "kernel_size": draw(st.one_of(st.integers(1, 4), st.tuples(*2 * [st.integers(1, 4)]))),
+        "dilation": draw(st.one_of(st.integers(1, 2), pair)),
+        "padding": draw(
+            st.one_of(
+                st.integers(0, 2),
+                st.tuples(st.integers(0, 2), st.integers(0, 2)),
+                st.sampled_from(["same", "valid"]),
+            )
+        ),
+        "padding_mode": draw(st.sampled_from(["zeros", "reflect", "replicate", "circular"])),
+        "bias": draw(st.booleans()),
+        "with_radius": draw(st.booleans()),
+    }
+    if options["padding"] != "same":
+        options["stride"] = draw(st.one_of(st.integers(1, 3), pair))
+    return options, draw(st.integers(1, 10)), draw(st.integers(1, 10))
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(cases())
+def test_equals_the_concatenated_form_in_outputs_and_gradients(
+    case: tuple[dict[str, Any], int, int],
+) -> None:
+    options, height, width = case
+    torch.manual_seed(0)
+    layer = make_layer(**options, dtype=torch.float64)
+    images = torch.randn(2, 2, height, width, dtype=torch.float64, requires_grad=True)
+    try:
+        expected = reference(layer, images)
+    except RuntimeError:  # the kernel or the padding is too large for the image
+        assume(False)
+    leaves = [images, *layer.parameters()]
+    direction = torch.randn_like(expected)
+    output = layer(images)
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-10)
+    for actual, wanted in zip(
+        torch.autograd.grad(output, leaves, direction),
+        torch.autograd.grad(expected, leaves, direction),
+        strict=True,
+    ):
+        torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-10)
+    with torch.no_grad():
+        for _ in range(2):  # the map is made, then reused
+            torch.testing.assert_close(layer(images), expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 8, "stride": 4, "in_channels": 4},
+        {"kernel_size": 4, "padding": "same", "padding_mode": "reflect"},
+        {"kernel_size": (2, 3), "padding": (1, 2), "padding_mode": "circular"},
+        {"kernel_size": 3, "padding": "same", "dilation": (2, 1), "padding_mode": "replicate"},
+        {"kernel_size": (1, 4), "padding": 2, "stride": (2, 3), "with_radius": True},
+    ],
+    ids=str,
+)
+def test_equals_the_concatenated_form_where_hypothesis_may_not_look(
+    options: dict[str, Any],
+) -> None:
+    layer = make_layer(**options, dtype=torch.float64)
+    images = torch.randn(3, layer.in_channels, 17, 12, dtype=torch.float64)
+    torch.testing.assert_close(layer(images), reference(layer, images), rtol=0, atol=1e-10)
+
+
+def test_weight_channels_are_image_row_column_radius() -> None:
+    layer = CoordConv2d(1, 1, 1, with_radius=True)
+    layer.load_state_dict(
+        {
+            "weight": torch.tensor([1000.0, 100.0, 10.0, 1.0]).view(1, 4, 1, 1),
+            "bias": torch.tensor([0.5]),
+        }
+    )
+    # Bottom left of a 3 x 3 image: row 1, column -1, radius sqrt 2.
+    output = layer(torch.full((1, 1, 3, 3), 2.0))
+    torch.testing.assert_close(output[0, 0, 2, 0].item(), 2000 + 100 - 10 + 2**0.5 + 0.5)
+
+
+def test_state_dict_is_that_of_a_convolution_over_the_concatenation() -> None:
+    layer = make_layer(with_radius=True)
+    concatenated = nn.Conv2d(5, 3, 3)
+    concatenated.load_state_dict(layer.state_dict())
+    images = torch.rand(2, 2, 6, 7)
+    expected = concatenated(concatenate_coordinates(images, with_radius=True))
+    torch.testing.assert_close(layer(images), expected)
+    assert layer.in_channels == 2
+
+
+def test_initial_weights_are_those_of_a_convolution_over_the_concatenation() -> None:
+    torch.manual_seed(3)
+    layer = make_layer()
+    torch.manual_seed(3)
+    concatenated = nn.Conv2d(4, 3, 3)
+    assert torch.equal(layer.weight, concatenated.weight)
+
+
+def test_second_derivatives_are_right() -> None:
+    layer = make_layer(kernel_size=2, out_channels=2, dtype=torch.float64)
+    images = torch.randn(2, 2, 3, 4, dtype=torch.float64, requires_grad=True)
+
+    def run(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        parameters = {"weight": weight, "bias": bias}
+        output: Tensor = torch.func.functional_call(layer, parameters, (images,))
+        return output.tanh()
+
+    assert torch.autograd.gradgradcheck(run, (images, *layer.parameters()))
+
+
+def test_an_image_without_batch_axis() -> None:
+    layer = make_layer(padding=1, padding_mode="reflect")
+    image = torch.rand(2, 6, 7)
+    expected = reference(layer, image[None])[0]
+    torch.testing.assert_close(layer(image), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(image), expected)
+
+
+@pytest.mark.parametrize("without_gradient", [False, True])
+def test_channels_last_stays_channels_last(without_gradient: bool) -> None:
+    layer = make_layer()
+    images = torch.rand(2, 2, 6, 7)
+    with torch.set_grad_enabled(not without_gradient):
+        expected = reference(layer, images)
+        for layout in (torch.channels_last, torch.contiguous_format, torch.channels_last):
+            output = layer(images.contiguous(memory_format=layout))
+            assert output.is_contiguous(memory_format=layout)
+            torch.testing.assert_close(output, expected)
+            if without_gradient:
+                assert layer._stored_map is not None
+                assert layer._stored_map.map.stride() == output.stride()[1:]
+
+
+# A map that is kept is never a stale one
+
+
+def fused_adam_step(layer: CoordConv2d) -> None:
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.1, fused=True)
+    with torch.enable_grad():
+        layer(torch.rand(2, 2, 6, 7)).square().sum().backward()
+    optimizer.step()
+
+
+def plain_sgd_step(layer: CoordConv2d) -> None:
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, foreach=False)
+    with torch.enable_grad():
+        layer(torch.rand(2, 2, 6, 7)).square().sum().backward()
+    optimizer.step()
+
+
+def polyak_update(layer: CoordConv2d) -> None:
+    for target in layer.parameters():
+        target.data.mul_(0.5)
+        torch.add(target.data, torch.ones_like(target), alpha=0.5, out=target.data)
+
+
+def foreach_update(layer: CoordConv2d) -> None:
+    torch._foreach_add_([parameter.data for parameter in layer.parameters()], 0.5)
+
+
+def load_other_weights(layer: CoordConv2d) -> None:
+    state = {name: values + 0.5 for name, values in layer.state_dict().items()}
+    layer.load_state_dict(state)
+
+
+def assign_other_weights(layer: CoordConv2d) -> None:
+    state = {name: values + 0.5 for name, values in layer.state_dict().items()}
+    layer.load_state_dict(state, assign=True)
+
+
+def copy_into_data(layer: CoordConv2d) -> None:
+    layer.weight.data.copy_(layer.weight.data + 0.5)
+
+
+def replace_data(layer: CoordConv2d) -> None:
+    layer.weight.data = layer.weight.data + 0.5
+
+
+def replace_parameter(layer: CoordConv2d) -> None:
+    layer.weight = nn.Parameter(layer.weight.detach() + 0.5)
+
+
+def write_through_numpy(layer: CoordConv2d) -> None:
+    layer.weight.detach().numpy()[0, -1, 2, 2] += 0.5
+
+
+def change_one_row_weight(layer: CoordConv2d) -> None:
+    layer.weight.data[2, 2, 0, 0] += 0.5
+
+
+def change_only_the_bias(layer: CoordConv2d) -> None:
+    assert layer.bias is not None
+    layer.bias.data += 0.5
+
+
+def remove_the_bias(layer: CoordConv2d) -> None:
+    layer.bias = None
+
+
+def change_only_the_image_weights(layer: CoordConv2d) -> None:
+    layer.weight.data[:, :2] += 0.5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        fused_adam_step,
+        plain_sgd_step,
+        polyak_update,
+        foreach_update,
+        load_other_weights,
+        assign_other_weights,
+        copy_into_data,
+        replace_data,
+        replace_parameter,
+        write_through_numpy,
+        change_one_row_weight,
+        change_only_the_bias,
+        remove_the_bias,
+        change_only_the_image_weights,
+    ],
+)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_output_follows_every_change_of_the_weights(
+    change: Callable[[CoordConv2d], None], mode: Callable[[], Any]
+) -> None:
+    torch.manual_seed(0)
+    layer = make_layer()
+    images = torch.rand(2, 2, 6, 7)
+    with mode():
+        before = layer(images)
+        assert layer._stored_map is not None
+    change(layer)
+    with mode():
+        after = layer(images)
+        torch.testing.assert_close(after, reference(layer, images))
+    assert (after - before).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("size", [(6, 7), (7, 6), (12, 6), (5, 9)])
+def test_output_follows_a_change_of_the_input_size(size: tuple[int, int]) -> None:
+    # With stride 3, 6 x 6, 6 x 7 and 7 x 6 all give 2 x 2: the output's size would not tell.
+    layer = make_layer(stride=3)
+    with torch.no_grad():
+        for images in (torch.rand(2, 2, 6, 6), torch.rand(2, 2, *size), torch.rand(2, 2, 6, 6)):
+            torch.testing.assert_close(layer(images), reference(layer, images))
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [("stride", (2, 2)), ("stride", (3, 2)), ("padding", (0, 1)), ("dilation", (2, 1))],
+)
+def test_output_follows_a_change_of_geometry_that_keeps_its_size(
+    attribute: str, value: tuple[int, int]
+) -> None:
+    layer = make_layer(stride=3, padding=0 if attribute == "stride" else 1)
+    images = torch.rand(2, 2, 6, 6)
+    with torch.no_grad():
+        before = layer(images)
+        setattr(layer, attribute, value)
+        after = layer(images)
+        assert after.shape == before.shape
+        torch.testing.assert_close(after, reference(layer, images))
+
+
+def test_output_follows_a_change_of_padding_mode() -> None:
+    layer = make_layer(padding=1)
+    images = torch.rand(2, 2, 6, 7)
+    with torch.no_grad():
+        layer(images)
+        layer.padding_mode = "circular"
+        torch.testing.assert_close(layer(images), reference(layer, images))
+
+
+def test_output_follows_changes_of_type() -> None:
+    layer = make_layer()
+    images = torch.rand(2, 2, 6, 7)
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            assert layer(images).dtype == torch.bfloat16
+        for dtype in (torch.float32, torch.float64, torch.float32):
+            output = layer.to(dtype)(images.to(dtype))
+            torch.testing.assert_close(output, reference(layer, images.to(dtype)))
+
+
+def count_convolutions(layer: CoordConv2d, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Count every convolution the layer does from now on."""
+    calls: list[int] = []
+    convolve = nn.Conv2d._conv_forward
+
+    def count(self: nn.Conv2d, *args: Any) -> Any:
+        calls.append(1)
+        return convolve(self, *args)
+
+    monkeypatch.setattr(CoordConv2d, "_conv_forward", count)
+    return calls
+
+
+def test_the_map_is_made_once_while_the_weights_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = make_layer()
+    images = torch.rand(2, 2, 6, 7)
+    calls = count_convolutions(layer, monkeypatch)
+    with torch.no_grad():
+        for images_seen in (images, images + 1, images[:1]):
+            layer(images_seen)
+        assert len(calls) == 2 + 1 + 1
+        layer.weight.data[:, :2] += 1  # only the image's weights
+        layer(images)
+        assert len(calls) == 2 + 1 + 1 + 1
+    with torch.inference_mode():
+        layer(images)
+    assert len(calls) == 2 + 1 + 1 + 1 + 1
+
+
+def test_the_map_is_in_the_graph_where_weights_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = make_layer()
+    calls = count_convolutions(layer, monkeypatch)
+    for _ in range(3):
+        layer(torch.rand(2, 2, 6, 7))
+    assert len(calls) == 6
+    assert layer._stored_map is None
+
+
+def test_frozen_weights_reuse_the_map_and_pass_gradients_on() -> None:
+    layer = make_layer().requires_grad_(False)
+    images = torch.rand(2, 2, 6, 7, requires_grad=True)
+    with torch.inference_mode():
+        layer(images.detach())
+    assert layer._stored_map is not None
+    kept = layer._stored_map.map
+    assert not kept.is_inference()
+    gradient, expected = (
+        torch.autograd.grad(run(images).square().sum(), images)[0]
+        for run in (layer, lambda images: reference(layer, images))
+    )
+    torch.testing.assert_close(gradient, expected)
+    assert layer._stored_map.map is kept
+
+
+def test_training_goes_on_after_inference_mode() -> None:
+    layer = make_layer()
+    images = torch.rand(2, 2, 6, 7)
+    with torch.inference_mode():
+        layer.coordinate_map(6, 7)
+        layer(images)
+    output = layer(images)
+    output.square().sum().backward()
+    torch.testing.assert_close(output, reference(layer, images))
+    assert layer.weight.grad is not None
+    assert layer.weight.grad[:, 2:].abs().min() > 0
+
+
+def test_only_the_bias_learns() -> None:
+    layer = make_layer()
+    layer.weight.requires_grad_(False)
+    layer(torch.rand(2, 2, 6, 7)).sum().backward()
+    assert layer.bias is not None
+    assert layer.bias.grad is not None
+    assert layer.bias.grad.tolist() == [2 * 4 * 5] * 3
+
+
+def test_weights_that_are_not_a_number_are_never_hidden() -> None:
+    layer = make_layer()
+    images = torch.rand(2, 2, 6, 7)
+    good = copy.deepcopy(layer.state_dict())
+    with torch.no_grad():
+        expected = layer(images)
+        layer.weight[:, 2:] = float("nan")
+        assert layer(images).isnan().all()
+        assert layer(images).isnan().all()
+        layer.load_state_dict(good)
+        assert torch.equal(layer(images), expected)
+
+
+def test_the_output_is_not_the_kept_map() -> None:
+    layer = make_layer()
+    images = torch.rand(1, 2, 6, 7)
+    with torch.no_grad():
+        expected = layer(images).clone()
+        layer(images).fill_(7)
+        layer.coordinate_map(6, 7).fill_(7)
+        assert torch.equal(layer(images), expected)
+
+
+# Copies, types, graphs
+
+
+def through_pickle(layer: CoordConv2d) -> CoordConv2d:
+    copied = pickle.loads(pickle.dumps(layer))
+    assert isinstance(copied, CoordConv2d)
+    return copied
+
+
+def through_torch_save(layer: CoordConv2d) -> CoordConv2d:
+    file = io.BytesIO()
+    torch.save(layer, file)
+    file.seek(0)
+    copied = torch.load(file, weights_only=False)
+    assert isinstance(copied, CoordConv2d)
+    return copied
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, through_pickle, through_torch_save])
+def test_a_copy_leaves_the_map_behind_and_lives_alone(
+    duplicate: Callable[[CoordConv2d], CoordConv2d],
+) -> None:
+    layer = make_layer(with_radius=True)
+    images = torch.rand(2, 2, 6, 7)
+    with torch.no_grad():
+        expected = layer(images)
+        other = duplicate(layer)
+        assert other._stored_map is None
+        assert other._stored_coordinates is None
+        assert torch.equal(other(images), expected)
+        other.weight.data += 1
+        assert torch.equal(layer(images), expected)
+        torch.testing.assert_close(other(images), reference(other, images))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("without_gradient", [False, True])
+def test_other_types(dtype: torch.dtype, without_gradient: bool) -> None:
+    layer = make_layer(padding=1)
+    images = torch.rand(2, 2, 6, 7)
+    with torch.set_grad_enabled(not without_gradient):
+        layer(images)
+        expected = reference(layer, images)
+        output = layer.to(dtype)(images.to(dtype))
+    assert output.dtype == dtype
+    tolerance = 4 * max(torch.finfo(dtype).eps, 1e-6)
+    torch.testing.assert_close(output.float(), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("without_gradient", [False, True])
+def test_autocast_gives_the_type_that_a_plain_convolution_gives(without_gradient: bool) -> None:
+    layer = make_layer()
+    images = torch.rand(2, 2, 6, 7)
+    expected = reference(layer, images)
+    with (
+        torch.set_grad_enabled(not without_gradient),
+        torch.autocast("cpu", torch.bfloat16),
+    ):
+        output = layer(images)
+        assert output.dtype == plain_convolution(layer)(images).dtype == torch.bfloat16
+    torch.testing.assert_close(output.float(), expected, rtol=0.02, atol=0.02)
+    if not without_gradient:
+        output.float().sum().backward()
+        assert layer.weight.grad is not None
+        assert layer.weight.grad.dtype == torch.float32
+
+
+def test_moves_to_another_device() -> None:
+    layer = make_layer(with_radius=True)
+    with torch.no_grad():
+        layer(torch.rand(2, 2, 6, 7))
+        output = layer.to("meta")(torch.rand(2, 2, 6, 7, device="meta"))
+    assert output.device.type == "meta"
+    assert output.shape == (2, 3, 4, 5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gives_the_same_on_a_gpu() -> None:
+    layer = make_layer()
+    images = torch.rand(2, 2, 6, 7)
+    with torch.no_grad():
+        expected = layer(images)
+        for _ in range(2):
+            output = layer.cuda()(images.cuda())
+            torch.testing.assert_close(output.cpu(), expected, rtol=1e-3, atol=1e-3)
+        layer.weight.data += 1
+        expected = reference(copy.deepcopy(layer).cpu(), images)
+        torch.testing.assert_close(layer(images.cuda()).cpu(), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("without_gradient", [False, True])
+def test_compiles_into_one_graph(without_gradient: bool) -> None:
+    layer = make_layer(with_radius=True, padding=1, padding_mode="reflect")
+    images = torch.rand(2, 2, 6, 7)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    with torch.set_grad_enabled(not without_gradient):
+        layer(images)
+        torch.testing.assert_close(compiled(images), reference(layer, images))
+        layer.weight.data += 1
+        torch.testing.assert_close(compiled(images), reference(layer, images))
+
+
+def test_exports_without_keeping_anything() -> None:
+    layer = make_layer()
+    images = torch.rand(2, 2, 6, 7)
+    with torch.no_grad():
+        exported = torch.export.export(
+            layer, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},)
+        )
+    assert layer._stored_map is None
+    assert layer._stored_coordinates is None
+    more_images = torch.rand(5, 2, 6, 7)
+    torch.testing.assert_close(exported.module()(more_images), layer(more_images))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_exports_to_onnx(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    layer = make_layer(with_radius=True)
+    images = torch.rand(2, 2, 6, 7)
+    file = tmp_path / "layer.onnx"
+    with torch.no_grad():
+        expected = layer(images)
+        program = torch.onnx.export(layer, (images,), dynamo=True, verbose=False)
+    assert program is not None
+    program.save(file)
+    session = onnxruntime.InferenceSession(file)
+    (output,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    torch.testing.assert_close(torch.from_numpy(output), expected)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("names", [("weight",), ("bias",), ("weight", "bias")], ids=str)
+def test_works_under_function_transforms_without_gradients(names: tuple[str, ...]) -> None:
+    layer, other = make_layer(), make_layer()
+    images = torch.rand(2, 2, 6, 7)
+
+    def run(parameters: dict[str, Tensor]) -> Tensor:
+        output: Tensor = torch.func.functional_call(layer, parameters, (images,))
+        return output
+
+    with torch.no_grad():
+        expected = layer(images)  # keeps a map that must not be used below
+        values = {name: layer.state_dict()[name] for name in names}
+        others = {name: other.state_dict()[name] for name in names}
+        tangents = {name: others[name] - values[name] for name in names}
+        change = torch.func.jvp(run, (values,), (tangents,))[1]
+        if "weight" in names:
+            stacked = {name: torch.stack([values[name], others[name]]) for name in names}
+            outputs = torch.func.vmap(run)(stacked)
+        layer.load_state_dict(others, strict=False)
+        # The layer is affine in its parameters, so the derivative is the difference.
+        torch.testing.assert_close(expected + change, reference(layer, images))
+        if "weight" in names:
+            torch.testing.assert_close(outputs[0], expected)
+            torch.testing.assert_close(outputs[1], reference(layer, images))
+
+
+# From an ordinary convolution
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"stride": 2, "padding": (1, 2), "dilation": 2, "padding_mode": "reflect"},
+        {"padding": "same", "bias": False, "dtype": torch.float64},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("with_radius", [False, True])
+def test_a_plain_convolution_is_taken_over_bit_for_bit(
+    options: dict[str, Any], with_radius: bool
+) -> None:
+    conv = nn.Conv2d(4, 6, 3, **options)
+    before = copy.deepcopy(conv.state_dict())
+    state = torch.get_rng_state()
+    layer = CoordConv2d.from_conv2d(
+        conv, with_radius=with_radius, coord_init="zero", generator=torch.Generator()
+    )
+    assert torch.equal(torch.get_rng_state(), state)
+    assert layer.weight.shape == (6, 7 if with_radius else 6, 3, 3)
+    assert torch.equal(layer.weight[:, :4], conv.weight)
+    assert layer.weight[:, 4:].count_nonzero() == 0
+    assert layer.weight.requires_grad
+    images = torch.rand(2, 4, 9, 8, dtype=conv.weight.dtype)
+    torch.testing.assert_close(layer(images), conv(images))
+    plain = plain_convolution(layer)
+    assert type(plain) is nn.Conv2d
+    assert repr(plain) == repr(conv)
+    assert plain.state_dict().keys() == before.keys()
+    for name, values in before.items():
+        assert torch.equal(plain.state_dict()[name], values)
+        assert torch.equal(conv.state_dict()[name], values)
+
+
+def test_coordinate_weights_have_the_scale_of_the_image_weights() -> None:
+    conv = nn.Conv2d(4, 64, 8)
+    nn.init.constant_(conv.weight, 0.3)
+    layer = CoordConv2d.from_conv2d(conv, generator=torch.Generator().manual_seed(0))
+    coordinate_weight = layer.weight[:, 4:].detach()
+    # 8192 draws: the standard error of the standard deviation is 0.5 %, of the mean 1.1 % of it.
+    assert coordinate_weight.std().item() == pytest.approx(0.3, rel=0.02)
+    assert coordinate_weight.mean().item() == pytest.approx(0, abs=0.015)
+    assert coordinate_weight.abs().max().item() == pytest.approx(0.3 * 3**0.5, rel=0.001)
+
+
+def test_coordinate_weights_come_from_the_generator_given() -> None:
+    conv = nn.Conv2d(4, 6, 3)
+    weights = [
+        CoordConv2d.from_conv2d(conv, generator=torch.Generator().manual_seed(seed)).weight
+        for seed in (0, 0, 1)
+    ]
+    assert torch.equal(weights[0], weights[1])
+    assert (weights[0] != weights[2])[:, 4:].all()
+    torch.manual_seed(0)
+    assert torch.equal(CoordConv2d.from_conv2d(conv).weight, weights[0])
+
+
+# What logging reads
+
+
+def test_coordinate_map_is_what_position_adds() -> None:
+    layer = make_layer(padding=1, with_radius=True)
+    images = torch.rand(2, 2, 6, 7)
+    added = layer(images) - plain_convolution(layer)(images)
+    coordinate_map = layer.coordinate_map(6, 7)
+    assert not coordinate_map.requires_grad
+    torch.testing.assert_close(coordinate_map.expand(2, -1, -1, -1), added)
+
+
+def test_coordinate_map_is_affine_without_padding_and_radius() -> None:
+    coordinate_map = CoordConv2d(4, 5, 8, 4).coordinate_map(84, 60)
+    assert coordinate_map.shape == (5, 20, 14)
+    for axis in (1, 2):
+        assert coordinate_map.diff(n=2, dim=axis).abs().max() < 1e-5
+        assert coordinate_map.diff(dim=axis).abs().max() > 1e-3
+
+
+def test_coordinate_weight_share_by_hand() -> None:
+    layer = CoordConv2d(1, 1, 1)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([3.0, 0.0, 4.0]).view(1, 3, 1, 1))
+    assert layer.coordinate_weight_share() == pytest.approx(4 / 5)
+    layer.init_coordinate_weights("zero")
+    assert layer.coordinate_weight_share() == 0
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_folded_weight_and_map_compute_what_the_layer_computes(bias: bool) -> None:
+    options: dict[str, Any] = {"stride": 2, "padding": 1, "bias": bias, "dtype": torch.float64}
+    layer = make_layer(**options, with_radius=True)
+    images = torch.rand(2, 2, 6, 7, dtype=torch.float64)
+    weight, added_map = layer.fold(6, 7)
+    output = F.conv2d(images, weight, stride=2, padding=1) + added_map
+    torch.testing.assert_close(output, layer(images))
+    parameters = list(layer.parameters())
+    for actual, wanted in zip(
+        torch.autograd.grad(output.square().sum(), parameters),
+        torch.autograd.grad(layer(images).square().sum(), parameters),
+        strict=True,
+    ):
+        torch.testing.assert_close(actual, wanted)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, "CoordConv2d(2, 3, kernel_size=(3, 3), stride=(1, 1))"),
+        (
+            {"padding": 1, "bias": False, "with_radius": True},
+            "CoordConv2d(2, 3, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), bias=False, "
+            "with_radius=True)",
+        ),
+    ],
+)
+def test_repr(options: dict[str, Any], expected: str) -> None:
+    assert repr(make_layer(**options)) == expected
+
+
+# Errors
+
+
+def give_two_dimensions() -> None:
+    make_layer()(torch.rand(6, 7))
+
+
+def give_coordinates_too() -> None:
+    make_layer()(torch.rand(1, 4, 6, 7))
+
+
+def ask_for_groups() -> None:
+    CoordConv2d(2, 4, 3, groups=2)
+
+
+def convert_groups() -> None:
+    CoordConv2d.from_conv2d(nn.Conv2d(4, 4, 3, groups=4))
+
+
+def ask_for_unknown_init() -> None:
+    CoordConv2d.from_conv2d(nn.Conv2d(2, 4, 3), coord_init="ones")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("misuse", "message"),
+    [
+        (
+            give_two_dimensions,
+            "`input` must have shape [B, C, H, W] or [C, H, W], got 2 dimensions.",
+        ),
+        (
+            give_coordinates_too,
+            "`input` must have 2 image channels (the layer adds the coordinates), got 4.",
+        ),
+        (ask_for_groups, "`groups` must be 1, since every filter sees the coordinates, got 2."),
+        (convert_groups, "`groups` must be 1, since every filter sees the coordinates, got 4."),
+        (ask_for_unknown_init, "`coord_init` must be 'default' or 'zero', got 'ones'."),
+    ],
+)
+def test_misuse_is_named(misuse: Callable[[], None], message: str) -> None:
+    with pytest.raises(ValueError) as error:  # noqa: PT011  # the whole message is compared
+        misuse()
+    assert str(error.value) == message

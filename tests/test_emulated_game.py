@@ -1,0 +1,429 @@
+import json
+import re
+from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from configs.protocols import Protocol, load_protocol
+from envs.emulated_game import EmulatedGame, EmulatedGameState, FinishedGame, StepOutcome
+from envs.games import find_game
+
+BASELINES = load_protocol("baselines")
+MACHADO = load_protocol("machado")
+WITHOUT_NO_OPS = replace(BASELINES, no_op_max=0)
+
+NO_OP, FIRE, ACTION_2 = 0, 1, 2
+
+
+def make_game(name: str, protocol: Protocol, **options: Any) -> EmulatedGame:
+    return EmulatedGame(find_game(name), protocol, run_seed=0, environment=0, **options)
+
+
+def play(game: EmulatedGame, steps: int, seed: int = 0) -> Iterator[tuple[StepOutcome, Any]]:
+    """Play at random; gives each outcome, and the next episode's first frame or None."""
+    for action in np.random.default_rng(seed).integers(game.action_count, size=steps).tolist():
+        game.send(action)
+        outcome = game.receive()
+        while game.restarting:
+            game.continue_restart()
+        yield outcome, game.first_frame if outcome.ended else None
+
+
+def played_actions(game: EmulatedGame) -> list[int]:
+    return list(b64decode(game.get_state().actions_since_seeding))
+
+
+def rebuilt_copy(game: EmulatedGame, name: str, protocol: Protocol, **options: Any) -> EmulatedGame:
+    """Another object in the state of `game`, by way of a file's JSON."""
+    state = json.loads(json.dumps(asdict(game.get_state())))
+    copy = make_game(name, protocol, **options)
+    copy.set_state(EmulatedGameState.from_json(state, "test"))
+    return copy
+
+
+# --- lives, presses and games ---------------------------------------------------------------------
+
+
+def test_a_lost_life_ends_the_episode_and_not_the_game() -> None:
+    game = make_game("Breakout", WITHOUT_NO_OPS)
+    game.start()
+    lives, numbers = [], []
+    for outcome, _ in play(game, 400):
+        if outcome.ended:
+            lives.append(game.get_state().lives)
+            numbers.append(game.get_state().game_number)
+            assert outcome.terminated
+            assert not outcome.truncated
+        if game.unreported:
+            break
+    assert lives == [4, 3, 2, 1, 5]  # the fifth life is the first of the next game
+    assert numbers == [0, 0, 0, 0, 1]
+    (finished,) = game.unreported
+    # The game's frames have gone on through all its lives: 4 an action, less for the last.
+    assert finished.length_frames in range(
+        4 * finished.length_agent_steps - 3, 4 * finished.length_agent_steps + 1
+    )
+    assert not finished.time_limit
+    game.close()
+
+
+def test_presses_between_episodes() -> None:
+    game = make_game("Breakout", WITHOUT_NO_OPS)
+    game.start()
+    assert played_actions(game) == [FIRE, ACTION_2]
+    presses = []
+    for action in np.random.default_rng(0).integers(4, size=400).tolist():
+        before = len(played_actions(game))
+        game.send(action)
+        outcome = game.receive()
+        while game.restarting:
+            game.continue_restart()
+        if outcome.ended:
+            presses.append(played_actions(game)[before + 1 :])
+        else:
+            assert played_actions(game)[before:] == [action]
+        if game.unreported:
+            break
+    # After a lost life the no-op passes it, after a game it starts the next.
+    assert presses == [[NO_OP, FIRE, ACTION_2]] * 5
+    game.close()
+
+
+def test_no_presses_where_the_game_has_no_fire() -> None:
+    game = make_game("MsPacman", WITHOUT_NO_OPS)
+    game.start()
+    assert played_actions(game) == []
+    assert any(outcome.ended for outcome, _ in play(game, 300))
+    assert played_actions(game).count(NO_OP) > 0
+    game.close()
+
+
+def test_no_presses_and_no_lives_in_machado() -> None:
+    game = make_game("Breakout", MACHADO)
+    game.start()
+    assert played_actions(game) == []
+    actions = [FIRE] * 400
+    lives = set()
+    for agent_step, action in enumerate(actions, start=1):
+        game.send(action)
+        outcome = game.receive()
+        lives.add(game.get_state().lives if not game.restarting else 0)
+        if outcome.ended:
+            break
+    assert lives == {5, 4, 3, 2, 1, 0}
+    assert outcome.terminated
+    assert game.unreported[0].length_agent_steps == agent_step
+    game.close()
+
+
+def test_rewards_are_raw_and_the_return_is_their_sum() -> None:
+    game = make_game("SpaceInvaders", MACHADO)
+    game.start()
+    rewards = []
+    for outcome, _ in play(game, 2000):
+        rewards.append(outcome.reward)
+        if game.unreported:
+            break
+    assert game.unreported[0].raw_return == sum(rewards) > len([r for r in rewards if r])
+    assert set(rewards) > {0, 5, 10}
+    game.close()
+
+
+@pytest.mark.parametrize("max_frames", [20, 22])
+def test_frame_limit(max_frames: int) -> None:
+    protocol = replace(MACHADO, max_frames_per_game=max_frames)
+    game = make_game("Pong", protocol)
+    game.start()
+    ends = [(outcome.terminated, outcome.truncated) for outcome, _ in play(game, 12)]
+    steps = -(-max_frames // 4)
+    assert ends == [(False, (step + 1) % steps == 0) for step in range(12)]
+    for finished in game.unreported:
+        assert replace(finished, seconds=0.0) == FinishedGame(0, max_frames, steps, True, 0.0)
+    game.close()
+
+
+@pytest.mark.parametrize("name", ["Backgammon", "VideoCheckers"])
+def test_games_whose_fire_is_action_0(name: str) -> None:
+    message = f"{name}: FIRE is not action 1; use a protocol without fire_on_reset."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        make_game(name, BASELINES)
+    make_game(name, MACHADO).close()
+
+
+@pytest.mark.parametrize("action", [-1, 6, 300])
+def test_action_the_game_has_not(action: int) -> None:
+    game = make_game("Pong", MACHADO)
+    game.start()
+    with pytest.raises(ValueError, match=rf"^`action` must be 0-5, got {action}\.$"):
+        game.send(action)
+    game.send(5)  # nothing has been lost
+    assert game.receive().reward == 0
+    game.close()
+
+
+# --- seeding and determinism ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("agent_steps_between_seedings", "seeded_games"),
+    [(0, [0, 1, 2, 3, 4]), (15, [0, 0, 2, 2, 4]), (10_000, [0, 0, 0, 0, 0])],
+)
+def test_seeding_happens_at_a_games_start(
+    agent_steps_between_seedings: int, seeded_games: list[int]
+) -> None:
+    """Games of 10 agent steps."""
+    protocol = replace(MACHADO, max_frames_per_game=40)
+    game = make_game("Pong", protocol, agent_steps_between_seedings=agent_steps_between_seedings)
+    game.start()
+    seeded = [game.get_state().seeded_game_number]
+    for outcome, _ in play(game, 40):
+        if outcome.ended:
+            seeded.append(game.get_state().seeded_game_number)
+    assert seeded == seeded_games
+    assert game.get_state().game_number == 4
+    game.close()
+
+
+def test_streams_depend_on_run_environment_and_purpose_alone() -> None:
+    def stream(run_seed: int, environment: int, **options: Any) -> list[Any]:
+        game = EmulatedGame(find_game("MsPacman"), MACHADO, run_seed, environment, **options)
+        game.start()
+        frames = [outcome.frame.tobytes() for outcome, _ in play(game, 120)]
+        game.close()
+        return frames
+
+    streams = [stream(0, 0), stream(1, 0), stream(0, 1), stream(0, 0, purpose="evaluation")]
+    assert stream(0, 0) == streams[0]
+    for index, one in enumerate(streams):
+        assert one not in streams[:index]
+
+
+def test_start_abandons_a_game_for_a_freshly_seeded_one() -> None:
+    game = make_game("Breakout", BASELINES)
+    game.start()
+    list(play(game, 20))
+    game.start()
+    state = game.get_state()
+    assert (state.game_number, state.seeded_game_number) == (1, 1)
+    assert (state.length_agent_steps, state.raw_return) == (2, 0)
+    assert game.unreported == []
+    game.close()
+
+
+# --- rebuilding -----------------------------------------------------------------------------------
+
+SHORT_GAMES = replace(BASELINES, max_frames_per_game=300)
+
+
+@pytest.mark.parametrize(
+    ("name", "protocol", "agent_steps_between_seedings", "steps"),
+    [
+        pytest.param("Breakout", BASELINES, 10_000, 500, id="baselines"),
+        pytest.param("MsPacman", MACHADO, 10_000, 700, id="machado"),
+        pytest.param("Breakout", BASELINES, 150, 430, id="baselines, seeded anew"),
+        pytest.param(
+            "MsPacman",
+            replace(MACHADO, max_frames_per_game=300),
+            150,
+            430,
+            id="machado, seeded anew",
+        ),
+        # These carry something from one game to the next.
+        pytest.param("HauntedHouse", SHORT_GAMES, 10_000, 430, id="haunted house"),
+        pytest.param("YarsRevenge", SHORT_GAMES, 10_000, 430, id="yars revenge"),
+        pytest.param("Pong", BASELINES, 10_000, 0, id="nothing played"),
+    ],
+)
+def test_rebuilt_game_goes_on_alike(
+    name: str, protocol: Protocol, agent_steps_between_seedings: int, steps: int
+) -> None:
+    options = {"agent_steps_between_seedings": agent_steps_between_seedings}
+    game = make_game(name, protocol, **options)
+    game.start()
+    list(play(game, steps))
+    copy = rebuilt_copy(game, name, protocol, **options)
+    assert copy.get_state() == game.get_state()
+    finished_before = len(game.unreported)
+    for (one, first), (other, other_first) in zip(
+        play(game, 300, seed=1), play(copy, 300, seed=1), strict=True
+    ):
+        np.testing.assert_array_equal(one.frame, other.frame)
+        assert (one.reward, one.terminated, one.truncated) == (
+            other.reward,
+            other.terminated,
+            other.truncated,
+        )
+        if first is not None:
+            np.testing.assert_array_equal(first, other_first)
+    state, other_state = game.get_state(), copy.get_state()
+    assert replace(other_state, unreported=[]) == replace(state, unreported=[])
+    assert [replace(finished, seconds=0) for finished in other_state.unreported] == [
+        replace(finished, seconds=0) for finished in state.unreported
+    ]
+    assert len(state.unreported) > finished_before or name == "Pong"
+    game.close()
+    copy.close()
+
+
+def test_set_state_gives_the_newest_frame() -> None:
+    game = make_game("Breakout", BASELINES)
+    game.start()
+    *_, (outcome, _) = play(game, 10)
+    copy = make_game("Breakout", BASELINES)
+    np.testing.assert_array_equal(copy.set_state(game.get_state()), outcome.frame)
+    game.close()
+    copy.close()
+
+
+@pytest.fixture(scope="module")
+def saved() -> dict[str, Any]:
+    """The state of Breakout after 200 steps, as a file has it; one finished game unreported."""
+    game = make_game("Breakout", WITHOUT_NO_OPS)
+    game.start()
+    list(play(game, 200))
+    state: dict[str, Any] = json.loads(json.dumps(asdict(game.get_state())))
+    game.close()
+    assert len(state["unreported"]) == 1
+    assert state["lives"] < 5
+    return state
+
+
+NOT_A_GAME = "sample: not a saved game; resume from another checkpoint."
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda state: None, NOT_A_GAME),
+        (lambda state: [state], NOT_A_GAME),
+        (lambda state: {}, NOT_A_GAME),
+        (lambda state: state | {"unreported": None}, NOT_A_GAME),
+        (lambda state: state | {"unreported": [1]}, NOT_A_GAME),
+        (
+            lambda state: state | {"lives": "5"},
+            "sample: `lives` must be a whole number at least 0, got '5'.",
+        ),
+        (
+            lambda state: state | {"lives": True},
+            "sample: `lives` must be a whole number at least 0, got true.",
+        ),
+        (
+            lambda state: state | {"lives": 4.0},
+            "sample: `lives` must be a whole number at least 0, got 4.",
+        ),
+        (
+            lambda state: state | {"game_number": -1},
+            "sample: `game_number` must be a whole number at least 0, got -1.",
+        ),
+        (
+            lambda state: state | {"seeded_game_number": -1},
+            "sample: `seeded_game_number` must be a whole number at least 0, got -1.",
+        ),
+        (
+            lambda state: state | {"length_agent_steps": None},
+            "sample: `length_agent_steps` must be a whole number at least 0, got none.",
+        ),
+        (
+            lambda state: state | {"actions_since_seeding": 7},
+            "sample: `actions_since_seeding` must be text, got 7.",
+        ),
+        (
+            lambda state: state | {"live": 5},
+            "sample: unknown setting 'live'; did you mean `lives`?",
+        ),
+        (
+            lambda state: {k: v for k, v in state.items() if k != "raw_return"},
+            "sample: `raw_return` is missing; add it.",
+        ),
+        (lambda state: state | {"unreported": [{}]}, "sample: `raw_return` is missing; add it."),
+        (
+            lambda state: state | {"unreported": [state["unreported"][0] | {"seconds": "1"}]},
+            "sample: `seconds` must be a number, got '1'.",
+        ),
+    ],
+)
+def test_damaged_values(saved: dict[str, Any], damage: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        EmulatedGameState.from_json(damage(saved), "sample")
+
+
+LED_ELSEWHERE = (
+    "environment 0: replaying its actions led elsewhere; the emulator is not the one the run was "
+    "trained on. Install the ale-py version that provenance.json names."
+)
+
+
+def with_actions(change: Any) -> Any:
+    def damage(state: dict[str, Any]) -> dict[str, Any]:
+        actions = bytearray(b64decode(state["actions_since_seeding"]))
+        return state | {"actions_since_seeding": b64encode(change(actions)).decode()}
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda state: state | {"actions_since_seeding": state["actions_since_seeding"] + "?"},
+            "environment 0: its saved actions are not Base64; resume from another checkpoint.",
+        ),
+        (
+            lambda state: state | {"actions_since_seeding": "é"},
+            "environment 0: its saved actions are not Base64; resume from another checkpoint.",
+        ),
+        (
+            with_actions(lambda actions: actions[:-1] + b"\x04"),
+            "environment 0: its saved actions must be 0-3, got 4; resume from another checkpoint.",
+        ),
+        (with_actions(lambda actions: actions[:-1]), LED_ELSEWHERE),
+        (with_actions(lambda actions: actions[1:]), LED_ELSEWHERE),
+        (with_actions(lambda actions: actions[:0]), LED_ELSEWHERE),
+        (lambda state: state | {"lives": state["lives"] + 1}, LED_ELSEWHERE),
+        (lambda state: state | {"game_number": 0}, LED_ELSEWHERE),
+        (lambda state: state | {"raw_return": 1000}, LED_ELSEWHERE),
+    ],
+)
+def test_damaged_state_is_noticed(saved: dict[str, Any], damage: Any, message: str) -> None:
+    state = EmulatedGameState.from_json(damage(saved), "sample")
+    game = make_game("Breakout", WITHOUT_NO_OPS)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        game.set_state(state)
+    game.close()
+
+
+def test_actions_that_end_with_a_finished_game_are_noticed() -> None:
+    """Such a state is never saved, though its numbers fit."""
+    game = make_game("Pong", replace(MACHADO, max_frames_per_game=40))
+    game.start()
+    list(play(game, 9))
+    state = game.get_state()
+    actions = b64encode(b64decode(state.actions_since_seeding) + b"\x00").decode()
+    ended = replace(state, actions_since_seeding=actions, length_agent_steps=10)
+    with pytest.raises(ValueError, match=f"^{re.escape(LED_ELSEWHERE)}$"):
+        game.set_state(ended)
+    game.close()
+
+
+# --- closing --------------------------------------------------------------------------------------
+
+
+def count_threads() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads in /proc")
+def test_close_ends_the_thread_even_amid_a_step() -> None:
+    before = count_threads()
+    game = make_game("Pong", MACHADO)
+    game.start()
+    assert count_threads() == before + 1
+    game.send(0)
+    game.close()
+    assert count_threads() == before
+    game.close()

@@ -1,0 +1,380 @@
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3 import A2C, DQN
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import NatureCNN
+from torch import Tensor, nn
+
+from policies.coordconv import CoordConv2d
+from policies.extractors import NatureCoordCNN
+from policies.position_controls import BiasMapConv2d, RandomChannelConv2d
+
+IMAGES = spaces.Box(0, 255, (4, 84, 84), np.uint8)
+ARMS: list[dict[str, Any]] = [
+    {},
+    {"coord_layers": (0,)},
+    {"coord_layers": [2, 0, 1]},
+    {"coord_layers": (0,), "with_radius": True},
+    {"coord_layers": (1, 2), "with_radius": True, "coord_init": "zero"},
+    {"coord_layers": (0, 1, 2), "position": "bias-map"},
+    {"coord_layers": (0, 1, 2), "position": "random-channels"},
+    {"coord_layers": (0,), "position": "random-channels", "coord_init": "zero"},
+]
+all_arms = pytest.mark.parametrize("arm", ARMS, ids=str)
+
+
+class NoiseEnv(gym.Env[np.ndarray, int]):
+    """Three steps of noise."""
+
+    observation_space = IMAGES
+    action_space = spaces.Discrete(4)  # type: ignore[assignment]
+
+    def reset(self, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(**options)
+        self.steps = 0
+        return self.look(), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        return self.look(), float(action), self.steps == 3, False, {}
+
+    def look(self) -> np.ndarray:
+        return self.np_random.integers(0, 256, IMAGES.shape, dtype=np.uint8)
+
+
+def build(arm: dict[str, Any], seed: int = 0) -> NatureCoordCNN:
+    torch.manual_seed(seed)
+    return NatureCoordCNN(IMAGES, 16, **arm)
+
+
+def build_plain(seed: int = 0) -> NatureCNN:
+    torch.manual_seed(seed)
+    return NatureCNN(IMAGES, 16)
+
+
+def initialise_orthogonally(module: nn.Module) -> None:
+    """Do to a layer what SB3's ActorCriticPolicy does."""
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        nn.init.orthogonal_(module.weight, gain=2**0.5)
+        if module.bias is not None:
+            module.bias.data.fill_(0.0)
+
+
+def assert_shared_weights_equal(network: nn.Module, plain: nn.Module) -> None:
+    """Compare all weights of a plain network, bit for bit, with those that another shares."""
+    states = network.state_dict()
+    for name, values in plain.state_dict().items():
+        shared = states[name]
+        if values.dim() == 4:
+            shared = shared[:, : values.shape[1]]
+        assert torch.equal(shared, values), name
+
+
+def draw_images(batch_size: int = 3) -> Tensor:
+    return torch.rand(batch_size, 4, 84, 84, generator=torch.Generator().manual_seed(5))
+
+
+# The plain network
+
+
+def test_without_coordinates_it_is_nature_cnn() -> None:
+    extractor, plain = build({}), build_plain()
+    state = torch.get_rng_state()
+    build({})
+    assert torch.equal(torch.get_rng_state(), state)
+    assert list(extractor.state_dict()) == list(plain.state_dict())
+    assert_shared_weights_equal(extractor, plain)
+    assert torch.equal(extractor(draw_images()), plain(draw_images()))
+    assert extractor.position_layers() == {}
+    assert extractor.features_dim == 16
+
+
+def test_without_coordinates_it_loads_nature_cnn() -> None:
+    extractor, plain = build({}, seed=1), build_plain()
+    extractor.load_state_dict(plain.state_dict())
+    assert torch.equal(extractor(draw_images()), plain(draw_images()))
+
+
+# Arms are paired
+
+
+@all_arms
+def test_arms_share_weights_after_construction(arm: dict[str, Any]) -> None:
+    plain = build_plain()
+    state = torch.get_rng_state()
+    extractor = build(arm)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert_shared_weights_equal(extractor, plain)
+
+
+@all_arms
+def test_arms_share_weights_after_orthogonal_initialisation(arm: dict[str, Any]) -> None:
+    plain = build_plain().apply(initialise_orthogonally)
+    state = torch.get_rng_state()
+    extractor = build(arm)
+    layers = extractor.position_layers()
+    assert extractor.apply(initialise_orthogonally) is extractor
+    assert torch.equal(torch.get_rng_state(), state)
+    assert_shared_weights_equal(extractor, plain)
+    assert extractor.position_layers() == layers
+
+
+@pytest.mark.parametrize("initialised_by_sb3", [False, True])
+@pytest.mark.parametrize(
+    "arm",
+    [
+        {"coord_layers": (0, 1, 2), "with_radius": True, "coord_init": "zero"},
+        {"coord_layers": (0, 1, 2), "position": "random-channels", "coord_init": "zero"},
+        {"coord_layers": (0, 1, 2), "position": "bias-map"},
+    ],
+    ids=str,
+)
+def test_with_zero_arms_start_as_the_same_function(
+    arm: dict[str, Any], initialised_by_sb3: bool
+) -> None:
+    extractor, plain = build(arm), build_plain()
+    if initialised_by_sb3:
+        for network in (extractor, plain):
+            torch.manual_seed(1)
+            network.apply(initialise_orthogonally)
+    torch.testing.assert_close(extractor(draw_images()), plain(draw_images()))
+
+
+def test_zero_follows_a_reinitialisation_of_trained_weights() -> None:
+    for position in ("coordinates", "random-channels", "bias-map"):
+        extractor = build({"coord_layers": (0,), "position": position, "coord_init": "zero"})
+        for parameter in extractor.parameters():
+            parameter.data += 1
+        extractor.apply(initialise_orthogonally)
+        assert extractor.position_layers()[0].coordinate_weight_share() == 0
+
+
+def test_coordinate_weights_follow_the_scale_of_the_initialisation() -> None:
+    extractor = build({"coord_layers": (0,)})
+    extractor.apply(initialise_orthogonally)
+    weight = extractor.position_layers()[0].weight.detach()
+    ratio = weight[:, 4:].square().mean().sqrt() / weight[:, :4].square().mean().sqrt()
+    assert ratio.item() == pytest.approx(1, rel=0.03)  # 4096 draws: standard error 0.7 %
+
+
+def test_coordinate_weights_depend_on_the_seed_and_the_layer_alone() -> None:
+    def draw_signs(
+        coord_layers: tuple[int, ...], index: int, seed: int = 0, position: str = "coordinates"
+    ) -> Tensor:
+        extractor = build({"coord_layers": coord_layers, "position": position}, seed)
+        layer = extractor.apply(initialise_orthogonally).position_layers()[index]
+        return layer.weight[:, layer.in_channels :].flatten()[:64].sign()
+
+    expected = draw_signs((1,), 1)
+    assert torch.equal(draw_signs((0, 1, 2), 1), expected)
+    assert torch.equal(draw_signs((1,), 1, position="random-channels"), expected)
+    assert not torch.equal(draw_signs((1,), 1, seed=1), expected)
+    assert not torch.equal(draw_signs((1, 2), 2), expected)
+
+
+def test_a_function_that_only_looks_changes_nothing() -> None:
+    extractor = build({"coord_layers": (0, 2)})
+    for parameter in extractor.parameters():
+        parameter.data += 1
+    before = {name: values.clone() for name, values in extractor.state_dict().items()}
+    seen: list[type[nn.Module]] = []
+    extractor.apply(lambda module: seen.append(type(module)))
+    assert seen.count(nn.Conv2d) == 3
+    assert NatureCoordCNN in seen
+    for name, values in extractor.state_dict().items():
+        assert torch.equal(values, before[name])
+
+
+def test_a_function_that_fails_leaves_the_layers_in_place() -> None:
+    extractor = build({"coord_layers": (0, 2)})
+    layers = extractor.position_layers()
+
+    def fail(module: nn.Module) -> None:
+        raise RuntimeError(type(module).__name__)
+
+    with pytest.raises(RuntimeError, match="Conv2d"):
+        extractor.apply(fail)
+    assert extractor.position_layers() == layers
+
+
+# What the arms are
+
+
+@pytest.mark.parametrize(
+    ("arm", "expected"),
+    [
+        ({"coord_layers": (0,)}, {0: (CoordConv2d, (32, 6, 8, 8))}),
+        ({"coord_layers": (2,), "with_radius": True}, {2: (CoordConv2d, (64, 67, 3, 3))}),
+        (
+            {"coord_layers": [2, 0], "position": "random-channels"},
+            {0: (RandomChannelConv2d, (32, 6, 8, 8)), 2: (RandomChannelConv2d, (64, 66, 3, 3))},
+        ),
+        ({"coord_layers": (1,), "position": "bias-map"}, {1: (BiasMapConv2d, (64, 32, 4, 4))}),
+    ],
+    ids=str,
+)
+def test_layers_are_those_asked_for(arm: dict[str, Any], expected: dict[int, Any]) -> None:
+    layers = build(arm).position_layers()
+    assert {
+        index: (type(layer), tuple(layer.weight.shape)) for index, layer in layers.items()
+    } == expected
+
+
+def test_controls_fit_the_size_of_each_layers_input() -> None:
+    maps = build({"coord_layers": (0, 1, 2), "position": "bias-map"}).position_layers()
+    sizes = [layer.bias_map.shape for layer in maps.values() if isinstance(layer, BiasMapConv2d)]
+    assert sizes == [(32, 20, 20), (64, 9, 9), (64, 7, 7)]
+
+
+@all_arms
+def test_images_of_another_shape_work_and_position_matters(arm: dict[str, Any]) -> None:
+    space = spaces.Box(0, 1, (3, 60, 92), np.float32)
+    extractor = NatureCoordCNN(space, 16, normalized_image=True, **arm)
+    assert extractor(torch.rand(2, 3, 60, 92)).shape == (2, 16)
+    for layer in extractor.position_layers().values():
+        layer.weight.data.zero_()
+        assert layer.bias is not None
+        layer.bias.data.zero_()
+        layer.weight.data[:, layer.in_channels :] = 1
+    first = extractor.cnn[0](torch.rand(1, 3, 60, 92))
+    if arm.get("position") == "bias-map":
+        assert first.count_nonzero() == 0
+    elif 0 in arm.get("coord_layers", ()):
+        assert first.std() > 0.1
+
+
+# With Stable-Baselines3
+
+
+def build_agent(algorithm: type[A2C] | type[DQN], arm: dict[str, Any] | None) -> BaseAlgorithm:
+    """Make an agent with an arm's network, or with SB3's own if None."""
+    policy_kwargs: dict[str, Any] = {"net_arch": []}
+    if arm is not None:
+        policy_kwargs |= {
+            "features_extractor_class": NatureCoordCNN,
+            "features_extractor_kwargs": arm,
+        }
+    options: dict[str, Any] = {"n_steps": 4} if algorithm is A2C else {"buffer_size": 16}
+    return algorithm(
+        "CnnPolicy", NoiseEnv(), policy_kwargs=policy_kwargs, seed=3, device="cpu", **options
+    )
+
+
+def find_extractor(agent: BaseAlgorithm) -> NatureCoordCNN:
+    return next(module for module in agent.policy.modules() if isinstance(module, NatureCoordCNN))
+
+
+@pytest.mark.parametrize("algorithm", [A2C, DQN])
+@all_arms
+def test_agents_of_all_arms_start_paired(
+    algorithm: type[A2C] | type[DQN], arm: dict[str, Any]
+) -> None:
+    plain = build_agent(algorithm, None)
+    state = torch.get_rng_state()
+    agent = build_agent(algorithm, arm)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert_shared_weights_equal(agent.policy, plain.policy)
+    if not arm:
+        assert list(agent.policy.state_dict()) == list(plain.policy.state_dict())
+
+
+@pytest.mark.parametrize("algorithm", [A2C, DQN])
+@pytest.mark.parametrize("arm", [ARMS[3], ARMS[5], ARMS[6]], ids=str)
+def test_agents_learn_and_survive_saving(
+    algorithm: type[A2C] | type[DQN], arm: dict[str, Any], tmp_path: Path
+) -> None:
+    agent = build_agent(algorithm, arm)
+    if isinstance(agent, DQN):
+        agent.learning_starts = 4
+    before = {name: values.clone() for name, values in agent.policy.state_dict().items()}
+    agent.learn(8)
+    changed = [
+        name for name, values in agent.policy.state_dict().items() if not values.equal(before[name])
+    ]
+    assert any(name.endswith("cnn.0.weight") for name in changed)
+    assert not any(name.endswith("channels") for name in changed)
+    agent.save(tmp_path / "agent.zip")
+    loaded = algorithm.load(tmp_path / "agent.zip", device="cpu")
+    for name, values in agent.policy.state_dict().items():
+        assert torch.equal(loaded.policy.state_dict()[name], values)
+    observations = np.stack([NoiseEnv().reset(seed=seed)[0] for seed in range(4)])
+    for deterministic in (True, False):
+        actions = []
+        for model in (agent, loaded):
+            torch.manual_seed(0)
+            np.random.seed(0)  # noqa: NPY002  # DQN explores with it
+            actions.append(model.predict(observations, deterministic=deterministic)[0].tolist())
+        assert actions[0] == actions[1]
+    with torch.no_grad():
+        outputs = [find_extractor(model)(draw_images()) for model in (agent, loaded)]
+    assert torch.equal(outputs[0], outputs[1])
+    assert outputs[0].std() > 0
+
+
+def test_a_plain_agent_learns_what_sb3_learns() -> None:
+    observations = np.stack([NoiseEnv().reset(seed=seed)[0] for seed in range(4)])
+    values: list[Tensor] = []
+    arms: list[dict[str, Any] | None] = [None, {}]
+    for arm in arms:
+        agent = build_agent(A2C, arm)
+        assert isinstance(agent.policy, ActorCriticPolicy)
+        agent.learn(8)
+        values.append(agent.policy.predict_values(agent.policy.obs_to_tensor(observations)[0]))
+    # The last bits depend on where in memory the tensors lie, also between two agents of SB3's.
+    torch.testing.assert_close(values[1], values[0], rtol=1e-5, atol=1e-6)
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"coord_layers": (0, 3)},
+            "`coord_layers` must index the 3 convolutions (0-2), got 3.",
+        ),
+        ({"coord_layers": (-1,)}, "`coord_layers` must index the 3 convolutions (0-2), got -1."),
+        (
+            {"coord_layers": (0, 1, 0)},
+            "`coord_layers` must name each convolution once, got [0, 1, 0].",
+        ),
+        (
+            {"coord_layers": (0,), "position": "rows"},
+            "`position` must be one of 'coordinates', 'bias-map', 'random-channels', got 'rows'.",
+        ),
+        (
+            {"coord_layers": (0,), "coord_init": "ones"},
+            "`coord_init` must be 'default' or 'zero', got 'ones'.",
+        ),
+        (
+            {"coord_layers": (0,), "position": "bias-map", "with_radius": True},
+            "`with_radius` needs `position` 'coordinates', got 'bias-map'.",
+        ),
+        (
+            {"with_radius": True},
+            "`with_radius` needs at least one convolution in `coord_layers`, got none.",
+        ),
+        (
+            {"position": "bias-map"},
+            "`position` 'bias-map' needs at least one convolution in `coord_layers`, got none.",
+        ),
+    ],
+)
+def test_misuse_is_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as error:  # noqa: PT011  # the whole message is compared
+        NatureCoordCNN(IMAGES, **options)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(4), spaces.Box(0, 1, (4, 84, 84))])
+def test_spaces_that_are_not_images_are_refused_as_sb3_does(space: spaces.Space[Any]) -> None:
+    with pytest.raises(AssertionError, match="NatureCNN"):
+        NatureCoordCNN(space, coord_layers=(0,))  # type: ignore[arg-type]

@@ -1,0 +1,215 @@
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from policies.coordconv import CoordConv2d
+from policies.position_controls import BiasMapConv2d, RandomChannelConv2d
+
+Control = type[BiasMapConv2d] | type[RandomChannelConv2d]
+both = pytest.mark.parametrize("control", [BiasMapConv2d, RandomChannelConv2d])
+
+
+def make_conv(**options: Any) -> nn.Conv2d:
+    return nn.Conv2d(**{"in_channels": 2, "out_channels": 3, "kernel_size": 3} | options)
+
+
+@both
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"stride": (2, 1), "padding": (1, 2), "padding_mode": "reflect"},
+        {"padding": "same", "dilation": 2, "bias": False, "dtype": torch.float64},
+    ],
+    ids=str,
+)
+def test_a_plain_convolution_is_taken_over_bit_for_bit(
+    control: Control, options: dict[str, Any]
+) -> None:
+    conv = make_conv(**options)
+    state = torch.get_rng_state()
+    if control is RandomChannelConv2d:
+        layer: nn.Conv2d = RandomChannelConv2d(
+            conv, (6, 7), coord_init="zero", generator=torch.Generator()
+        )
+    else:
+        layer = BiasMapConv2d(conv, (6, 7))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(layer.weight[:, :2], conv.weight)
+    images = torch.rand(2, 2, 6, 7, dtype=conv.weight.dtype)
+    torch.testing.assert_close(layer(images), conv(images))
+    assert all(parameter.requires_grad for parameter in layer.parameters())
+
+
+@both
+def test_another_input_size_is_refused(control: Control) -> None:
+    layer = control(make_conv(), (6, 7))
+    message = "`input` must be 6 x 7, the size that the layer was made for, got 7 x 6."
+    for misuse in (lambda: layer(torch.rand(1, 2, 7, 6)), lambda: layer.coordinate_map(7, 6)):
+        with pytest.raises(ValueError) as error:  # noqa: PT011  # the whole message is compared
+            misuse()
+        assert str(error.value) == message
+
+
+@both
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))]
+)
+def test_copies_give_the_same(control: Control, duplicate: Callable[[Any], Any]) -> None:
+    layer = control(make_conv(), (6, 7))
+    images = torch.rand(2, 2, 6, 7)
+    with torch.no_grad():
+        assert torch.equal(duplicate(layer)(images), layer(images))
+
+
+@both
+def test_compiles_into_one_graph(control: Control) -> None:
+    layer = control(make_conv(), (6, 7))
+    images = torch.rand(2, 2, 6, 7)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(images), layer(images))
+
+
+@both
+@pytest.mark.parametrize("bias", [False, True])
+def test_folded_weight_and_map_compute_what_the_layer_computes(
+    control: Control, bias: bool
+) -> None:
+    layer = control(make_conv(bias=bias, padding=1), (6, 7))
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    images = torch.rand(2, 2, 6, 7)
+    weight, added_map = layer.fold(6, 7)
+    torch.testing.assert_close(F.conv2d(images, weight, padding=1) + added_map, layer(images))
+
+
+# Random channels
+
+
+def reference(layer: RandomChannelConv2d, images: Tensor) -> Tensor:
+    inputs = torch.cat([images, layer.channels.expand(len(images), -1, -1, -1)], 1)
+    padding: Any = layer.padding
+    return F.conv2d(inputs, layer.weight, layer.bias, layer.stride, padding, layer.dilation)
+
+
+def test_random_channels_are_convolved_beside_the_image() -> None:
+    layer = RandomChannelConv2d(make_conv(stride=2, padding=1, dtype=torch.float64), (6, 7))
+    images = torch.randn(2, 2, 6, 7, dtype=torch.float64, requires_grad=True)
+    leaves = [images, *layer.parameters()]
+    output, expected = layer(images), reference(layer, images)
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-10)
+    for actual, wanted in zip(
+        torch.autograd.grad(output.square().sum(), leaves),
+        torch.autograd.grad(expected.square().sum(), leaves),
+        strict=True,
+    ):
+        torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-10)
+
+
+def test_random_channels_span_the_range_of_coordinates() -> None:
+    channels = RandomChannelConv2d(make_conv(), (84, 84)).channels
+    assert channels.shape == (2, 84, 84)
+    assert -1 <= channels.min() < -0.99
+    assert 0.99 < channels.max() <= 1
+    # 14,112 draws: the standard error of the mean is 0.005, that of the variance 0.0025.
+    assert channels.mean().item() == pytest.approx(0, abs=0.02)
+    assert channels.var().item() == pytest.approx(1 / 3, abs=0.01)
+    assert abs(torch.corrcoef(channels.flatten(1))[0, 1].item()) < 0.04
+
+
+def test_random_channels_come_from_the_generator_given_after_the_weights() -> None:
+    conv = make_conv()
+    layers = [
+        RandomChannelConv2d(conv, (6, 7), generator=torch.Generator().manual_seed(seed))
+        for seed in (0, 0, 1)
+    ]
+    assert torch.equal(layers[0].channels, layers[1].channels)
+    assert (layers[0].channels != layers[2].channels).all()
+    coordconv = CoordConv2d.from_conv2d(conv, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(layers[0].weight, coordconv.weight)
+
+
+def test_random_channels_are_saved_and_stay_while_weights_learn() -> None:
+    layer = RandomChannelConv2d(make_conv(), (6, 7))
+    other = RandomChannelConv2d(make_conv(), (6, 7))
+    assert not torch.equal(layer.channels, other.channels)
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(layer.channels, other.channels)
+    optimizer = torch.optim.Adam(other.parameters(), lr=0.1)
+    other(torch.rand(2, 2, 6, 7)).square().sum().backward()
+    optimizer.step()
+    assert torch.equal(layer.channels, other.channels)
+    assert not torch.equal(layer.weight, other.weight)
+
+
+def test_kept_map_follows_weights_and_channels() -> None:
+    layer = RandomChannelConv2d(make_conv(), (6, 7))
+    images = torch.rand(2, 2, 6, 7)
+    with torch.no_grad():
+        before = layer(images)
+        stored = layer._stored_map
+        layer(images)
+        assert layer._stored_map is stored is not None
+        layer.weight.data[:, 2:] += 1
+        torch.testing.assert_close(layer(images), reference(layer, images))
+        layer.channels.data.mul_(-1)
+        after = layer(images)
+        torch.testing.assert_close(after, reference(layer, images))
+    assert (after - before).abs().max() > 1e-3
+
+
+def test_random_channels_follow_the_type_of_the_layer() -> None:
+    layer = RandomChannelConv2d(make_conv(), (6, 7)).double()
+    images = torch.rand(2, 2, 6, 7, dtype=torch.float64)
+    torch.testing.assert_close(layer(images), reference(layer, images))
+
+
+# Bias map
+
+
+def test_bias_map_is_added_at_its_position() -> None:
+    conv = make_conv(stride=2, padding=1)
+    layer = BiasMapConv2d(conv, (6, 7))
+    assert layer.bias_map.shape == (3, 3, 4)
+    with torch.no_grad():
+        layer.bias_map[1, 2, 3] = 5
+    images = torch.rand(2, 2, 6, 7)
+    difference = layer(images) - conv(images)
+    expected = torch.zeros(2, 3, 3, 4)
+    expected[:, 1, 2, 3] = 5
+    torch.testing.assert_close(difference, expected)
+    torch.testing.assert_close(layer(images[0]), layer(images)[0])
+    assert torch.equal(layer.coordinate_map(6, 7), expected[0])
+
+
+def test_bias_map_learns_per_position_and_resets() -> None:
+    layer = BiasMapConv2d(make_conv(), (6, 7))
+    weights = torch.arange(3 * 4 * 5).view(3, 4, 5)
+    (layer(torch.rand(2, 2, 6, 7)) * weights).sum().backward()
+    assert layer.bias_map.grad is not None
+    assert torch.equal(layer.bias_map.grad, 2.0 * weights)
+    torch.optim.SGD(layer.parameters(), lr=1).step()
+    assert layer.bias_map.count_nonzero() == 59
+    layer.reset_bias_map()
+    assert layer.bias_map.count_nonzero() == 0
+
+
+def test_bias_map_keeps_channels_last() -> None:
+    layer = BiasMapConv2d(make_conv(), (6, 7))
+    images = torch.rand(2, 2, 6, 7).contiguous(memory_format=torch.channels_last)
+    assert layer(images).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_bias_map_weight_share_by_hand() -> None:
+    layer = BiasMapConv2d(nn.Conv2d(1, 1, 1), (1, 1))
+    assert layer.coordinate_weight_share() == 0
+    with torch.no_grad():
+        layer.weight.fill_(3)
+        layer.bias_map.fill_(-4)
+    assert layer.coordinate_weight_share() == pytest.approx(4 / 5)
