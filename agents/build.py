@@ -30,7 +30,7 @@ def find_device(name: str) -> torch.device:
         raise ValueError(f"`device` must be auto, cpu, cuda or cuda:N, got {name!r}.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(
-            f"`device` {name} is not there: {torch.cuda.device_count()} GPUs found; use auto or cpu."
+            f"`device` {name} is not there: {torch.cuda.device_count()} GPUs found; use auto."
         )
     return device
 

@@ -9,13 +9,15 @@ import io
 import json
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 
 from agents.a2c import A2C
+from agents.divergence import Divergence
 from agents.dqn import DQN
 from agents.model_zip import (
     ModelFile,
@@ -25,15 +27,29 @@ from agents.model_zip import (
     verify_checksum,
     write_model_zip,
 )
-from configs.files import parse_json, remove_stale_temporaries
+from configs.command_line import one_line
+from configs.files import naming_write_errors, parse_json, remove_stale_temporaries
 from configs.run_config import RunConfig, to_json
 from configs.run_directory import RunDirectory
+from configs.settings import Bounds, build
 from envs.atari_vec_env import AtariVecEnv
 
 KEPT_CHECKPOINTS = 2
 MAX_RESUME_BYTES = 1 << 30
 
 Agent = A2C | DQN
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class _Counters:
+    agent_steps: Annotated[int, Bounds(1)]
+    updates: Annotated[int, Bounds(0)]
+    episodes: Annotated[int, Bounds(0)]
+    progress_remaining: Annotated[float, Bounds(maximum=1)]
+
+
+_COUNTERS = tuple(field.name for field in fields(_Counters))
 
 
 def checkpoint_path(directory: RunDirectory, agent_steps: int) -> Path:
@@ -48,7 +64,7 @@ def save_checkpoint(
     env: AtariVecEnv,
     logs: Mapping[str, Any],
 ) -> None:
-    """Write a checkpoint, and delete all but the newest two.
+    """Write a checkpoint, and delete all but the newest two and damaged ones that were newer.
 
     Args:
         directory: The run's directory.
@@ -56,7 +72,11 @@ def save_checkpoint(
         agent: Between two updates.
         env: What it plays.
         logs: The recorder's state; JSON values.
+
+    Raises:
+        Divergence: If a weight is not finite; nothing is written.
     """
+    check_weights(agent)
     assert isinstance(agent._last_obs, np.ndarray)
     assert agent._last_episode_starts is not None
     assert agent.ep_info_buffer is not None
@@ -79,16 +99,28 @@ def save_checkpoint(
     }
     if agent.device.type == "cuda":
         arrays["cuda_generator"] = torch.cuda.get_rng_state(agent.device).numpy()
-    directory.checkpoints_path.mkdir(exist_ok=True)
-    remove_stale_temporaries(directory.checkpoints_path)
-    save_agent(
-        checkpoint_path(directory, agent.num_timesteps),
-        config,
-        agent,
-        {"resume.json": json.dumps(state).encode(), "resume.npz": _to_npz(arrays)},
-    )
-    for outdated in _checkpoints(directory)[KEPT_CHECKPOINTS:]:
+    path = checkpoint_path(directory, agent.num_timesteps)
+    with naming_write_errors(path):
+        path.parent.mkdir(exist_ok=True)
+    remove_stale_temporaries(path.parent)
+    members = {"resume.json": json.dumps(state).encode(), "resume.npz": _to_npz(arrays)}
+    save_agent(path, config, agent, members)
+    kept = [older for older in _checkpoints(directory) if older <= path][:KEPT_CHECKPOINTS]
+    for outdated in set(_checkpoints(directory)) - set(kept):
         outdated.unlink()
+
+
+def check_weights(agent: Agent) -> None:
+    """Tell a diverged agent.
+
+    Raises:
+        Divergence: If a weight is not finite.
+    """
+    for weights in agent.policy.parameters():
+        finite = torch.isfinite(weights)
+        if not finite.all():
+            value = float(weights[~finite][0])
+            raise Divergence("a weight", value, agent.num_timesteps)
 
 
 def save_agent(
@@ -123,43 +155,67 @@ def newest_good_checkpoint(directory: RunDirectory) -> tuple[ModelFile | None, l
 def restore(file: ModelFile, agent: Agent, env: AtariVecEnv) -> dict[str, Any]:
     """Put an agent and its environment into the state of a checkpoint.
 
+    A replay memory whose files are not those of the checkpoint stays empty.
+
     Returns:
         The recorder's state, as given to `save_checkpoint`.
 
     Raises:
         ValueError: If the checkpoint does not fit the agent or its games cannot be rebuilt.
     """
-    state: dict[str, Any] = parse_json(
+    state = parse_json(
         file.read_member("resume.json", MAX_RESUME_BYTES), f"{file.path}: resume.json"
     )
     arrays = file.load_npz("resume.npz")
+    try:
+        return _restore(file, state, arrays, agent, env)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"{file.path}: what it would go on from is not what this release writes "
+            f"({type(error).__name__}: {one_line(error)}); delete it to go on from an earlier one."
+        ) from error
+
+
+def _restore(
+    file: ModelFile,
+    state: dict[str, Any],
+    arrays: dict[str, Array],
+    agent: Agent,
+    env: AtariVecEnv,
+) -> dict[str, Any]:
+    counters = build(_Counters, {name: state[name] for name in _COUNTERS}, str(file.path))
     load_policy_state(agent.policy, file.policy_state, source=str(file.path))
     assert agent.policy.optimizer is not None
     if file.optimizer_state is None:
         raise ValueError(f"{file.path}: has no optimiser state; resume from another checkpoint.")
     load_optimizer_state(agent.policy.optimizer, file.optimizer_state, source=str(file.path))
-    agent.num_timesteps = state["agent_steps"]
-    agent._n_updates = state["updates"]
-    agent._episode_num = state["episodes"]
-    agent._current_progress_remaining = state["progress_remaining"]
+    agent.num_timesteps = counters.agent_steps
+    agent._n_updates = counters.updates
+    agent._episode_num = counters.episodes
+    agent._current_progress_remaining = counters.progress_remaining
     if isinstance(agent, DQN):
-        agent._n_calls = state["dqn"]["environment_steps"]
-        agent.exploration_rate = state["dqn"]["exploration_rate"]
-        if agent.replay_buffer.was_kept:
-            agent.replay_buffer.set_state(state["dqn"]["replay"])
+        saved, replay = state["dqn"], agent.replay_buffer
+        agent._n_calls = int(saved["environment_steps"])
+        agent.exploration_rate = float(saved["exploration_rate"])
+        if replay.holds(saved["replay"]):
+            replay.set_state(saved["replay"])
     # SB3 makes these at the start of learn() unless they are there.
     agent.ep_info_buffer = deque(state["episode_infos"], maxlen=agent._stats_window_size)
     agent.ep_success_buffer = deque(maxlen=agent._stats_window_size)
     env.set_state(state["environment"], arrays["last_observations"])
     agent._last_obs = arrays["last_observations"]
     agent._last_episode_starts = arrays["last_episode_starts"]
-    agent.action_space.np_random.bit_generator.state = state["action_space_generator"]
-    _set_numpy_generator_state(state["numpy_generator"])
+    if agent._last_episode_starts.shape != (env.num_envs,):
+        raise TypeError("last_episode_starts are not one for each environment")
+    try:
+        agent.action_space.np_random.bit_generator.state = state["action_space_generator"]
+        _set_numpy_generator_state(state["numpy_generator"])
+    except ValueError as error:
+        raise TypeError(f"a random generator's state is damaged: {error}") from error
     torch.set_rng_state(torch.from_numpy(arrays["torch_generator"]))
     if agent.device.type == "cuda" and "cuda_generator" in arrays:
         torch.cuda.set_rng_state(torch.from_numpy(arrays["cuda_generator"]), agent.device)
-    logs: dict[str, Any] = state["logs"]
-    return logs
+    return dict(state["logs"].items())
 
 
 def _dqn_state(agent: DQN) -> dict[str, Any]:
@@ -172,7 +228,7 @@ def _dqn_state(agent: DQN) -> dict[str, Any]:
 
 def _checkpoints(directory: RunDirectory) -> list[Path]:
     """Newest first."""
-    return sorted(directory.checkpoints_path.glob("*.zip"), reverse=True)
+    return sorted(directory.checkpoints_path.glob("[0-9]*.zip"), reverse=True)
 
 
 def _numpy_generator_state() -> list[Any]:
@@ -187,7 +243,7 @@ def _set_numpy_generator_state(state: list[Any]) -> None:
     )
 
 
-def _to_npz(arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
+def _to_npz(arrays: Mapping[str, Array]) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()

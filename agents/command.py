@@ -9,6 +9,7 @@ from agents.training import plan_run, train_run
 from configs.run_config import RunConfig
 from configs.run_directory import RunDirectory
 from configs.stop_request import StopRequest
+from envs.atari_vec_env import EnvironmentFailure
 
 FAILED = 1
 SIGNAL_BASE = 128  # a shell's exit status for a process that a signal ended
@@ -38,6 +39,12 @@ def run_training(config: RunConfig, runs: Path) -> int:
         return SIGNAL_BASE + stop.signal
     except Divergence as error:
         print(f"{config.name}: {error}", file=sys.stderr)
+        return FAILED
+    except EnvironmentFailure as error:
+        print(
+            f"{config.name}: {error}; the same command goes on from the last checkpoint.",
+            file=sys.stderr,
+        )
         return FAILED
     print(f"{directory.path}: finished, {config.run.total_agent_steps:_} agent steps.")
     return 0

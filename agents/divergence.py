@@ -2,7 +2,7 @@
 
 
 class Divergence(Exception):
-    """A loss became NaN or infinite: a result, not a fault of the program."""
+    """A loss or a weight became NaN or infinite: a result, not a fault of the program."""
 
     def __init__(self, name: str, value: float, agent_steps: int) -> None:
         super().__init__(

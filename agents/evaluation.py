@@ -37,7 +37,7 @@ from agents.model_zip import (
     read_model_zip,
     verify_checksum,
 )
-from agents.video import find_ffmpeg, write_game_video
+from agents.video import find_ffmpeg, replay_game, write_video
 from configs.files import remove_stale_temporaries, write_json
 from configs.protocols import Protocol, load_protocol
 from configs.provenance import describe_start
@@ -237,7 +237,7 @@ class PlayedGame:
         seed: What the emulator was seeded with at its start.
         actions: All of them, those between two lives included; one byte each.
         raw_return: Sum of the unclipped rewards.
-        length_frames: Emulated frames, the no-ops before the first action included.
+        length_frames: Emulated frames, as `envs.emulated_game.FinishedGame` counts them.
         time_limit: Whether the frame limit ended it, not the game itself.
     """
 
@@ -549,8 +549,7 @@ def _write_video(agent: TrainedAgent, played: Sequence[PlayedGame], path: Path) 
         f"{game.raw_return:_}, {game.length_frames:_} frames",
         flush=True,
     )
-    write_game_video(
-        path,
+    frames = replay_game(
         agent.game,
         load_protocol(agent.protocol_name),
         seed=game.seed,
@@ -558,6 +557,7 @@ def _write_video(agent: TrainedAgent, played: Sequence[PlayedGame], path: Path) 
         raw_return=game.raw_return,
         length_frames=game.length_frames,
     )
+    write_video(path, frames)
     return {
         "file": path.name,
         "shows": "the game with the median return",

@@ -10,7 +10,9 @@ far they are filled. The rings are longer than the memory by a slack, so what a 
 still there when a run that was killed goes on from it.
 """
 
+import math
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,10 +25,14 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 
+from configs.files import naming_write_errors
+
 STACK = 4  # frames of an observation
 # Every episode has one frame more than transitions. The rings have room for episodes of 20 agent
 # steps on average; where they are shorter, the oldest transitions leave earlier.
 FRAMES_PER_TRANSITION = 1.05
+
+_Array = tuple[tuple[int, ...], np.dtype[Any]]  # shape and type
 
 
 class FrameReplay:
@@ -39,13 +45,14 @@ class FrameReplay:
         device: Where sampled tensors go.
         n_envs: Number of environments.
         folder: Where the arrays are kept as files, or None for memory alone.
-        slack_transitions: How far back, in transitions, `set_state` can reach.
+        slack_transitions: How far back, in transitions, `set_state` can reach. Files that are
+            there keep theirs.
         seed: Of the sampling.
         optimize_memory_usage: Ignored; SB3 passes it.
 
     Raises:
         ValueError: If observations or actions are of another kind.
-        OSError: If the disk has no room for the files.
+        FileWriteError: If the disk has no room for the files.
     """
 
     def __init__(
@@ -66,27 +73,35 @@ class FrameReplay:
         shape = observation_space.shape or ()
         if len(shape) != 3 or shape[0] != STACK or observation_space.dtype != np.uint8:
             raise ValueError(
-                f"`observation_space` must be uint8 [{STACK}, rows, columns], got {observation_space}."
+                f"`observation_space` must be uint8 [{STACK}, rows, columns], "
+                f"got {observation_space}."
             )
         if not isinstance(action_space, spaces.Discrete) or action_space.n > 256:
             raise ValueError(f"`action_space` must be Discrete up to 256, got {action_space}.")
         self.buffer_size = max(buffer_size // n_envs, 1)  # transitions per environment
         self._frame_shape = shape[1:]
-        self._frame_capacity, rings = ring_lengths(self.buffer_size, slack_transitions // n_envs)
-        frame_ring, transition_ring = rings
         self.random = np.random.default_rng(seed)
-        self.was_kept = folder is not None and folder.exists()  # files of an earlier start
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
         pixels = shape[1] * shape[2]
-        self._frames = _open_array(folder, "frames", (n_envs, frame_ring, pixels), np.uint8)
-        self._ages = _open_array(folder, "ages", (n_envs, frame_ring), np.uint8)
-        self._places = _open_array(folder, "places", (n_envs, transition_ring), np.int64)
-        self._actions = _open_array(folder, "actions", (n_envs, transition_ring), np.uint8)
-        self._rewards = _open_array(folder, "rewards", (n_envs, transition_ring), np.float32)
-        self._terminals = _open_array(folder, "terminals", (n_envs, transition_ring), np.uint8)
-        self._written = _open_array(folder, "written", (n_envs,), np.int64)  # frames, ever
-        self._reachable_frames = frame_ring - self._frame_capacity
+        slack = slack_transitions // n_envs
+        if folder is not None:
+            kept = _slack_of(folder, n_envs, self.buffer_size, pixels)
+            if kept is None:
+                folder.mkdir(parents=True, exist_ok=True)
+                for path in folder.glob("*.bin"):
+                    path.unlink()
+            else:
+                slack = kept
+        self.slack_transitions = slack * n_envs
+        layout = _layout(n_envs, self.buffer_size, slack, pixels)
+        arrays = {name: _open_array(folder, name, *layout[name]) for name in layout}
+        self._frames, self._ages = arrays["frames"], arrays["ages"]
+        self._places, self._actions = arrays["places"], arrays["actions"]
+        self._rewards, self._terminals = arrays["rewards"], arrays["terminals"]
+        self._written = arrays["written"]  # frames, ever
+        self._identity = arrays["identity"]
+        self._arrays = arrays
+        self._frame_capacity, _ = ring_lengths(self.buffer_size, slack)
+        self._reachable_frames = self._frames.shape[1] - self._frame_capacity
         # Numbers count from the start of the run, and are taken modulo the rings' lengths.
         self._frame_count = np.zeros(n_envs, dtype=np.int64)
         self._transition_count = 0
@@ -118,6 +133,9 @@ class FrameReplay:
             infos: `TimeLimit.truncated` tells an end that is none of the game's.
         """
         number = self._transition_count
+        if number == 0:  # whatever the files held is not this memory's
+            self._written[:] = 0
+            self._identity[:] = secrets.randbits(62)
         for index in range(self.n_envs):
             if not self._in_episode[index]:
                 self._push_frame(index, obs[index, -1], 0)
@@ -181,18 +199,11 @@ class FrameReplay:
 
     def get_state(self) -> dict[str, Any]:
         """How far the arrays are filled; JSON values. The files are on the disk when it returns."""
-        for array in (
-            self._frames,
-            self._ages,
-            self._places,
-            self._actions,
-            self._rewards,
-            self._terminals,
-            self._written,
-        ):
+        for array in self._arrays.values():
             if isinstance(array, np.memmap):
                 array.flush()
         return {
+            "identity": int(self._identity[0]),
             "frame_count": self._frame_count.tolist(),
             "transition_count": self._transition_count,
             "oldest": self._oldest.tolist(),
@@ -200,22 +211,26 @@ class FrameReplay:
             "random": self.random.bit_generator.state,
         }
 
+    def holds(self, state: Mapping[str, Any]) -> bool:
+        """Whether the files are those of a saved state, and not overwritten too far since."""
+        frame_count = np.array(state["frame_count"], dtype=np.int64)
+        if frame_count.shape != (self.n_envs,) or state["identity"] != int(self._identity[0]):
+            return False
+        ahead = self._written - frame_count
+        return bool(ahead.min() >= 0 and ahead.max() <= self._reachable_frames)
+
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go back to a saved state of these files.
 
         Raises:
-            ValueError: If the files have been overwritten too far since.
+            ValueError: If the files do not hold it.
         """
-        frame_count = np.array(state["frame_count"], dtype=np.int64)
-        if frame_count.shape != (self.n_envs,):
-            raise ValueError("the replay memory is of another number of environments.")
-        ahead = self._written - frame_count
-        if ahead.min() < 0 or ahead.max() > self._reachable_frames:
+        if not self.holds(state):
             raise ValueError(
                 "the replay memory is not the one of this checkpoint; delete the run's replay "
                 "folder to refill it."
             )
-        self._frame_count = frame_count
+        self._frame_count = np.array(state["frame_count"], dtype=np.int64)
         self._transition_count = int(state["transition_count"])
         self._oldest = np.array(state["oldest"], dtype=np.int64)
         self._in_episode = np.array(state["in_episode"], dtype=bool)
@@ -259,19 +274,42 @@ def count_bytes(
     _, (frames, transitions) = ring_lengths(
         max(buffer_size // n_envs, 1), slack_transitions // n_envs
     )
-    return n_envs * (frames * (frame_bytes + 1) + transitions * (8 + 1 + 4 + 1) + 8)
+    return n_envs * (frames * (frame_bytes + 1) + transitions * (8 + 1 + 4 + 1) + 8) + 8
+
+
+def _layout(n_envs: int, transitions: int, slack: int, pixels: int) -> dict[str, _Array]:
+    """Shapes and types of all arrays, by name; transitions and slack are per environment."""
+    _, (frame_ring, transition_ring) = ring_lengths(transitions, slack)
+    return {
+        "frames": ((n_envs, frame_ring, pixels), np.dtype(np.uint8)),
+        "ages": ((n_envs, frame_ring), np.dtype(np.uint8)),
+        "places": ((n_envs, transition_ring), np.dtype(np.int64)),
+        "actions": ((n_envs, transition_ring), np.dtype(np.uint8)),
+        "rewards": ((n_envs, transition_ring), np.dtype(np.float32)),
+        "terminals": ((n_envs, transition_ring), np.dtype(np.uint8)),
+        "written": ((n_envs,), np.dtype(np.int64)),
+        "identity": ((1,), np.dtype(np.int64)),
+    }
+
+
+def _slack_of(folder: Path, n_envs: int, transitions: int, pixels: int) -> int | None:
+    """The slack of the files in a folder; None if they are not one whole replay memory."""
+    sizes = {path.stem: path.stat().st_size for path in folder.glob("*.bin") if path.is_file()}
+    slack = sizes.get("actions", 0) // n_envs - transitions
+    layout = _layout(n_envs, transitions, max(slack, 0), pixels)
+    expected = {name: math.prod(shape) * dtype.itemsize for name, (shape, dtype) in layout.items()}
+    return slack if sizes == expected else None
 
 
 def _open_array(
-    folder: Path | None, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike
+    folder: Path | None, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]
 ) -> npt.NDArray[Any]:
     """Zeros in memory, or a file's content; a new file is given its full room on the disk."""
     if folder is None:
         return np.zeros(shape, dtype=dtype)
     path = folder / f"{name}.bin"
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    if not path.exists() or path.stat().st_size != size:
+    if not path.exists():
         # Room must be there before it is mapped: a full disk would end the process otherwise.
-        with path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, size)
+        with naming_write_errors(path), path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, math.prod(shape) * dtype.itemsize)
     return np.memmap(path, dtype=dtype, mode="r+", shape=shape)

@@ -1,19 +1,23 @@
-"""What a run leaves behind while it trains: episodes.csv, TensorBoard rows, checkpoints, progress."""
+"""What a run leaves behind while it trains: episodes, TensorBoard rows, checkpoints, progress."""
 
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Annotated, Any, TextIO
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import HParam, Image, Logger, TensorBoardOutputFormat
+from stable_baselines3.common.logger import HParam, Image, Logger
 
+from agents.event_file import EventFile
 from agents.progress import Progress
+from configs.files import naming_write_errors
 from configs.run_config import RunConfig
 from configs.run_directory import RunDirectory
-from configs.settings import as_mapping
+from configs.settings import Bounds, as_mapping, build
 from policies.extractors import NatureCoordCNN
 
 EPISODE_COLUMNS = (
@@ -26,11 +30,19 @@ EPISODE_COLUMNS = (
     "seconds",  # of training so far
 )
 IMAGES_EVERY_AGENT_STEPS = 250_000
+LOG_PATTERNS = ("episodes.csv", "events.out.tfevents.*")  # files that grow by appending
 CONVOLUTION_INPUT_SIZES = ((84, 84), (20, 20), (9, 9))  # rows, columns
 
 
 class TrainingStopped(Exception):
     """Training was asked to stop, and has saved a checkpoint."""
+
+
+@dataclass(frozen=True)
+class _SavedCounters:
+    seconds: Annotated[float, Bounds(0)]
+    logged_agent_steps: Annotated[int, Bounds(0)]
+    imaged_agent_steps: Annotated[int, Bounds(-1)]
 
 
 class RunRecorder(BaseCallback):
@@ -70,6 +82,7 @@ class RunRecorder(BaseCallback):
         self._imaged_agent_steps = -1
         self._rate_from = (self._started, 0)
         self._episodes_file: TextIO | None = None
+        self._logger: Logger | None = None
 
     @property
     def seconds(self) -> float:
@@ -89,11 +102,17 @@ class RunRecorder(BaseCallback):
         }
 
     def set_state(self, state: dict[str, Any], agent_steps: int) -> None:
-        """Go on from a saved state: the logs are cut to where they were."""
-        cut_logs(self._directory.path, state["file_sizes"])
-        self._seconds_before = float(state["seconds"])
-        self._logged_agent_steps = int(state["logged_agent_steps"])
-        self._imaged_agent_steps = int(state["imaged_agent_steps"])
+        """Go on from a saved state: the logs are cut to where they were.
+
+        Raises:
+            ValueError: If the state or a log is damaged.
+        """
+        counters = {name: value for name, value in state.items() if name != "file_sizes"}
+        saved = build(_SavedCounters, counters, "saved logs")
+        cut_logs(self._directory.path, state.get("file_sizes"))
+        self._seconds_before = saved.seconds
+        self._logged_agent_steps = saved.logged_agent_steps
+        self._imaged_agent_steps = saved.imaged_agent_steps
         self.saved_agent_steps = agent_steps
         self._rate_from = (self._started, agent_steps)
 
@@ -101,19 +120,23 @@ class RunRecorder(BaseCallback):
         """Open the run's logs for appending; returns the logger to give to the agent."""
         path = self._directory.episodes_path
         is_new = not path.exists()
-        self._episodes_file = path.open("a", encoding="utf-8", newline="\n")
+        with naming_write_errors(path):
+            self._episodes_file = path.open("a", encoding="utf-8", newline="\n")
         if is_new:
-            print(",".join(EPISODE_COLUMNS), file=self._episodes_file)
-        folder = str(self._directory.path)
-        return Logger(folder, output_formats=[TensorBoardOutputFormat(folder)])
+            self._write_episode(EPISODE_COLUMNS)
+        folder = self._directory.path
+        self._logger = Logger(str(folder), output_formats=[EventFile(folder)])
+        return self._logger
 
     def close(self) -> None:
         """Close the run's logs."""
-        if self._episodes_file is not None:
-            self._episodes_file.close()
-            self._episodes_file = None
-        if self.model is not None:
-            self.logger.close()
+        try:
+            if self._episodes_file is not None:
+                with naming_write_errors(self._directory.episodes_path):
+                    self._episodes_file.close()
+        finally:
+            if self._logger is not None:
+                self._logger.close()
 
     def _on_training_start(self) -> None:
         if self.num_timesteps == 0:
@@ -141,17 +164,17 @@ class RunRecorder(BaseCallback):
         for environment, info in enumerate(self.locals["infos"]):
             episode = info.get("episode")
             if episode is not None:
-                row = (
-                    step,
-                    environment,
-                    episode["r"],
-                    episode["l"],
-                    episode["agent_steps"],
-                    int(episode["time_limit"]),
-                    f"{self.seconds:.3f}",
+                self._write_episode(
+                    (
+                        step,
+                        environment,
+                        episode["r"],
+                        episode["l"],
+                        episode["agent_steps"],
+                        int(episode["time_limit"]),
+                        f"{self.seconds:.3f}",
+                    )
                 )
-                assert self._episodes_file is not None
-                print(*row, sep=",", file=self._episodes_file)
         self._progress.update(step, self._mean_return())
         return True
 
@@ -186,8 +209,7 @@ class RunRecorder(BaseCallback):
         self._record_coordinate_use(step)
         self._logged_agent_steps = step
         self.logger.dump(step)
-        assert self._episodes_file is not None
-        self._episodes_file.flush()
+        self._flush_episodes()
 
     def _record_coordinate_use(self, step: int) -> None:
         extractor = self._extractor()
@@ -210,34 +232,56 @@ class RunRecorder(BaseCallback):
 
     def _flush(self) -> None:
         """Put all that was logged on the disk."""
-        assert self._episodes_file is not None
-        self._episodes_file.flush()
+        self._flush_episodes()
         for path in log_files(self._directory.path):
-            with path.open("rb") as file:
+            with naming_write_errors(path), path.open("rb") as file:
                 os.fsync(file.fileno())
+
+    def _write_episode(self, row: tuple[Any, ...]) -> None:
+        assert self._episodes_file is not None
+        with naming_write_errors(self._directory.episodes_path):
+            print(*row, sep=",", file=self._episodes_file)
+
+    def _flush_episodes(self) -> None:
+        assert self._episodes_file is not None
+        with naming_write_errors(self._directory.episodes_path):
+            self._episodes_file.flush()
 
 
 def log_files(folder: Path) -> list[Path]:
     """The files of a run that grow by appending, in order of name."""
-    return sorted([*folder.glob("events.out.tfevents.*"), *folder.glob("episodes.csv")])
+    return sorted(path for pattern in LOG_PATTERNS for path in folder.glob(pattern))
 
 
-def cut_logs(folder: Path, sizes: dict[str, int]) -> None:
+def cut_logs(folder: Path, sizes: Any) -> None:
     """Cut the logs of a run back to given sizes in bytes; logs without one are deleted.
 
+    Args:
+        folder: The run's directory.
+        sizes: Bytes by file name, as a checkpoint has them.
+
     Raises:
-        ValueError: If a log is missing or shorter than it was.
+        ValueError: If a log is missing or shorter than it was, or `sizes` is not what it should be.
     """
+    if not isinstance(sizes, dict) or not all(
+        _is_log(name) and type(size) is int and size >= 0 for name, size in sizes.items()
+    ):
+        raise ValueError("saved logs: `file_sizes` are not those of logs; use an earlier file.")
     for path in log_files(folder):
         if path.name not in sizes:
             path.unlink()
     for name, size in sizes.items():
-        path = folder / Path(name).name
-        if not path.exists() or path.stat().st_size < size:
+        path = folder / name
+        if not path.is_file() or path.stat().st_size < size:
             raise ValueError(
-                f"{path} is missing or was shortened; restore it, or delete {folder} to start again."
+                f"{path} is missing or was shortened; restore it, or delete {folder} to start "
+                "again."
             )
         os.truncate(path, size)
+
+
+def _is_log(name: str) -> bool:
+    return "/" not in name and any(fnmatchcase(name, pattern) for pattern in LOG_PATTERNS)
 
 
 def tile_maps(maps: Any) -> np.ndarray[Any, Any]:

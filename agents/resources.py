@@ -10,6 +10,9 @@ from configs.run_directory import RunDirectory
 
 CHECKPOINT_BYTES = 30_000_000  # of DQN, the larger one: two networks and Adam's two averages
 KEPT_FILES = 4  # two checkpoints, a third being written, the final model
+# Measured in float32 on a CPU: activations, gradients and observations of one sample of an update.
+BYTES_PER_SAMPLE = 500_000
+BYTES_PER_ENVIRONMENT = 1_200_000
 LOG_BYTES_PER_AGENT_STEP = 0.5  # TensorBoard and episodes.csv, generously
 
 
@@ -19,12 +22,20 @@ def check_resources(directory: RunDirectory, config: RunConfig) -> None:
     Raises:
         ValueError: One line, with what is needed, what there is and the remedy.
     """
-    replay = _replay_bytes(config)
-    memory = available_memory()
-    if memory is not None and replay > memory:
+    settings = config.hyperparameters
+    if isinstance(settings, DQNHyperparameters):
+        replay = count_bytes(settings.buffer_size, settings.n_envs, replay_slack(config))
+        samples = settings.batch_size
+        smaller = "buffer_size, batch_size, n_envs or checkpoint_every_agent_steps"
+    else:
+        replay = 0
+        samples, smaller = settings.n_envs * settings.n_steps, "n_envs or n_steps"
+    memory = replay + samples * BYTES_PER_SAMPLE + settings.n_envs * BYTES_PER_ENVIRONMENT
+    available = available_memory()
+    if available is not None and memory > available:
         raise ValueError(
-            f"the replay memory needs {_gigabytes(replay)} of memory, {_gigabytes(memory)} are "
-            "available; set a smaller buffer_size."
+            f"{config.name} needs {_gigabytes(memory)} of memory, {_gigabytes(available)} are "
+            f"available; set a smaller {smaller}."
         )
     written = sum(file.stat().st_size for file in directory.path.rglob("*") if file.is_file())
     logs = LOG_BYTES_PER_AGENT_STEP * config.run.total_agent_steps
@@ -47,16 +58,9 @@ def available_memory() -> int | None:
     return int(fields["MemAvailable"].split()[0]) * 1024
 
 
-def _replay_bytes(config: RunConfig) -> int:
-    settings = config.hyperparameters
-    if not isinstance(settings, DQNHyperparameters):
-        return 0
-    return count_bytes(settings.buffer_size, settings.n_envs, replay_slack(config))
-
-
 def _nearest_existing(path: Path) -> Path:
     return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
 
 
 def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.2f} GB"
+    return f"{count / 10**9:.2f} GB"

@@ -1,17 +1,26 @@
 """Training one run, from its config to its final model, however often it is interrupted."""
 
+import math
 import os
 import shutil
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from typing import Literal
 
 import torch
 
-from agents.build import find_device, make_agent
-from agents.checkpoints import newest_good_checkpoint, restore, save_agent, save_checkpoint
+from agents.build import find_device, make_agent, replay_slack
+from agents.checkpoints import (
+    check_weights,
+    newest_good_checkpoint,
+    restore,
+    save_agent,
+    save_checkpoint,
+)
 from agents.divergence import Divergence
 from agents.dqn import DQN
+from agents.frame_replay import FrameReplay
+from agents.model_zip import ModelFile
 from agents.progress import Progress
 from agents.recorder import RunRecorder, TrainingStopped, cut_logs
 from agents.resources import check_resources
@@ -20,11 +29,19 @@ from configs.command_line import one_line
 from configs.files import write_atomically
 from configs.protocols import load_protocol
 from configs.provenance import describe_start
-from configs.run_config import RunConfig, experiment_differences, load_config, to_json
+from configs.run_config import (
+    RunConfig,
+    experiment_differences,
+    from_mapping,
+    load_config,
+    to_json,
+)
 from configs.run_directory import RunDirectory
 from configs.stop_request import StopRequest
 from envs.atari_vec_env import AtariVecEnv
 from envs.games import find_game
+
+REFILL_CHUNK_AGENT_STEPS = 256
 
 Plan = Literal["start", "resume", "extend", "finished"]
 
@@ -76,7 +93,7 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
 
     Raises:
         TrainingStopped: If asked to stop; a checkpoint is saved.
-        Divergence: If a loss is not finite; the last checkpoint is kept.
+        Divergence: If a loss or a weight is not finite; the last checkpoint is kept.
         ValueError: If the run cannot go on as it is; one line.
     """
     device = find_device(config.execution.device)
@@ -89,11 +106,17 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
         checkpoint, complaints = newest_good_checkpoint(directory)
         for complaint in complaints:
             print(f"{complaint} The checkpoint before it is used.", flush=True)
+        if checkpoint is not None:
+            _check_origin(checkpoint, config, directory)
+        elif directory.replay_path.exists():
+            shutil.rmtree(directory.replay_path)
         env = AtariVecEnv(game, protocol, config.hyperparameters.n_envs, config.run.seed)
         stack.callback(env.close)
         agent = make_agent(config, env, device, directory.replay_path)
         logs = None if checkpoint is None else restore(checkpoint, agent, env)
         done = agent.num_timesteps
+        if isinstance(agent, DQN):
+            _check_slack(agent.replay_buffer, config)
 
         progress = Progress(config.name, done, config.run.total_agent_steps)
         stack.callback(progress.close)
@@ -120,38 +143,82 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
         stack.callback(recorder.close)
         agent.set_logger(recorder.open())
         stack.enter_context(watchdog.watch())
-        if isinstance(agent, DQN) and checkpoint is not None and agent.replay_buffer.size() == 0:
-            _refill_replay(agent, env, progress)
         try:
-            agent.learn(
-                config.run.total_agent_steps - done,
-                callback=recorder,
-                log_interval=None,  # type: ignore[arg-type]
-                reset_num_timesteps=checkpoint is None,
-            )
+            if (
+                isinstance(agent, DQN)
+                and 0 < done < config.run.total_agent_steps
+                and agent.replay_buffer.size() == 0
+            ):
+                _refill_replay(agent, env, progress, watchdog, stop)
+            try:
+                agent.learn(
+                    config.run.total_agent_steps - done,
+                    callback=recorder,
+                    log_interval=None,  # type: ignore[arg-type]
+                    reset_num_timesteps=checkpoint is None,
+                )
+            except RuntimeError as error:
+                check_weights(agent)
+                if "probability tensor" in str(error):  # torch.multinomial of what is not finite
+                    raise Divergence(
+                        "an action's probability", math.nan, agent.num_timesteps
+                    ) from error
+                raise
             save_agent(directory.final_path, config, agent)
+            if not config.execution.keep_replay and directory.replay_path.exists():
+                shutil.rmtree(directory.replay_path)
         except TrainingStopped:
             directory.write_status("interrupted", agent.num_timesteps)
             raise
         except Divergence as error:
-            directory.write_status("diverged", agent.num_timesteps, str(error))
+            directory.write_status("diverged", recorder.saved_agent_steps, str(error))
             raise
         except Exception as error:
-            directory.write_status("failed", recorder.saved_agent_steps, one_line(error))
+            with suppress(OSError):  # a full disk has no room for the status either
+                directory.write_status("failed", recorder.saved_agent_steps, one_line(error))
             raise
         directory.write_status("finished", agent.num_timesteps)
-    if not config.execution.keep_replay and directory.replay_path.exists():
-        shutil.rmtree(directory.replay_path)
 
 
-def _refill_replay(agent: DQN, env: AtariVecEnv, progress: Progress) -> None:
-    """Fill the replay memory of a finished run again, which was deleted at its end.
+def _check_origin(checkpoint: ModelFile, config: RunConfig, directory: RunDirectory) -> None:
+    """Refuse a checkpoint of another run."""
+    saved = from_mapping(checkpoint.config, f"{checkpoint.path}: config.json")
+    differing = experiment_differences(saved, config)
+    if differing:
+        raise ValueError(
+            f"{checkpoint.path} is of a run of other settings ({', '.join(differing)}); delete "
+            f"{directory.path} to start again."
+        )
+
+
+def _check_slack(replay: FrameReplay, config: RunConfig) -> None:
+    """Refuse longer intervals than the replay memory's files can go back over."""
+    if replay.slack_transitions // replay.n_envs < replay_slack(config) // replay.n_envs:
+        raise ValueError(
+            "`checkpoint_every_agent_steps` cannot be raised to "
+            f"{config.execution.checkpoint_every_agent_steps:_}: this run's replay memory was "
+            "made for a smaller one; leave it as it was."
+        )
+
+
+def _refill_replay(
+    agent: DQN, env: AtariVecEnv, progress: Progress, watchdog: Watchdog, stop: StopRequest
+) -> None:
+    """Fill a replay memory that is gone, as that of a finished run is.
 
     The agent plays as it would at this point of its training, without learning; these agent steps
     are not counted, nor are their games recorded.
+
+    Raises:
+        TrainingStopped: If asked to stop.
     """
     steps = min(agent.learning_starts, agent.buffer_size)
     progress.say(
-        f"refilling the replay memory, deleted when the run finished: {steps:_} agent steps."
+        "the replay memory is gone, as it is after the end of a run: refilling it with "
+        f"{steps:_} agent steps."
     )
-    agent.play_without_learning(env, steps)
+    for first in range(0, steps, REFILL_CHUNK_AGENT_STEPS):
+        if stop:
+            raise TrainingStopped
+        agent.play_without_learning(env, min(REFILL_CHUNK_AGENT_STEPS, steps - first))
+        watchdog.feed()

@@ -33,8 +33,7 @@ PIXEL_WIDTH, PIXEL_HEIGHT = 5, 3
 Frame = npt.NDArray[np.uint8]
 
 
-def write_game_video(
-    path: Path,
+def replay_game(
     game: Game,
     protocol: Protocol,
     *,
@@ -42,75 +41,58 @@ def write_game_video(
     actions: Sequence[int],
     raw_return: int,
     length_frames: int,
-) -> None:
-    """Write the video of a game, one video frame for every emulated frame.
+) -> Iterator[Frame]:
+    """Play a game again that `envs.emulated_game.EmulatedGame` played, and check that it is it.
 
     Args:
-        path: The mp4 file; it appears complete or not at all.
         game: The game.
         protocol: How it was presented.
         seed: What the emulator was seeded with at the game's start.
-        actions: All of the game's actions, those between its lives included.
+        actions: All of the game's actions, those between its lives included, as numbers of the
+            minimal action set.
         raw_return: What it scored.
-        length_frames: Its emulated frames, the no-ops before the first action included.
-
-    Raises:
-        AssertionError: If the game does not come out as it was scored.
-        OSError: If the video cannot be written.
-    """
-
-    def check_replay() -> Iterator[Frame]:
-        frames = replayed_return = 0
-        for frame, reward in replay_game(game, protocol, seed, actions):
-            frames += 1
-            replayed_return += reward
-            yield frame
-        assert (replayed_return, frames) == (raw_return, length_frames), (
-            f"the replayed {game.name} scored {replayed_return} in {frames} frames, not "
-            f"{raw_return} in {length_frames}"
-        )
-
-    write_video(path, check_replay())
-
-
-def replay_game(
-    game: Game, protocol: Protocol, seed: int, actions: Sequence[int]
-) -> Iterator[tuple[Frame, int]]:
-    """Play a game again, as `envs.emulated_game.EmulatedGame` played it.
-
-    Args:
-        game: The game.
-        protocol: How it was presented.
-        seed: What the emulator was seeded with at the game's start.
-        actions: Of the whole game, by their number in the minimal action set.
+        length_frames: How long it was, as `FinishedGame` counts it.
 
     Yields:
-        Every emulated frame, [rows, 160, 3] uint8 RGB, and the raw reward it brought.
+        Every emulated frame, [rows, 160, 3] uint8 RGB; those in which the emulator selects the
+        game's mode are not to be had.
+
+    Raises:
+        AssertionError: After the last frame, if the game did not come out as it was scored.
     """
     ALEInterface.setLoggerMode(LoggerMode.Error)
     emulator = ALEInterface()
     emulator.setInt("random_seed", seed)
     emulator.setFloat("repeat_action_probability", protocol.sticky_action_probability)
-    emulator.loadROM(roms.get_rom_path(game.rom_id))
+    rom = roms.get_rom_path(game.rom_id)
+    assert rom is not None
+    emulator.loadROM(rom)
     emulator.reset_game()
     action_set = emulator.getMinimalActionSet()
-    for _ in range(count_no_ops(game, protocol, seed)):
-        reward = emulator.act(action_set[0])
-        yield emulator.getScreenRGB(), reward
-    played_frames = 0
+    replayed_return = played_frames = 0
+    first_frame_number = _find_first_frame_number(game, protocol, seed)
+    while emulator.getEpisodeFrameNumber() < first_frame_number:
+        emulator.act(action_set[0])  # a no-op
+        yield emulator.getScreenRGB()
     for action in actions:
         for _ in range(protocol.frames_per_agent_step):
-            reward = emulator.act(action_set[action])
-            yield emulator.getScreenRGB(), reward
+            replayed_return += emulator.act(action_set[action])
             played_frames += 1
+            yield emulator.getScreenRGB()
             if emulator.game_over() or played_frames >= protocol.max_frames_per_game:
                 break
+    replayed = (replayed_return, emulator.getEpisodeFrameNumber())
+    assert replayed == (raw_return, length_frames), (
+        f"the replayed {game.name} came to (return, frames) {replayed}, not "
+        f"{(raw_return, length_frames)}"
+    )
 
 
-def count_no_ops(game: Game, protocol: Protocol, seed: int) -> int:
-    """The no-ops ALE's vector environment starts a game with, asked of that environment.
+def _find_first_frame_number(game: Game, protocol: Protocol, seed: int) -> int:
+    """The number of the frame, after the no-ops, that the agent saw first.
 
-    It draws them with the C++ library's generator, whose draws differ between platforms.
+    ALE's vector environment draws the no-ops with the C++ library's generator, whose draws differ
+    between platforms; so it is asked.
     """
     emulator = AtariVectorEnv(
         game.rom_id, num_envs=1, noop_max=protocol.no_op_max + 1, use_fire_reset=False
@@ -174,16 +156,15 @@ def find_ffmpeg() -> str:
 
 
 def _encode_command(ffmpeg: str, width: int, height: int, path: Path) -> list[str]:
-    colours = ("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709")
+    scale = f"scale={width * PIXEL_WIDTH}:{height * PIXEL_HEIGHT}:flags=neighbor"
+    colours = "color_primaries=bt709:color_trc=bt709:colorspace=bt709"
     return [
         *(ffmpeg, "-y", "-loglevel", "error"),
         *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"),
         *("-r", str(FRAMES_PER_SECOND), "-i", "pipe:0"),
         "-vf",
-        f"scale={width * PIXEL_WIDTH}:{height * PIXEL_HEIGHT}:flags=neighbor"
-        ":out_color_matrix=bt709:out_range=tv,format=yuv420p",
+        f"{scale}:out_color_matrix=bt709:out_range=tv,format=yuv420p,setparams={colours}",
         *("-c:v", "libx264", "-preset", "veryfast", "-crf", "18"),
-        *(*colours, "-color_range", "tv"),
         *("-movflags", "+faststart", "-f", "mp4", f"file:{path.resolve()}"),
     ]
 

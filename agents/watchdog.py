@@ -3,7 +3,6 @@
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -14,7 +13,8 @@ class Watchdog:
     """Watches that something goes on.
 
     An emulator that hangs cannot be interrupted, so the process is ended: what is on the disk is
-    the last checkpoint, and the system frees the run's lock.
+    the last checkpoint, and the system frees the run's lock. The time is counted in the watchdog's
+    own waking moments: a process that was suspended has not hung.
 
     Args:
         timeout_seconds: How long nothing may happen.
@@ -24,12 +24,12 @@ class Watchdog:
     def __init__(self, timeout_seconds: float, on_hang: Callable[[str], None]) -> None:
         self._timeout = timeout_seconds
         self._on_hang = on_hang
-        self._last_sign = time.monotonic()
+        self._fed = True
         self._finished = threading.Event()
 
     def feed(self) -> None:
         """Say that something happened."""
-        self._last_sign = time.monotonic()
+        self._fed = True
 
     @contextmanager
     def watch(self) -> Iterator[None]:
@@ -44,9 +44,16 @@ class Watchdog:
             thread.join()
 
     def _run(self) -> None:
-        while not self._finished.wait(min(1.0, self._timeout / 4)):
-            if time.monotonic() - self._last_sign > self._timeout:
+        tick = min(1.0, self._timeout / 4)
+        silent = 0.0
+        while not self._finished.wait(tick):
+            silent = 0.0 if self._fed else silent + tick
+            self._fed = False
+            if silent >= self._timeout:
                 message = f"the environments have not answered for {self._timeout:g} s"
-                self._on_hang(message)
-                print(f"error: {message}; the same command goes on.", file=sys.stderr, flush=True)
-                os._exit(FAILED)
+                try:
+                    print(f"error: {message}; the same command goes on.", file=sys.stderr)
+                    sys.stderr.flush()
+                    self._on_hang(message)
+                finally:
+                    os._exit(FAILED)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 USER_ERROR = 2
+INTERRUPTED = 130  # a shell's exit status for Ctrl-C
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -24,12 +25,18 @@ class OneLineParser(argparse.ArgumentParser):
 
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Turn what a user can cause (ValueError, OSError) into one line and exit status 2."""
+    """Turn what a user can cause into one line and an exit status.
+
+    ValueError and OSError give 2; Ctrl-C, where nothing needs saving, gives 130.
+    """
     try:
         yield
     except (ValueError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(USER_ERROR)
+    except KeyboardInterrupt:
+        print("stopped.", file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
 
 def one_line(error: BaseException) -> str:

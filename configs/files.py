@@ -155,6 +155,19 @@ def _raise_write_error(path: Path, error: OSError) -> NoReturn:
     raise FileWriteError(f"{path} cannot be written ({error.strerror}); {remedy}.") from error
 
 
+@contextlib.contextmanager
+def naming_write_errors(path: str | Path) -> Iterator[None]:
+    """Let a write to ``path`` that the system refuses raise what `open_atomically` would.
+
+    Raises:
+        FileWriteError: The disk is full, and the like.
+    """
+    try:
+        yield
+    except OSError as error:
+        _raise_write_error(Path(path), error)
+
+
 # --- reading --------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from configs.source_version import hash_source
+
 _PACKAGES = ("torch", "stable-baselines3", "gymnasium", "ale-py", "numpy", "opencv-python-headless")
 
 
@@ -18,6 +20,7 @@ def describe_start(device: str, threads: int, protocol: dict[str, Any]) -> dict[
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "commit": _commit(),
+        "source": hash_source(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "platform": platform.platform(),

@@ -23,6 +23,7 @@ from configs.settings import (
 
 FORMAT_VERSION = 1
 CONVOLUTIONS = 3
+LARGEST = 1e30  # of factors: float32 must hold it
 
 Algo = Literal["a2c", "dqn"]
 
@@ -70,15 +71,15 @@ class A2CHyperparameters:
 
     n_envs: Annotated[int, Bounds(1, 1024)]
     n_steps: Annotated[int, Bounds(1, 10_000)]
-    learning_rate: Annotated[float, Bounds(0)]
+    learning_rate: Annotated[float, Bounds(0, LARGEST)]
     learning_rate_schedule: Literal["constant", "linear"]
     gamma: Annotated[float, Bounds(0, 1)]
     gae_lambda: Annotated[float, Bounds(0, 1)]
-    ent_coef: Annotated[float, Bounds(0)]
-    vf_coef: Annotated[float, Bounds(0)]
-    max_grad_norm: Annotated[float, Bounds(above=0)]
+    ent_coef: Annotated[float, Bounds(0, LARGEST)]
+    vf_coef: Annotated[float, Bounds(0, LARGEST)]
+    max_grad_norm: Annotated[float, Bounds(above=0, maximum=LARGEST)]
     normalize_advantage: bool
-    rms_prop_eps: Annotated[float, Bounds(above=0)]
+    rms_prop_eps: Annotated[float, Bounds(above=0, maximum=LARGEST)]
     rms_prop_alpha: Annotated[float, Bounds(0, below=1)]
 
 
@@ -88,19 +89,19 @@ class DQNHyperparameters:
 
     n_envs: Annotated[int, Bounds(1, 1024)]
     buffer_size: Annotated[int, Bounds(1, 10**9)]
-    learning_starts: Annotated[int, Bounds(0)]
+    learning_starts: Annotated[int, Bounds(0, 10**12)]
     batch_size: Annotated[int, Bounds(1, 1_000_000)]
     train_freq: Annotated[int, Bounds(1, 1_000_000)]
     gradient_steps: Annotated[int, Bounds(1, 10_000)]
-    target_update_interval: Annotated[int, Bounds(1)]
+    target_update_interval: Annotated[int, Bounds(1, 10**12)]
     tau: Annotated[float, Bounds(above=0, maximum=1)]
-    learning_rate: Annotated[float, Bounds(0)]
+    learning_rate: Annotated[float, Bounds(0, LARGEST)]
     learning_rate_schedule: Literal["constant", "linear"]
     gamma: Annotated[float, Bounds(0, 1)]
     exploration_fraction: Annotated[float, Bounds(0, 1)]
     exploration_initial_eps: Annotated[float, Bounds(0, 1)]
     exploration_final_eps: Annotated[float, Bounds(0, 1)]
-    max_grad_norm: Annotated[float, Bounds(above=0)]
+    max_grad_norm: Annotated[float, Bounds(above=0, maximum=LARGEST)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +110,8 @@ class ExecutionSettings:
 
     device: str
     threads: Annotated[int, Bounds(0, 4096)]
-    checkpoint_every_agent_steps: Annotated[int, Bounds(1)]
-    log_every_agent_steps: Annotated[int, Bounds(1)]
+    checkpoint_every_agent_steps: Annotated[int, Bounds(1, 10**12)]
+    log_every_agent_steps: Annotated[int, Bounds(1, 10**12)]
     keep_replay: bool
     hang_timeout_seconds: Annotated[float, Bounds(above=0)]
 
@@ -224,9 +225,9 @@ def from_mapping(values: Any, source: str) -> RunConfig:
     if not isinstance(values, dict):
         raise ValueError(f"{source}: a config must be a JSON object; restore the file.")
     version = values.get("format_version")
-    if version != FORMAT_VERSION:
+    if type(version) is not int or version != FORMAT_VERSION:
         raise ValueError(
-            f"{source}: format version {version!r} is not the one this release reads "
+            f"{source}: format version {version!r:.60} is not the one this release reads "
             f"({FORMAT_VERSION}); use the release that wrote it."
         )
     return _build_config({k: v for k, v in values.items() if k != "format_version"}, source)

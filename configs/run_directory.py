@@ -89,8 +89,17 @@ class RunDirectory:
         return self.path / "evaluation"
 
     def exists(self) -> bool:
-        """Whether a run was ever started here."""
-        return self.config_path.exists()
+        """Whether a run was ever started here.
+
+        Raises:
+            ValueError: If nothing could be here.
+        """
+        try:
+            return self.config_path.exists()
+        except OSError as error:
+            raise ValueError(
+                f"cannot use {self.path} ({error.strerror}); choose another --runs folder."
+            ) from None
 
     def read_status(self) -> RunStatus | None:
         """How far the run has come; None if it was never started.

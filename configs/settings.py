@@ -34,7 +34,7 @@ class Bounds:
     def hold(self, number: float) -> bool:
         """Tell whether `number` is within the limits (NaN never is)."""
         return not (
-            math.isnan(number)
+            number != number
             or (self.minimum is not None and number < self.minimum)
             or (self.maximum is not None and number > self.maximum)
             or (self.above is not None and number <= self.above)
@@ -151,7 +151,7 @@ def describe_unknown(name: str, known: Iterable[str]) -> str:
     names = list(known)
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     remedy = f"did you mean `{nearest[0]}`?" if nearest else f"known: {', '.join(names)}."
-    return f"unknown setting {name!r}; {remedy}"
+    return f"unknown setting {name!r:.60}; {remedy}"
 
 
 def load_preset(name: str) -> dict[str, Any]:
@@ -194,7 +194,7 @@ def _check(name: str, value: Any, annotation: Any, source: str) -> Any:
         raise ValueError(
             f"{source}: `{name}` must be {_describe(kind, bounds)}, got {_show(value)}."
         )
-    if kind in (int, float) and not (bounds.hold(value) and math.isfinite(value)):
+    if kind in (int, float) and (not bounds.hold(value) or value in (math.inf, -math.inf)):
         raise ValueError(
             f"{source}: `{name}` must be {_describe(kind, bounds)}, got {_show(value)}."
         )

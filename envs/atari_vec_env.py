@@ -1,8 +1,9 @@
 """Atari games behind SB3's VecEnv interface, emulated by ALE's native vector environment."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
+from configs.command_line import one_line
 from configs.protocols import Protocol
 from envs.emulated_game import FRAME_SIZE, EmulatedGame, EmulatedGameState
 from envs.games import Game
@@ -19,6 +21,10 @@ from envs.games import Game
 STACKED_FRAMES = 4  # Mnih et al. 2015
 
 Result = TypeVar("Result")
+
+
+class EnvironmentFailure(RuntimeError):
+    """An emulator raised, or returned what it never should."""
 
 
 class AtariVecEnv(VecEnv):
@@ -70,28 +76,35 @@ class AtariVecEnv(VecEnv):
             game.send(action)
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Wait for all outcomes; see the class for what is returned."""
+        """Wait for all outcomes; see the class for what is returned.
+
+        Raises:
+            EnvironmentFailure: If an emulator raises, or returns what it never should.
+        """
         stacks = self._stacks
         stacks[:, :-1] = stacks[:, 1:]
         rewards = np.zeros(self.num_envs, dtype=np.float32)
         dones = np.zeros(self.num_envs, dtype=bool)
         infos: list[dict[str, Any]] = [{} for _ in self._games]
         for index, game in enumerate(self._games):
-            outcome = game.receive()
-            stacks[index, -1] = outcome.frame
+            with _blaming(index):
+                outcome = game.receive()
+                stacks[index, -1] = _checked(outcome.frame)
             rewards[index] = outcome.reward
             if outcome.ended:
                 dones[index] = True
                 infos[index]["terminal_observation"] = stacks[index].copy()
                 infos[index]["TimeLimit.truncated"] = outcome.truncated and not outcome.terminated
-        restarting = [game for game in self._games if game.restarting]
+        restarting = [index for index, game in enumerate(self._games) if game.restarting]
         while restarting:  # all of them take their presses side by side
-            for game in restarting:
-                game.continue_restart()
-            restarting = [game for game in restarting if game.restarting]
+            for index in restarting:
+                with _blaming(index):
+                    self._games[index].continue_restart()
+            restarting = [index for index in restarting if self._games[index].restarting]
         for index in np.flatnonzero(dones).tolist():
             stacks[index, :-1] = 0
-            stacks[index, -1] = self._games[index].first_frame
+            with _blaming(index):
+                stacks[index, -1] = _checked(self._games[index].first_frame)
         for game, info in zip(self._games, infos, strict=True):
             if game.unreported:
                 finished = game.unreported.pop(0)
@@ -175,6 +188,24 @@ class AtariVecEnv(VecEnv):
     def env_is_wrapped(self, wrapper_class: type, indices: VecEnvIndices = None) -> list[bool]:
         """No environment is wrapped: whole games are reported as SB3's Monitor would."""
         return [False for _ in self._get_indices(indices)]
+
+
+@contextmanager
+def _blaming(environment: int) -> Iterator[None]:
+    """Say which environment it was that failed."""
+    try:
+        yield
+    except Exception as error:
+        raise EnvironmentFailure(f"environment {environment} failed: {one_line(error)}") from error
+
+
+def _checked(frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    if frame.shape != (FRAME_SIZE, FRAME_SIZE) or frame.dtype != np.uint8:
+        raise ValueError(
+            f"a frame is {frame.dtype} of shape {frame.shape}, not uint8 of shape "
+            f"{(FRAME_SIZE, FRAME_SIZE)}"
+        )
+    return frame
 
 
 def _in_threads(function: Callable[[Any], Result], items: Sequence[Any]) -> list[Result]:

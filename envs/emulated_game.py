@@ -46,7 +46,8 @@ class FinishedGame:
 
     Attributes:
         raw_return: Sum of the unclipped rewards.
-        length_frames: Emulated frames, the no-ops before the first action included.
+        length_frames: Emulated frames, the no-ops before the first action included, and in 16 games
+            the frames in which the emulator selects the game's mode (134 in NameThisGame).
         length_agent_steps: Actions, the presses between episodes included.
         time_limit: Whether the frame limit ended it, not the game itself.
         seconds: Wall-clock time from its start, or its rebuilding, to its end.

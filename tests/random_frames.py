@@ -56,8 +56,8 @@ class RandomFrames(VecEnv):
         return [False] * self.num_envs
 
 
-def network(**settings) -> NetworkSettings:
-    defaults = {
+def network(**settings: Any) -> NetworkSettings:
+    defaults: dict[str, Any] = {
         "coord_layers": (),
         "position": "coordinates",
         "with_radius": False,

@@ -1,32 +1,35 @@
 """`AtariVecEnv` against SB3's `make_atari_env` + `VecFrameStack(4)`, game by game.
 
 With the same actions both give the same rewards, episode ends, time limits, whole-game returns
-and lengths, and frames, but for these differences:
+and lengths, and frames, but for these differences. Each is held by a test, here or in
+`test_atari_vec_env.py` and `test_emulated_game.py`.
 
- 1. Grey before max-pooling. SB3 takes the maximum of two colour frames and turns it grey; ALE takes
-    the maximum of two grey frames. One pixel differs by at most 50 of 255, a frame by at most 0.2
-    in the mean, and only where something coloured flickers or moves.
- 2. The frame a game ends with. Where a game ends within the held action, SB3 pools the ending frame
-    with one left over from before and ALE leaves it out. It concerns the newest frame of that one
-    `terminal_observation`; at most 1 in the mean.
+ 1. Grey before max-pooling. SB3 takes the maximum of two colour frames and turns it grey, ALE takes
+    the maximum of two grey frames. In the games below a pixel differs by at most 50 of 255 and a
+    frame by at most 0.2 in the mean; in Breakout and SpaceInvaders not at all.
+ 2. The frame a game ends with. If it is the third or fourth of a held action, SB3 pools it with a
+    frame left over from before; ALE leaves it out. This concerns the newest frame of that one
+    `terminal_observation`: at most 1 in the mean.
  3. Number of no-ops. A game starts after 0 to 30 no-ops, in SB3 after 1 to 30.
- 4. What the frame limit counts. Its 108,000 frames begin after the no-ops, in SB3 with them: a game
-    may last up to 30 frames longer.
+ 4. Frames before the first action. In SB3 the no-ops, and in 16 games the frames in which the
+    emulator selects the game's mode (134 in NameThisGame, 38 or fewer elsewhere), count towards the
+    limit of 108,000 frames; here it begins with the first action. The reported length "l" has both,
+    SB3's the no-ops only.
  5. A game that ends between two episodes, by the no-op or the presses after a lost life, is
     reported with that step; SB3 forgets it. Where the second press ends it, the next episode begins
     with the new game's first frame, in SB3 with the ended game's last.
  6. Infos. `TimeLimit.truncated` is there when an episode ends, in SB3 always. `episode` has
-    "agent_steps" and "time_limit" besides SB3's "r", "l" and "t", and "t" is the duration of that
-    game. `lives` and the frame numbers are not passed on.
- 7. Axes. Frames are stacked along the first axis, [4, 84, 84], which SB3 reaches by
-    `VecTransposeImage`.
+    "agent_steps" and "time_limit" besides SB3's "r", "l" and "t", and "t" is that game's own
+    duration. `lives` and the frame numbers are not passed on.
+ 7. Axes. Frames are stacked along the first axis, [4, 84, 84]: what `VecTransposeImage` makes of
+    SB3's.
  8. Sticky actions are the emulator's own, equal to SB3's wrappers around an environment made with
-    `repeat_action_probability=0.25`; the wrapper's `action_repeat_probability` draws elsewhere.
- 9. Seeding. The emulator is seeded again at the first game after each 10,000 agent steps, in SB3
-    once. `seed()` has no effect: the seed is given at construction.
+    `repeat_action_probability`; the wrappers' `action_repeat_probability` draws from NumPy.
+ 9. Seeding. The emulator is seeded anew at the first game after each 10,000 agent steps, in SB3
+    once. `VecEnv.seed()` has no effect: the seed is given at construction.
 
-1 and 2 are all there is between the frames: with just these two wrapper steps replaced (below),
-SB3's frames equal ours exactly.
+1 and 2 are all there is between the frames: where these two steps of SB3's wrappers are replaced
+(`make_grey_sb3_env`), its frames equal ours in every pixel.
 """
 
 from collections import Counter
@@ -188,6 +191,7 @@ class Difference:
     ],
 )
 def test_games_agree(game: str, lives_lost: int, games_over: int) -> None:
+    """2,000 agent steps: 1,000 of each of two environments."""
     ours = AtariVecEnv(find_game(game), WITHOUT_NO_OPS, 2, seed=0)
     sb3, grey = make_sb3_env(game, 2), make_grey_sb3_env(game, 2)
     pooling, ending = Difference(), Difference()
@@ -212,8 +216,7 @@ def test_games_agree(game: str, lives_lost: int, games_over: int) -> None:
             np.testing.assert_array_equal(last, grey_last)
             pooling.add(last[:-1], sb3_last[:-1])
             (ending if game_over else pooling).add(last[-1], sb3_last[-1])
-    for env in (ours, sb3, grey):
-        env.close()
+    close_all(ours, sb3, grey)
 
     assert met["life lost"] >= lives_lost
     assert met["game over"] >= games_over
@@ -422,3 +425,25 @@ def test_games_with_as_many_no_ops_agree(game: str) -> None:
     assert report_of(steps[-1].infos[0]) == report_of(reference.infos[0])
     assert steps[-1].infos[0]["TimeLimit.truncated"]
     grey.close()
+
+
+@pytest.mark.parametrize(("game", "mode_frames"), [("NameThisGame", 134), ("Berzerk", 20)])
+def test_frames_that_select_the_mode(game: str, mode_frames: int) -> None:
+    """Difference 4: without them limits and lengths agree."""
+    protocol = replace(WITHOUT_NO_OPS, max_frames_per_game=100)
+    ours = AtariVecEnv(find_game(game), protocol, 1, seed=0)
+    grey = make_grey_sb3_env(game, 1, max_frames=100 + mode_frames)
+    np.testing.assert_array_equal(as_array(ours.reset()), grey.reset())
+    reports = []
+    for actions in draw_actions(ours, 60):
+        one, other = step_both(ours, grey, actions, compare_reports=False)
+        np.testing.assert_array_equal(one.observations, other.observations)
+        report, sb3_report = report_of(one.infos[0]), report_of(other.infos[0])
+        if report is not None or sb3_report is not None:
+            reports.append((report, sb3_report))
+    close_all(ours, grey)
+    assert len(reports) == 2
+    for report, sb3_report in reports:
+        assert report is not None
+        assert sb3_report == (report[0], 100)
+        assert report[1] == 100 + mode_frames

@@ -161,7 +161,8 @@ def test_takes_the_bytes_it_says(tmp_path):
         (
             spaces.Box(0, 255, (3, 84, 84), np.uint8),
             ACTIONS,
-            r"`observation_space` must be uint8 \[4, rows, columns\], got Box\(0, 255, \(3, 84, 84\), uint8\)\.",
+            r"`observation_space` must be uint8 \[4, rows, columns\], "
+            r"got Box\(0, 255, \(3, 84, 84\), uint8\)\.",
         ),
         (
             OBSERVATIONS,

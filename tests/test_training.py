@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import stable_baselines3
@@ -15,18 +16,20 @@ from agents.model_zip import read_model_zip
 from agents.recorder import TrainingStopped
 from agents.training import plan_run, train_run
 from configs.run_config import RunConfig, load_config, make_config
-from configs.run_directory import RunDirectory
+from configs.run_directory import RunDirectory, RunStatus
+from configs.stop_request import StopRequest
 
 WALL_CLOCK_TAGS = {"time/fps"}
 
 
-class StopAt:
+class StopAt(StopRequest):
     """Asks a run to stop the first time it is asked after a number of updates."""
 
     def __init__(self, updates: float = float("inf")):
+        super().__init__()
         self._left = updates
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         self._left -= 1
         return self._left < 0
 
@@ -85,13 +88,11 @@ def read_scalars(directory: RunDirectory) -> dict[str, list[tuple[int, float]]]:
     }
 
 
-def flatten(value, prefix="") -> dict[str, object]:
-    if isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, list):
-        items = enumerate(value)
-    else:
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested dicts and lists, by path."""
+    if not isinstance(value, dict | list):
         return {prefix: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
     return {k: v for key, part in items for k, v in flatten(part, f"{prefix}/{key}").items()}
 
 
@@ -119,8 +120,7 @@ def uninterrupted(request, tmp_path_factory) -> RunDirectory:
 def test_a_run_leaves_what_it_promises(uninterrupted):
     config = load_config(uninterrupted.config_path)
     assert config == config_of(config.run.algo)
-    assert uninterrupted.read_status().state == "finished"
-    assert uninterrupted.read_status().agent_steps == 600
+    assert uninterrupted.read_status() == RunStatus("finished", 600)
     start = json.loads(uninterrupted.provenance_path.read_text())["starts"][0]
     assert start["threads"] == 1
     assert start["device"] == "cpu"
@@ -200,8 +200,10 @@ def test_another_seed_gives_another_run(uninterrupted, tmp_path):
 
 def test_plain_sb3_opens_checkpoints_and_the_final_model(uninterrupted):
     algo = load_config(uninterrupted.config_path).run.algo
-    algorithm = {"a2c": stable_baselines3.A2C, "dqn": stable_baselines3.DQN}[algo]
-    checkpoint, _ = newest_good_checkpoint(uninterrupted)
+    algorithm: Any = {"a2c": stable_baselines3.A2C, "dqn": stable_baselines3.DQN}[algo]
+    checkpoint, complaints = newest_good_checkpoint(uninterrupted)
+    assert checkpoint is not None
+    assert complaints == []
     for path in (uninterrupted.final_path, checkpoint.path):
         model = algorithm.load(path, device="cpu", custom_objects={"buffer_size": 10})
         state = read_model_zip(path).policy_state
@@ -236,7 +238,7 @@ def test_a_finished_run_can_be_extended(uninterrupted, tmp_path):
     runs = tmp_path / "runs"
     shutil.copytree(uninterrupted.path, runs / config.name)
     longer = train(runs, config.with_total_agent_steps(720))
-    assert longer.read_status().agent_steps == 720
+    assert longer.read_status() == RunStatus("finished", 720)
     earlier = read_episodes(uninterrupted)
     assert read_episodes(longer)[: len(earlier)] == earlier
     steps = [step for step, _ in read_scalars(longer)["train/learning_rate"]]

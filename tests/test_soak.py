@@ -1,0 +1,46 @@
+"""The soak and the watch over memory in small; the long ones are run by hand."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.soak import CASES, SoakFailure, _equal, soak, watch_growth
+
+
+@pytest.mark.parametrize("case", CASES[1:3], ids=lambda case: case.name)
+def test_killed_runs_end_as_if_they_had_not_been(case, tmp_path: Path) -> None:
+    outcome = soak(replace(case, n_envs=2), tmp_path, kills=2, seed=1)
+    assert len(outcome.killed_at) == 2
+    assert 0 < outcome.killed_at[0] <= outcome.killed_at[1] < outcome.agent_steps
+    assert min(outcome.games[environment] for environment in range(2)) >= 1
+
+
+def test_a_run_that_ends_before_its_kill_fails_the_soak(tmp_path: Path) -> None:
+    case = replace(CASES[0], n_envs=1)
+    with pytest.raises(SoakFailure, match=r"ended early|finished before kill 1"):
+        soak(case, tmp_path, kills=1, seed=0, steps=5)
+
+
+def test_memory_files_and_threads_do_not_grow(tmp_path: Path) -> None:
+    """The replay memory wraps more than three times, its files twice."""
+    growth = watch_growth(CASES[2], tmp_path, steps=3_600, buffer_size=200)
+    assert growth.first.agent_steps < growth.last.agent_steps
+    assert growth.last.anonymous_bytes > 100e6
+    assert growth.last.threads >= 2
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "equal"),
+    [
+        ({"a": [torch.zeros(2)]}, {"a": [torch.zeros(2)]}, True),
+        ({"a": [torch.zeros(2)]}, {"a": [torch.tensor([0.0, 1e-45])]}, False),
+        ({"a": [torch.zeros(2)]}, {"a": [torch.zeros(3)]}, False),
+        ({"a": [torch.zeros(2)]}, {"a": []}, False),
+        ({"a": 1}, {"b": 1}, False),
+        ({"a": 1.0}, {"a": 1.0}, True),
+    ],
+)
+def test_states_are_compared_to_the_bit(one: object, other: object, equal: bool) -> None:
+    assert _equal(one, other) == equal
