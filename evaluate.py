@@ -1,0 +1,62 @@
+"""Evaluate a trained agent: `python evaluate.py runs/Pong/a2c-coordconv/seed0 --video`."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from configs.command_line import OneLineParser, exit_on_user_error
+from configs.process_settings import prepare_process
+from configs.settings import Bounds, parse_value
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, evaluate; returns the exit status."""
+    prepare_process()
+    options = _parser().parse_args(arguments)
+    with exit_on_user_error():
+        games = parse_value(
+            "episodes", options.episodes, Annotated[int, Bounds(1, 1_000_000)], "--episodes"
+        )
+        seed = parse_value("seed", options.seed, Annotated[int, Bounds(0, 2**31 - 1)], "--seed")
+        from agents.evaluation import evaluate
+
+        evaluate(
+            Path(options.model),
+            games=games,
+            seed=seed,
+            deterministic=options.deterministic,
+            with_video=options.video,
+            folder=None if options.out is None else Path(options.out),
+            game_name=options.game,
+            protocol_name=options.protocol,
+            device_name=options.device,
+        )
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        description="Score a trained agent: whole games from starts that training never used, raw "
+        "returns. Writes returns.json, and a video of the game with the median return."
+    )
+    add = parser.add_argument
+    add("model", metavar="RUN_DIR|MODEL.zip", help="a run's directory, or a model saved by SB3")
+    add("--episodes", default="30", metavar="N", help="whole games to play (30)")
+    add("--video", action="store_true", help="write a video of one of the games too")
+    add(
+        "--deterministic",
+        action="store_true",
+        help="always take the best action; without it A2C samples from its policy, and DQN acts "
+        "at random as often as at the end of its training",
+    )
+    add("--seed", default="0", metavar="N", help="seed of the games and of the agent's draws (0)")
+    add("--out", metavar="DIR", help="where the files go (evaluation, in the run's directory)")
+    add("--game", metavar="NAME", help="what a model plays that was not saved by this project")
+    add("--protocol", metavar="NAME", help="how that was presented to it (baselines)")
+    add("--device", default="auto", metavar="NAME", help="auto (default), cpu, cuda or cuda:N")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
