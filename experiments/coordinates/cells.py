@@ -1,0 +1,156 @@
+"""The directory of one cell, what is read from it, and the network that is in it.
+
+config.json        what was asked
+status.json        how far it has come
+provenance.json    versions, commit, device, threads, command: one entry per start
+result.json        the figures, once finished
+weights.pth        the trained network's state dict
+checkpoint.pth     from which it goes on
+events.out.*       TensorBoard
+"""
+
+import io
+import pickle
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import nn
+
+from configs.files import read_bytes, read_json, write_atomically, write_json
+from configs.run_directory import RunDirectory
+from configs.settings import Bounds, build
+from experiments.coordinates.config import CellConfig, load_config
+from experiments.coordinates.tasks import make_network
+
+_MAX_BYTES = 1 << 30
+
+State = Literal["running", "interrupted", "finished", "diverged"]
+
+
+@dataclass(frozen=True)
+class CellStatus:
+    """How far a cell has come.
+
+    Attributes:
+        state: What it is doing, or how it ended.
+        steps: Optimiser steps trained and saved.
+        seconds: Training time, evaluations during training included, over all starts.
+        message: Why it diverged; empty otherwise.
+    """
+
+    state: State
+    steps: Annotated[int, Bounds(0)]
+    seconds: Annotated[float, Bounds(0)]
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class CellDirectory(RunDirectory):
+    """The paths of one cell; its lock and its provenance are those of every run."""
+
+    @property
+    def result_path(self) -> Path:
+        """The figures of the trained network."""
+        return self.path / "result.json"
+
+    @property
+    def weights_path(self) -> Path:
+        """The trained network."""
+        return self.path / "weights.pth"
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """From which training goes on."""
+        return self.path / "checkpoint.pth"
+
+    def read_cell_status(self) -> CellStatus | None:
+        """How far the cell has come; None if it was never started.
+
+        Raises:
+            ValueError: If the file is damaged.
+        """
+        if not self.status_path.exists():
+            return None
+        values = read_json(self.status_path)
+        if not isinstance(values, dict):
+            raise ValueError(f"{self.status_path}: not a status; delete the file and run again.")
+        return build(CellStatus, values, str(self.status_path))
+
+    def write_cell_status(self, status: CellStatus) -> None:
+        """Record how far the cell has come."""
+        write_json(self.status_path, asdict(status))
+
+    def read_result(self) -> dict[str, Any]:
+        """The figures of a finished cell.
+
+        Raises:
+            FileNotFoundError: If it has not finished.
+            ValueError: If the file is damaged.
+        """
+        result = read_json(self.result_path)
+        if not isinstance(result, dict):
+            raise ValueError(f"{self.result_path}: not a result; delete {self.path}.")
+        return result
+
+    def is_finished(self) -> bool:
+        """Whether the cell has its figures and its weights."""
+        status = self.read_cell_status() if self.exists() else None
+        return (
+            status is not None
+            and status.state == "finished"
+            and self.result_path.exists()
+            and self.weights_path.exists()
+        )
+
+    def load_network(self) -> tuple[CellConfig, nn.Module]:
+        """The config of a finished cell and its trained network, on the CPU and not training.
+
+        Raises:
+            FileNotFoundError: If it has not finished.
+            ValueError: If a file is damaged.
+        """
+        config = load_config(self.config_path)
+        network = make_network(config)
+        restore_state(network, load_tensors(self.weights_path), self.weights_path)
+        return config, network.eval()
+
+
+def save_tensors(path: Path, values: Any) -> None:
+    """Write what `load_tensors` reads: state dicts, numbers, text, lists and dicts of them."""
+    buffer = io.BytesIO()
+    torch.save(values, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def load_tensors(path: Path) -> dict[str, Any]:
+    """Read a file of `save_tensors` without running what may be in it.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is damaged or holds anything else; one line.
+    """
+    data = read_bytes(path, max_bytes=_MAX_BYTES)
+    try:
+        values = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError):
+        values = None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is damaged; delete {path.parent} and run again.")
+    return values
+
+
+def restore_state(target: nn.Module | torch.optim.Optimizer, state: Any, path: Path) -> None:
+    """Load a state dict that came from a file.
+
+    Raises:
+        ValueError: If it is not one of this network or optimiser; one line.
+    """
+    try:
+        target.load_state_dict(state)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(
+            f"{path} does not fit the network of its config.json; delete {path.parent} and run "
+            "again."
+        ) from None

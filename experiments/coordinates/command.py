@@ -1,0 +1,169 @@
+"""The command: train the cells that are asked for, then print their table and draw them."""
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from configs.command_line import OneLineParser, exit_on_user_error
+from configs.settings import parse_assignments, parse_value
+from configs.stop_request import StopRequest
+from experiments.coordinates.cells import CellDirectory
+from experiments.coordinates.config import (
+    MODELS,
+    SPLITS,
+    TASKS,
+    CellConfig,
+    ModelName,
+    group_name,
+    make_config,
+    settable_fields,
+)
+from experiments.coordinates.pictures import draw_group
+from experiments.coordinates.table import format_table
+from experiments.coordinates.training import Divergence, TrainingStopped, plan_cell, train_cell
+
+FAILED = 1
+SIGNAL_BASE = 128  # a shell's exit status for a process that a signal ended
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, plan, train, show; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    with exit_on_user_error():
+        overrides = _overrides(options)
+        # CoordConv first: the plain network then gets at least the same time.
+        models: Sequence[ModelName] = ("coordconv", "cnn")
+        groups = [
+            [
+                make_config(task, split, model, overrides)
+                for model in models
+                if options.model in (model, "both")
+            ]
+            for task in _chosen(options.task, TASKS)
+            for split in _chosen(options.split, SPLITS)
+        ]
+        return _run(
+            groups, Path(options.runs), not {"total_steps", "total_seconds"}.isdisjoint(overrides)
+        )
+
+
+def _run(groups: Iterable[Sequence[CellConfig]], runs: Path, budget_is_asked: bool) -> int:
+    stop = StopRequest()
+    results: list[dict[str, Any]] = []
+    status = 0
+    with stop.on_signals():
+        for group in groups:
+            for config in group:
+                directory = CellDirectory(runs / config.name)
+                try:
+                    if not budget_is_asked and config.cell.model == "cnn":
+                        config = _give_time_of_coordconv(config, runs)
+                    results.append(_train(directory, config, stop, budget_is_asked))
+                except TrainingStopped:
+                    assert stop.signal is not None
+                    _say(f"{directory.path}: saved; the same command goes on from here.")
+                    return SIGNAL_BASE + stop.signal
+                except Divergence as error:
+                    print(f"{config.name}: {error}", file=sys.stderr)
+                    status = FAILED
+            cell = group[0].cell
+            for path in draw_group(runs / group_name(cell.task, cell.split), cell.seed):
+                _say(f"drawn: {path}")
+    if results:
+        _say("\n" + format_table(results))
+    return status
+
+
+def _train(
+    directory: CellDirectory, config: CellConfig, stop: StopRequest, budget_is_asked: bool
+) -> dict[str, Any]:
+    """Train one cell if it is not finished, and return its result."""
+    plan, config = plan_cell(directory, config, budget_is_asked=budget_is_asked)
+    if plan == "finished":
+        _say(f"{directory.path}: finished; a larger --steps or --seconds extends it.")
+        return directory.read_result()
+    if stop:
+        raise TrainingStopped
+    _say(f"{config.name}: training for at most {config.budget}.")
+    result = train_cell(directory, config, stop, _say)
+    _say(f"{directory.path}: finished, {result['steps']:_} steps in {result['seconds']:.1f} s.")
+    return result
+
+
+def _give_time_of_coordconv(config: CellConfig, runs: Path) -> CellConfig:
+    """Give a plain network at least the time that CoordConv had on the same task."""
+    cell = config.cell
+    other = CellDirectory(
+        runs / group_name(cell.task, cell.split) / "coordconv" / f"seed{cell.seed}"
+    )
+    if not other.is_finished():
+        return config
+    seconds = max(config.budget.total_seconds, float(other.read_result()["seconds"]))
+    return config.with_budget(replace(config.budget, total_seconds=seconds))
+
+
+def _overrides(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings that the command line gives, by name."""
+    fields = settable_fields()
+    overrides = parse_assignments(options.set, fields)
+    if options.steps is not None and options.seconds is not None:
+        raise ValueError("--steps and --seconds both set the budget; give one of them.")
+    flags = {
+        "--seed": ("seed", options.seed),
+        "--steps": ("total_steps", options.steps),
+        "--seconds": ("total_seconds", options.seconds),
+    }
+    for flag, (name, text) in flags.items():
+        if text is None:
+            continue
+        if name in overrides:
+            raise ValueError(f"{flag} and --set {name}=... both set `{name}`; give one of them.")
+        overrides[name] = parse_value(name, text, fields[name], flag)
+    return overrides
+
+
+def _chosen(choice: str, names: Sequence[Any]) -> Sequence[Any]:
+    return names if choice == "all" else (choice,)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog="python -m experiments.coordinates",
+        description="Train the plain network and the CoordConv network on a coordinate task, and "
+        "draw what they learned. Without arguments: classification, a demonstration of about a "
+        "minute. The same command again goes on where it stopped.",
+    )
+    add = parser.add_argument
+    add(
+        "--task",
+        default="classification",
+        choices=(*TASKS, "all"),
+        help="classification (default): coordinates to a pixel; regression: a pixel to "
+        "coordinates; rendering: coordinates to a square",
+    )
+    add(
+        "--split",
+        default="uniform",
+        choices=(*SPLITS, "all"),
+        help="held out: a random quarter (uniform, default) or the lower right quadrant",
+    )
+    add("--model", default="both", choices=(*MODELS, "both"), help="the network (both)")
+    add("--seed", metavar="N", help="seed of initial weights and order of examples (0)")
+    add("--steps", metavar="N", help="train every network for at most N steps")
+    add("--seconds", metavar="S", help="train every network for at most S seconds")
+    add("--runs", default="runs", metavar="DIR", help="folder the results go to (runs)")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any other setting of configs/coordinates.toml; repeatable",
+    )
+    return parser

@@ -1,0 +1,298 @@
+"""The pictures of one task and split, drawn from the finished cells on disk.
+
+Everything that a picture says is also said without colour: by shape, by lightness or in words.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.image
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Picture
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from configs.files import write_atomically
+from experiments.coordinates.cells import CellDirectory
+from experiments.coordinates.config import MODELS, CellConfig
+from experiments.coordinates.data import SQUARE_RADIUS, Split, split_positions
+from experiments.coordinates.table import headline_of, show_figure
+from experiments.coordinates.tasks import Figure, examples_per_pass, judge_positions, make_task
+
+_DOTS_PER_INCH = 110
+_NAMES = {"cnn": "plain network", "coordconv": "CoordConv"}
+_PART_NAMES = {"train": "training", "test": "test"}
+_RIGHT, _WRONG, _UNUSED = "#c9d7e8", "#7a0c0c", "#ffffff"
+_MARGIN = 4  # pixels between the square of the zoomed pictures and their edge
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """A finished cell, opened."""
+
+    config: CellConfig
+    result: dict[str, Any]
+    network: nn.Module
+    judged: dict[str, dict[Figure, Tensor]]  # by part: every example's figures
+
+    @property
+    def name(self) -> str:
+        return f"{_NAMES[self.config.cell.model]} ({self.result['parameters']:,} weights)"
+
+    @torch.no_grad()
+    def answer(self, positions: Tensor) -> Tensor:
+        """The network's output for positions [N, 2]."""
+        size = self.config.data.canvas_size
+        output: Tensor = self.network(
+            make_task(self.config.cell.task, size).encode(positions, size)
+        )
+        return output
+
+
+def draw_group(directory: Path, seed: int) -> list[Path]:
+    """Draw the cells of one task, split and seed, and give the pictures to TensorBoard too.
+
+    Args:
+        directory: `runs/coordinates/<task>-<split>`.
+        seed: Of the cells.
+
+    Returns:
+        The PNG files, in `directory`; none if no cell has finished.
+    """
+    trained = [
+        _open(cell)
+        for model in MODELS
+        if (cell := CellDirectory(directory / model / f"seed{seed}")).is_finished()
+    ]
+    if not trained:
+        return []
+    config = trained[0].config
+    split = split_positions(config.cell.split, config.data.canvas_size, config.data.split_seed)
+    with mpl.rc_context({"font.size": 9, "axes.titlesize": 9, "savefig.dpi": _DOTS_PER_INCH}):
+        pictures = {"canvas": _draw_canvas(trained, split), "curve": _draw_curve(trained)}
+        if config.cell.task != "regression":
+            pictures["prediction"] = _draw_prediction(trained, split)
+    for events in directory.glob("events.out.*"):
+        events.unlink()
+    writer = SummaryWriter(str(directory))
+    paths = []
+    for name, picture in pictures.items():
+        path = directory / f"{name}-seed{seed}.png"
+        png = io.BytesIO()
+        picture.savefig(png, format="png", metadata={"Software": None})
+        write_atomically(path, png.getvalue())
+        png.seek(0)
+        pixels = mpl.image.imread(png, format="png")
+        writer.add_image(f"seed{seed}/{name}", pixels[..., :3], dataformats="HWC")
+        paths.append(path)
+    writer.close()
+    return paths
+
+
+def _open(cell: CellDirectory) -> _Trained:
+    config, network = cell.load_network()
+    size = config.data.canvas_size
+    task = make_task(config.cell.task, size)
+    split = split_positions(config.cell.split, size, config.data.split_seed)
+    judged = {
+        part: judge_positions(network, task, positions, size, examples_per_pass(config))
+        for part, positions in split._asdict().items()
+    }
+    return _Trained(config, cell.read_result(), network, judged)
+
+
+def _draw_canvas(trained: Sequence[_Trained], split: Split) -> Picture:
+    """Where on the canvas the examples are and which are right: networks down, parts across."""
+    config = trained[0].config
+    size, task = config.data.canvas_size, config.cell.task
+    picture = Picture(figsize=(7.4, 1.2 + 3.7 * len(trained)), layout="constrained")
+    grid = picture.subplots(len(trained), 2, squeeze=False, sharex=True, sharey=True)
+    for row, cell in zip(grid, trained, strict=True):
+        for axes, (part, positions) in zip(row, split._asdict().items(), strict=True):
+            figure = headline_of(cell.result)
+            mean = show_figure(figure, cell.result[f"{part}_{figure}"])
+            axes.set_title(f"{cell.name}\n{_PART_NAMES[part]} examples: {mean}")
+            axes.set(xlabel="column", ylabel="row", aspect="equal")
+            axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5))
+            axes.label_outer()
+            if task == "regression":
+                _plot_predicted_points(axes, cell.answer(positions) * size, positions)
+            else:
+                values = cell.judged[part]["accuracy" if task == "classification" else "iou"]
+                shown = _plot_values(axes, values, positions, size, task == "classification")
+    cell_of = f"{task}, {config.cell.split} split, seed {config.cell.seed}"
+    picture.suptitle(f"{cell_of}: every example at its place on the canvas")
+    if task == "rendering":
+        picture.colorbar(shown, ax=grid, shrink=0.6, label="intersection over union")
+    else:
+        handles: list[Any] = (
+            [Patch(fc=_RIGHT, label="right"), Patch(fc=_WRONG, label="wrong")]
+            if task == "classification"
+            else [
+                Line2D([], [], ls="", marker="s", ms=4, color="#c4c4c4", label="true position"),
+                Line2D([], [], ls="", marker=".", ms=5, color="#08306b", label="predicted"),
+            ]
+        )
+        picture.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    return picture
+
+
+def _plot_values(
+    axes: Axes, values: Tensor, positions: Tensor, size: int, is_right_or_wrong: bool
+) -> Any:
+    image = np.full((size, size), np.nan)
+    rows, columns = positions.unbind(1)
+    image[rows.numpy(), columns.numpy()] = values.numpy()
+    colours = mpl.colors.ListedColormap([_WRONG, _RIGHT]) if is_right_or_wrong else "gray"
+    axes.set_facecolor(_UNUSED if is_right_or_wrong else "#b8cbe6")
+    return axes.imshow(image, cmap=colours, vmin=0, vmax=1, interpolation="nearest")
+
+
+def _plot_predicted_points(axes: Axes, predicted: Tensor, positions: Tensor) -> None:
+    (true_rows, true_columns), (rows, columns) = positions.numpy().T, predicted.numpy().T
+    axes.plot(true_columns, true_rows, "s", ms=3.4, color="#c4c4c4", mew=0)
+    axes.plot(columns, rows, ".", ms=2.4, color="#08306b", mew=0)
+
+
+def _draw_curve(trained: Sequence[_Trained]) -> Picture:
+    """The headline figure against training time."""
+    config = trained[0].config
+    picture = Picture(figsize=(7.0, 3.8), layout="constrained")
+    axes = picture.subplots()
+    figure = headline_of(trained[0].result)
+    styles = {"cnn": ("#b2182b", "s"), "coordconv": ("#08306b", "o")}
+    for cell in trained:
+        curve = cell.result["curve"]
+        seconds = [row["seconds"] for row in curve]
+        colour, marker = styles[cell.config.cell.model]
+        for part, line in (("train", "--"), ("test", "-")):
+            axes.plot(
+                seconds,
+                [row[f"{part}_{figure}"] for row in curve],
+                line,
+                color=colour,
+                lw=1.4,
+                marker=marker,
+                ms=3.5,
+                markevery=max(len(curve) // 12, 1),
+                fillstyle="full" if part == "test" else "none",
+                label=f"{_NAMES[cell.config.cell.model]}, {_PART_NAMES[part]}",
+            )
+        perfect = cell.result["seconds_to_perfect"]
+        if perfect is not None:
+            axes.axvline(perfect, color=colour, lw=0.8, ls=":")
+            axes.annotate(
+                f" all right after {perfect:.1f} s", (perfect, 0.5), color=colour, fontsize=8
+            )
+    labels = {
+        "accuracy": "accuracy",
+        "iou": "intersection over union",
+        "error_pixels": "mean error (pixels)",
+    }
+    axes.set(xlabel="training time (seconds)", ylabel=labels[figure])
+    if figure == "error_pixels":
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(-0.03, 1.03)
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.3)
+    axes.set_title(
+        f"{config.cell.task}, {config.cell.split} split, seed {config.cell.seed} "
+        f"(on {config.training.evaluate_examples} examples of each part)"
+    )
+    picture.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    return picture
+
+
+def _draw_prediction(trained: Sequence[_Trained], split: Split) -> Picture:
+    """The prediction around the target of three examples per network, the target boxed."""
+    config = trained[0].config
+    radius = 0 if config.cell.task == "classification" else SQUARE_RADIUS
+    reach = radius + _MARGIN
+    picture = Picture(figsize=(7.4, 0.9 + 2.8 * len(trained)), layout="constrained")
+    grid = picture.subplots(len(trained), 3, squeeze=False)
+    for row, cell in zip(grid, trained, strict=True):
+        for axes, (title, position) in zip(row, _choose_examples(cell, split), strict=True):
+            if position is None:
+                axes.set_axis_off()
+                axes.text(0.5, 0.5, title, ha="center", va="center", transform=axes.transAxes)
+                continue
+            logits = cell.answer(position[None])[0]
+            if config.cell.task == "classification":
+                image = logits.flatten().softmax(0).view(logits.shape)
+            else:
+                image = logits.sigmoid()
+            target_row, target_column = map(int, position)
+            axes.imshow(image.numpy(), cmap="gray_r", vmin=0, vmax=float(image.max()))
+            axes.add_patch(
+                Rectangle(
+                    (target_column - radius - 0.5, target_row - radius - 0.5),
+                    *(2 * radius + 1, 2 * radius + 1),
+                    fill=False,
+                    ec="red",
+                    lw=2,
+                )
+            )
+            axes.set(
+                xlim=(target_column - reach - 0.5, target_column + reach + 0.5),
+                ylim=(target_row + reach + 0.5, target_row - reach - 0.5),
+            )
+            at_target = float(image[target_row, target_column])
+            axes.set_title(f"{title}\non target {at_target:.2f}, highest {float(image.max()):.2f}")
+            axes.tick_params(labelsize=7)
+        row[0].set_ylabel(f"{cell.name}\nrow")
+    for axes in grid[-1]:
+        axes.set_xlabel("column")
+    picture.suptitle(
+        f"{config.cell.task}, {config.cell.split} split, seed {config.cell.seed}: "
+        "probability around the target (red box)"
+    )
+    return picture
+
+
+def _choose_examples(cell: _Trained, split: Split) -> list[tuple[str, Tensor | None]]:
+    """Choose a training example, a barely right test example and a wrong one, with titles."""
+    if cell.config.cell.task == "rendering":
+        iou, train_iou = cell.judged["test"]["iou"], cell.judged["train"]["iou"]
+        median = iou.median()
+        return [
+            ("training, median", split.train[int((train_iou - train_iou.median()).abs().argmin())]),
+            (f"test, median (IOU {median:.2f})", split.test[int((iou - median).abs().argmin())]),
+            (f"test, worst (IOU {iou.min():.2f})", split.test[int(iou.argmin())]),
+        ]
+    right = cell.judged["train"]["accuracy"] == 1
+    train = split.train[int(right.int().argmax())]
+    train_title = "training, right" if right.any() else "training, wrong (none is right)"
+    return [
+        (train_title, train),
+        _barely_right(cell, split),
+        _nearly_right(cell, split),
+    ]
+
+
+def _barely_right(cell: _Trained, split: Split) -> tuple[str, Tensor | None]:
+    candidates = split.test[cell.judged["test"]["accuracy"] == 1]
+    if not len(candidates):
+        return "no test example\nis right", None
+    margins = [
+        float(best[0] - best[1])
+        for candidate in candidates
+        for best in [cell.answer(candidate[None]).flatten().topk(2).values]
+    ]
+    return "test, barely right", candidates[int(np.argmin(margins))]
+
+
+def _nearly_right(cell: _Trained, split: Split) -> tuple[str, Tensor | None]:
+    wrong = cell.judged["test"]["accuracy"] == 0
+    if not wrong.any():
+        return "no test example\nis wrong", None
+    error = cell.judged["test"]["error_pixels"][wrong]
+    return f"test, wrong by {error.min():.1f} pixels", split.test[wrong][int(error.argmin())]

@@ -1,0 +1,74 @@
+"""The closing table: one line per cell."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+_HEAD = ("task-split", "network", "seed", "weights", "steps", "time", "train", "test", "all right")
+
+
+def format_table(results: Sequence[Mapping[str, Any]]) -> str:
+    """Lay out the content of `result.json` files as text.
+
+    Below the table stands, for every pair of networks, how far the plain one was when CoordConv
+    had every example right.
+    """
+    rows = [_HEAD, *(_row(result) for result in results)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            text.ljust(width) if index < 2 else text.rjust(width)
+            for index, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([*lines, *_same_time(results)])
+
+
+def headline_of(result: Mapping[str, Any]) -> str:
+    """The name of the figure that a task is about."""
+    names = {"classification": "accuracy", "regression": "error_pixels", "rendering": "iou"}
+    return names[result["task"]]
+
+
+def show_figure(figure: str, value: float) -> str:
+    """Write a figure with its unit."""
+    if figure == "accuracy":
+        return f"{100 * value:.3g} %" if value < 0.9995 or value == 1 else f"{100 * value:.2f} %"
+    return f"{value:.3f} px" if figure == "error_pixels" else f"IOU {value:.3f}"
+
+
+def _row(result: Mapping[str, Any]) -> tuple[str, ...]:
+    figure = headline_of(result)
+    perfect = result["seconds_to_perfect"]
+    return (
+        f"{result['task']}-{result['split']}",
+        result["model"],
+        str(result["seed"]),
+        f"{result['parameters']:,}",
+        f"{result['steps']:,}",
+        f"{result['seconds']:.1f} s",
+        show_figure(figure, result[f"train_{figure}"]),
+        show_figure(figure, result[f"test_{figure}"]),
+        "-" if perfect is None else f"after {perfect:.1f} s",
+    )
+
+
+def _same_time(results: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    """Say what the plain network had reached when CoordConv was perfect."""
+    for ours in results:
+        if ours["model"] != "coordconv" or ours["seconds_to_perfect"] is None:
+            continue
+        figure = headline_of(ours)
+        for plain in results:
+            if plain["model"] != "cnn" or any(
+                plain[key] != ours[key] for key in ("task", "split", "seed")
+            ):
+                continue
+            before = [r for r in plain["curve"] if r["seconds"] <= ours["seconds_to_perfect"]]
+            if before:
+                yield (
+                    f"After the {ours['seconds_to_perfect']:.1f} s that CoordConv took on "
+                    f"{ours['task']}-{ours['split']}, the plain network had "
+                    f"{show_figure(figure, before[-1][f'train_{figure}'])} (train) and "
+                    f"{show_figure(figure, before[-1][f'test_{figure}'])} (test) on a sample."
+                )
