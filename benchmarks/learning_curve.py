@@ -1,0 +1,63 @@
+"""Draw the learning curves of runs: `python -m benchmarks.learning_curve OUT.png RUN_DIR...`.
+
+Each dot is a whole game, the line the mean of the last 100, over the agent steps of training.
+"""
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from configs.command_line import OneLineParser, exit_on_user_error
+from configs.run_config import load_config
+from configs.run_directory import RunDirectory
+
+WINDOW = 100  # games
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Draw and write the picture; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    with exit_on_user_error():
+        figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
+        for path in options.runs:
+            directory = RunDirectory(path)
+            config = load_config(directory.config_path)
+            steps, returns = _read_episodes(directory.episodes_path)
+            dots = axes.plot(steps / 1e6, returns, ".", markersize=1, alpha=0.25)
+            means = np.convolve(returns, np.ones(WINDOW) / WINDOW, "valid")
+            axes.plot(
+                steps[WINDOW - 1 :] / 1e6,
+                means,
+                color=dots[0].get_color(),
+                label=f"{config.name}, mean of {WINDOW} games",
+            )
+        axes.set(xlabel="million agent steps (4 frames each)", ylabel="return of a whole game")
+        axes.grid(alpha=0.3)
+        axes.legend(loc="upper left")
+        figure.savefig(options.out, dpi=110)
+    return 0
+
+
+def _read_episodes(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Agent steps at the end of each game, and its return."""
+    with path.open(encoding="utf-8") as file:
+        rows = [(float(row["agent_steps"]), float(row["return"])) for row in csv.DictReader(file)]
+    if len(rows) < WINDOW:
+        raise ValueError(f"{path} has {len(rows)} games; a curve needs {WINDOW}.")
+    steps, returns = np.array(rows).T
+    return steps, returns
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="python -m benchmarks.learning_curve", description=__doc__)
+    parser.add_argument("out", type=Path, help="the PNG to write")
+    parser.add_argument("runs", type=Path, nargs="+", help="run directories")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
