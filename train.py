@@ -1,14 +1,17 @@
-"""Train an agent on an Atari game: `python train.py --game Pong --coordconv`."""
+"""Train agents on Atari games: `python train.py --game Pong --coordconv`, or `--compare`."""
 
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from configs.command_line import OneLineParser, exit_on_user_error
 from configs.process_settings import prepare_process
 from configs.run_config import make_config, settable_fields, to_json
-from configs.settings import parse_assignments, parse_value
+from configs.settings import Bounds, parse_assignments, parse_value
+
+_OF_ONE_RUN = ("game", "seed", "coordconv", "coord_layers", "radius", "coord_init")
+_OF_A_COMPARISON = ("games", "arms", "seeds", "jobs", "ray")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,6 +24,11 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(all_games()))
         return 0
     with exit_on_user_error():
+        if not options.runs.strip() or not options.runs.isprintable():
+            raise ValueError(f"--runs must name a folder, got {options.runs!r}.")
+        _check_mode(options)
+        if options.compare:
+            return _compare(options)
         config = _ask(options)
         if options.dry_run:
             print(to_json(config), end="")
@@ -38,10 +46,55 @@ def _ask(options: argparse.Namespace) -> Any:
         raise ValueError(
             "--game is missing: name a game, such as --game Pong; --list-games lists them."
         )
-    algo = options.algo
-    fields = settable_fields(algo)
+    overrides = _overrides(options, settable_fields(options.algo))
+    return make_config(find_game(options.game).name, options.algo, overrides)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    """Carry out the comparison that the command line asks for; returns the exit status."""
+    from experiments.comparison.command import run_comparison
+    from experiments.comparison.plan import make_plan, settable_criteria
+
+    def count(name: str, maximum: int) -> int | None:
+        text = getattr(options, name)
+        if text is None:
+            return None
+        return int(parse_value(name, text, Annotated[int, Bounds(1, maximum)], f"--{name}"))
+
+    plan = make_plan(
+        algo=options.algo,
+        overrides=_overrides(options, settable_fields(options.algo) | settable_criteria()),
+        games=options.games,
+        arms=options.arms,
+        seeds=count("seeds", 1000),
+    )
+    return run_comparison(
+        plan,
+        Path(options.runs),
+        jobs=count("jobs", 1024),
+        ray_address=options.ray,
+        dry_run=options.dry_run,
+    )
+
+
+def _check_mode(options: argparse.Namespace) -> None:
+    """Refuse options of one run beside --compare, and the other way round."""
+    for name in _OF_ONE_RUN if options.compare else _OF_A_COMPARISON:
+        if getattr(options, name) not in (None, False):
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(
+                f"{flag} is for one run, not for --compare; use --games, --arms and --seeds."
+                if options.compare
+                else f"{flag} is for a comparison; add --compare."
+            )
+
+
+def _overrides(options: argparse.Namespace, fields: dict[str, Any]) -> dict[str, Any]:
+    """The settings that the command line gives, by name."""
     overrides = parse_assignments(options.set, fields)
     layers = options.coord_layers
+    if layers is not None and not "".join(layers).strip():
+        raise ValueError("--coord-layers must name convolutions, 0 to 2, got none.")
     flags: dict[str, tuple[str, Any]] = {
         "--seed": ("seed", options.seed),
         "--steps": ("total_agent_steps", options.steps),
@@ -62,13 +115,14 @@ def _ask(options: argparse.Namespace) -> Any:
         if name in overrides:
             raise ValueError(f"{flag} and --set {name}=... both set `{name}`; give one of them.")
         overrides[name] = parse_value(name, text, fields[name], flag)
-    return make_config(find_game(options.game).name, algo, overrides)
+    return overrides
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         description="Train an Atari agent with Stable-Baselines3's A2C or DQN, with or without "
-        "CoordConv. The same command again goes on where the run stopped."
+        "CoordConv; or, with --compare, both on nine games, ending in a verdict per game. The same "
+        "command again goes on where it stopped."
     )
     add = parser.add_argument
     add("--game", metavar="NAME", help="the game, such as Pong")
@@ -96,8 +150,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="any other setting of configs/*.toml; repeatable",
     )
+    add("--compare", action="store_true", help="train a whole comparison, and write its report")
+    add("--games", nargs="+", metavar="NAME", help="games of the comparison (nine)")
+    add("--arms", nargs="+", metavar="ARM", help="networks, the baseline first (cnn coordconv)")
+    add("--seeds", metavar="N", help="seeds per game and arm (5)")
+    add("--jobs", metavar="N", help="runs trained at the same time (one per core)")
+    add("--ray", metavar="ADDRESS", help="train the comparison on a Ray cluster: address, or auto")
     add("--list-games", action="store_true", help="print the games' names and exit")
-    add("--dry-run", action="store_true", help="print the resolved config and exit")
+    add("--dry-run", action="store_true", help="print the resolved config, or the plan, and exit")
     return parser
 
 

@@ -160,10 +160,12 @@ def test_episodes_that_find_no_room(
 
 def test_tensorboard_rows_that_find_no_room(uninterrupted: RunDirectory, tmp_path: Path) -> None:
     config = short_config(algo_of(uninterrupted))
+    folder = run_directory(tmp_path, config).path
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def limit() -> bool:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, limits[1]))
+        (events,) = folder.glob("events.*")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (events.stat().st_size, limits[1]))
         return False
 
     try:
@@ -171,7 +173,6 @@ def test_tensorboard_rows_that_find_no_room(uninterrupted: RunDirectory, tmp_pat
             train(tmp_path, config, Interruption(A2C_UPDATES, limit))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    folder = run_directory(tmp_path, config).path
     assert re.fullmatch(
         rf"{folder}/events\.out\.tfevents\.\S+ cannot be written \(File too large\); raise the "
         r"limit on file sizes\.",

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from agents.evaluation import (
     score_actions,
     summarise_returns,
 )
+from agents.video import replay_game
 from configs.protocols import load_protocol
 from configs.run_config import make_config, to_json
 from configs.run_directory import RunDirectory
@@ -52,7 +54,7 @@ def make_decided(policy) -> None:
     generator = torch.Generator().manual_seed(5)
     head = policy.action_net if hasattr(policy, "action_net") else policy.q_net.q_net[0]
     with torch.no_grad():
-        head.weight.copy_(torch.randn(head.weight.shape, generator=generator))
+        head.weight.copy_(torch.randn(head.weight.shape, generator=generator) / 10)
 
 
 def make_ours(algo: str, **overrides):
@@ -123,18 +125,35 @@ def test_without_randomness_the_best_action_is_taken_and_nothing_drawn():
 # --- playing --------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def short_games(monkeypatch) -> None:
+    """End every game after 50 actions."""
+    monkeypatch.setattr(
+        "agents.evaluation.load_protocol",
+        lambda name: replace(load_protocol(name), max_frames_per_game=200),
+    )
+
+
+@pytest.mark.usefixtures("short_games")
 def test_a_game_is_the_same_however_many_are_played(breakout_agent):
     """Also when it is the second of its environment, beside seven others or beside none."""
     many = list(play_games(breakout_agent, 10, 3, None))
     assert sorted(number for number, _ in many) == list(range(10))
     assert len({game.actions for _, game in many}) == 10
+    assert {(len(game.actions), game.time_limit) for _, game in many} == {(50, True)}
     two = list(play_games(breakout_agent, 2, 3, None))
     assert sorted(number for number, _ in two) == [0, 1]
     assert dict(two).items() <= dict(many).items()
     nine = dict(play_games(breakout_agent, 9, 3, None))
     assert nine[8] == dict(many)[8]
+    protocol = replace(load_protocol("baselines"), max_frames_per_game=200)
+    for _, game in many:  # the seed and the actions are all there is to it
+        assert game.actions[:2] == b"\x01\x02"  # the presses at its start
+        scored = {name: value for name, value in vars(game).items() if name != "time_limit"}
+        assert len(list(replay_game(breakout_agent.game, protocol, **scored))) == game.length_frames
 
 
+@pytest.mark.usefixtures("short_games")
 def test_another_seed_gives_other_games(breakout_agent):
     [(_, one)] = play_games(breakout_agent, 1, 3, None)
     [(_, other)] = play_games(breakout_agent, 1, 4, None)
@@ -145,22 +164,35 @@ def test_another_seed_gives_other_games(breakout_agent):
 def test_the_agent_sees_what_it_saw_in_training(breakout_agent, protocol_name, monkeypatch):
     """A scored game is what training's own environment makes of the same seed and actions."""
     monkeypatch.setattr(envs.atari_vec_env, "EmulatedGame", RecordedGame)
-    agent = TrainedAgent(**(vars(breakout_agent) | {"protocol_name": protocol_name}))
-    [(_, played)] = play_games(agent, 1, 6, None)
+    agent = replace(breakout_agent, protocol_name=protocol_name)
+    seen = []
+
+    def note_and_score(policy, stacks):
+        assert len(stacks) == 8  # whatever the number of games
+        seen.append(stacks[0].copy())
+        return score_actions(policy, stacks)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("agents.evaluation.score_actions", note_and_score)
+        [(_, played)] = play_games(agent, 1, 6, None)
     env = AtariVecEnv(agent.game, load_protocol(protocol_name), 1, 6)
     generator = make_generator(6, 0)
     observations = np.zeros((8, 4, 84, 84), dtype=np.uint8)
     observations[:1] = env.reset()
     finished, episodes = None, 0
-    while finished is None:
+    for stack in seen:
+        assert finished is None
+        np.testing.assert_array_equal(stack, observations[0])
         scores = score_actions(agent.policy, observations)[0]
         action = choose_action(scores, None, generator)
         observations[:1], _, dones, [info] = env.step(np.array([action]))
         episodes += int(dones[0])
         finished = info.get("episode")
+    assert finished is not None
     assert episodes == (5 if protocol_name == "baselines" else 1)  # lives
     assert (played.raw_return, played.length_frames) == (finished["r"], finished["l"])
     assert len(played.actions) == finished["agent_steps"]
+    assert played.actions == bytes(env._games[0].sent[: len(played.actions)])
     assert played.seed == game_seed(6, 0, 0, "evaluation")
 
 

@@ -15,9 +15,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, int | None]:
     """Bytes of memory and disk that the checks see."""
     has: dict[str, int | None] = {"memory": 10**15, "disk": 10**15}
     monkeypatch.setattr(resources, "available_memory", lambda: has["memory"])
-    monkeypatch.setattr(
-        resources.shutil, "disk_usage", lambda _: type("Usage", (), {"free": has["disk"]})
-    )
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": has["disk"]}))
     return has
 
 

@@ -30,7 +30,7 @@ from experiments.coordinates.tasks import Figure, examples_per_pass, judge_posit
 _DOTS_PER_INCH = 110
 _NAMES = {"cnn": "plain network", "coordconv": "CoordConv"}
 _PART_NAMES = {"train": "training", "test": "test"}
-_RIGHT, _WRONG, _UNUSED = "#c9d7e8", "#7a0c0c", "#ffffff"
+_RIGHT, _WRONG = "#c9d7e8", "#7a0c0c"
 _MARGIN = 4  # pixels between the square of the zoomed pictures and their edge
 
 
@@ -134,14 +134,18 @@ def _draw_canvas(trained: Sequence[_Trained], split: Split) -> Picture:
         picture.colorbar(shown, ax=grid, shrink=0.6, label="intersection over union")
     else:
         handles: list[Any] = (
-            [Patch(fc=_RIGHT, label="right"), Patch(fc=_WRONG, label="wrong")]
+            [
+                Patch(fc=_RIGHT, label="right"),
+                Patch(fc=_WRONG, label="wrong"),
+                Patch(fc="white", ec="#b0b0b0", hatch="///", lw=0, label="no example"),
+            ]
             if task == "classification"
             else [
                 Line2D([], [], ls="", marker="s", ms=4, color="#c4c4c4", label="true position"),
                 Line2D([], [], ls="", marker=".", ms=5, color="#08306b", label="predicted"),
             ]
         )
-        picture.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+        picture.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     return picture
 
 
@@ -152,7 +156,7 @@ def _plot_values(
     rows, columns = positions.unbind(1)
     image[rows.numpy(), columns.numpy()] = values.numpy()
     colours = mpl.colors.ListedColormap([_WRONG, _RIGHT]) if is_right_or_wrong else "gray"
-    axes.set_facecolor(_UNUSED if is_right_or_wrong else "#b8cbe6")
+    axes.patch.set(facecolor="white", edgecolor="#b0b0b0", hatch="///", linewidth=0)
     return axes.imshow(image, cmap=colours, vmin=0, vmax=1, interpolation="nearest")
 
 
@@ -231,6 +235,7 @@ def _draw_prediction(trained: Sequence[_Trained], split: Split) -> Picture:
             else:
                 image = logits.sigmoid()
             target_row, target_column = map(int, position)
+            axes.set_facecolor("#dcdcdc")  # beyond the canvas
             axes.imshow(image.numpy(), cmap="gray_r", vmin=0, vmax=float(image.max()))
             axes.add_patch(
                 Rectangle(

@@ -1,0 +1,47 @@
+"""Writes the report of a folder of runs: `python -m experiments.comparison runs`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from configs.command_line import OneLineParser, exit_on_user_error
+from configs.settings import Bounds, parse_value
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the report from what is on the disk; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    with exit_on_user_error():
+        games = parse_value(
+            "episodes", options.episodes, Annotated[int, Bounds(1, 1_000_000)], "--episodes"
+        )
+        from experiments.comparison.ablation import ablate_runs
+        from experiments.comparison.report import write_report
+
+        if options.ablate:
+            ablate_runs(Path(options.runs), games)
+        print(f"written: {write_report(Path(options.runs))}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog="python -m experiments.comparison",
+        description="Write the report of a comparison from the runs below a folder, finished or "
+        "not: report.md, report.json, report.html, figures and TensorBoard's pages.",
+    )
+    add = parser.add_argument
+    add("runs", metavar="RUNS", help="the folder of the runs")
+    add(
+        "--ablate",
+        action="store_true",
+        help="first play games with what position adds set to zero, and shuffled",
+    )
+    add("--episodes", default="10", metavar="N", help="games of each kind and run (10)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""The comparison command: plan, execute, report, and say how it ended."""
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from configs.run_directory import RunDirectory
+from configs.stop_request import StopRequest
+from experiments.comparison.estimate import check_needs, describe_plan
+from experiments.comparison.execute import LocalWorker, count_cores, execute, find_unfinished
+from experiments.comparison.live_table import LiveTable
+from experiments.comparison.plan import ComparisonPlan, continue_plan, load_plan, save_plan
+from experiments.comparison.ray_cluster import connect
+from experiments.comparison.records import gather
+from experiments.comparison.report import write_report
+
+FAILED = 1
+SIGNAL_BASE = 128  # a shell's exit status for a process that a signal ended
+
+
+def run_comparison(
+    asked: ComparisonPlan,
+    runs: Path,
+    *,
+    jobs: int | None,
+    ray_address: str | None,
+    dry_run: bool,
+) -> int:
+    """Carry out a plan, or go on with it, and write its report.
+
+    Args:
+        asked: The plan of the command.
+        runs: The folder of the runs.
+        jobs: Runs at a time; None: one per core, or what the Ray cluster has room for.
+        ray_address: Of a Ray cluster, or "auto"; None for this machine.
+        dry_run: Whether only to say what would be done.
+
+    Returns:
+        0 if all runs ended, 1 if some failed, 130 or 143 if stopped by a signal.
+
+    Raises:
+        OSError: If something cannot be read or written; one line.
+        ValueError: If the plan cannot be carried out as asked; one line.
+    """
+    plan = _continue(asked, runs)
+    unfinished = find_unfinished(plan, runs)
+    stop = StopRequest()
+    with ExitStack() as stack:
+        cluster = None if ray_address is None else stack.enter_context(connect(ray_address))
+        cores = count_cores() if cluster is None else cluster.cores
+        jobs = min(jobs or cores, max(len(unfinished), 1))
+        threads = max(cores // jobs, 1)
+        if cluster is not None:
+            threads = min(threads, cluster.largest_node)
+        if dry_run:
+            print(describe_plan(plan, runs, jobs))
+            return 0
+        if cluster is None:
+            check_needs(unfinished, runs, jobs)
+        stack.enter_context(RunDirectory(runs).lock())  # one comparison per folder
+        stack.enter_context(stop.on_signals())
+        save_plan(plan, runs)
+        failures = execute(
+            plan,
+            runs,
+            jobs=jobs,
+            threads=threads,
+            launch=LocalWorker if cluster is None else cluster.launcher(jobs, threads),
+            stop=stop,
+            table=LiveTable(),
+        )
+        if stop.signal is not None:
+            print(f"{runs}: all runs are saved; the same command goes on from here.", flush=True)
+            return SIGNAL_BASE + stop.signal
+        report = write_report(runs)
+    print(f"written: {report}")
+    for failure in failures:
+        print(f"failed: {failure.name}: {failure.message}; see {failure.log}", file=sys.stderr)
+    return FAILED if failures else 0
+
+
+def _continue(asked: ComparisonPlan, runs: Path) -> ComparisonPlan:
+    saved = load_plan(runs)
+    if saved is None:
+        return asked
+    comparison = gather(runs, saved)
+    judged = any(comparison.is_complete(game) for game in saved.games)
+    return continue_plan(saved, asked, judged=judged)

@@ -1,0 +1,37 @@
+"""Run directories without any training, for tests of what reads them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from agents.recorder import EPISODE_COLUMNS
+from configs.run_config import RunConfig, to_json
+from configs.run_directory import RunDirectory, State
+from configs.source_version import hash_source
+
+
+def write_run(
+    runs: Path,
+    config: RunConfig,
+    returns: Sequence[float],
+    *,
+    state: State = "finished",
+    sources: Sequence[str] | None = None,
+) -> RunDirectory:
+    """Write a run whose games ended at equal distances, ten agent steps a second."""
+    directory = RunDirectory(runs / config.name)
+    directory.path.mkdir(parents=True, exist_ok=True)
+    directory.config_path.write_text(to_json(config))
+    total = config.run.total_agent_steps
+    directory.write_status(state, total if state == "finished" else total // 2)
+    starts = [
+        {"source": source, "python": "3.11.7", "packages": {"torch": "2.13.0"}, "device": "cpu"}
+        for source in ([hash_source()] if sources is None else sources)
+    ]
+    directory.provenance_path.write_text(json.dumps({"starts": starts}))
+    rows = [",".join(EPISODE_COLUMNS)]
+    for number, value in enumerate(returns, 1):
+        step = number * total // len(returns)
+        rows.append(f"{step},0,{value},400,100,0,{step / 10:.3f}")
+    directory.episodes_path.write_text("\n".join(rows) + "\n")
+    return directory
