@@ -238,12 +238,15 @@ def read_episodes(directory: RunDirectory) -> list[dict[str, str]]:
         ]
 
 
-def read_scalars(directory: RunDirectory) -> dict[str, list[tuple[int, float]]]:
-    """Steps and values by tag, without the tags that measure wall-clock time."""
+def read_scalars(directory: RunDirectory) -> dict[str, list[tuple[int, str]]]:
+    """Steps and values by tag, without the tags that measure wall-clock time.
+
+    Values are hexadecimal, so that NaN, the explained variance of equal returns, equals itself.
+    """
     events = EventAccumulator(str(directory.path), size_guidance={"scalars": 0})
     events.Reload()
     return {
-        tag: [(event.step, event.value) for event in events.Scalars(tag)]
+        tag: [(event.step, float(event.value).hex()) for event in events.Scalars(tag)]
         for tag in events.Tags()["scalars"]
         if tag not in WALL_CLOCK_TAGS
     }

@@ -184,14 +184,16 @@ def test_the_plain_network_gets_at_least_the_time_of_coordconv(
 
     def train_cell(directory: Any, config: Any, *_: object) -> dict[str, Any]:
         asked[config.cell.model] = config.budget
+        keys = "task split model seed parameters seconds_to_perfect stopped curve".split()
+        result = dict.fromkeys(keys) | {"steps": 7, "seconds": 123.5}
         directory.path.mkdir(parents=True)
         (directory.path / "config.json").write_text(to_json(config))
         for name in ("result.json", "weights.pth"):
-            (directory.path / name).write_text('{"seconds": 123.5, "steps": 7, "stopped": ""}')
+            (directory.path / name).write_text(json.dumps(result))
         (directory.path / "status.json").write_text(
             '{"state": "finished", "steps": 7, "seconds": 123.5, "message": ""}'
         )
-        return {"steps": 7, "seconds": 123.5}
+        return result
 
     monkeypatch.setattr(command, "train_cell", train_cell)
     monkeypatch.setattr(command, "draw_group", lambda *_: [])

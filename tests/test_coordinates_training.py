@@ -248,6 +248,22 @@ def test_a_longer_budget_extends(finished: CellDirectory, tmp_path: Path) -> Non
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_a_crash_while_extending_does_not_leave_a_finished_cell(
+    finished: CellDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longer = small("regression", "cnn", total_steps=9)
+
+    def crash(*_: object) -> None:
+        raise RuntimeError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "describe_start", crash)
+        with pytest.raises(RuntimeError):
+            train_cell(finished, longer, StopRequest(), lambda _: None)
+    assert plan_cell(finished, longer, budget_is_asked=True)[0] == "resume"
+    assert train(finished.path, longer)["steps"] == 9
+
+
 def test_a_shorter_budget_is_refused_if_it_was_asked_for(finished: CellDirectory) -> None:
     asked = small("regression", "cnn", total_steps=5)
     status = finished.read_cell_status()
@@ -311,7 +327,7 @@ def test_damaged_tensors_are_one_line(finished: CellDirectory, name: str, damage
 
 
 def test_a_damaged_result_and_status_are_one_line(finished: CellDirectory) -> None:
-    finished.result_path.write_text("[]")
+    finished.result_path.write_text('{"task": "regression"}')
     message = f"{finished.result_path}: not a result; delete {finished.path}."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         finished.read_result()

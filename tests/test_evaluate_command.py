@@ -25,7 +25,7 @@ def dqn_model(tmp_path_factory) -> Path:
     return write_run(tmp_path_factory.mktemp("runs") / "dqn", "dqn").path / "final.zip"
 
 
-def read_report(folder: Path) -> dict:
+def read_report(folder: Path):
     return json.loads((folder / "returns.json").read_text())
 
 
@@ -103,7 +103,7 @@ def test_a_model_of_plain_sb3_is_scored_beside_it(tmp_path):
 # --- refusals -------------------------------------------------------------------------------------
 
 
-def refuse(arguments: list[str], capsys) -> str:
+def refuse(arguments, capsys):
     """The one line that a command is refused with."""
     with pytest.raises(SystemExit) as stop:
         evaluate.main(arguments)

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from agents.evaluation import (
 from agents.video import replay_game
 from configs.protocols import load_protocol
 from configs.run_config import make_config, to_json
-from configs.run_directory import RunDirectory
+from configs.run_directory import RunDirectory, State
 from envs.atari_vec_env import AtariVecEnv
 from envs.games import find_game
 from envs.seeding import game_seed
@@ -69,7 +70,7 @@ def make_ours(algo: str, **overrides):
     return config, agent
 
 
-def write_run(path: Path, algo: str = "a2c", state: str = "finished") -> RunDirectory:
+def write_run(path: Path, algo: str = "a2c", state: State = "finished") -> RunDirectory:
     """A run's directory with a model in it: the final one, or else checkpoints of 100 and 200."""
     config, agent = make_ours(algo)
     directory = RunDirectory(path)
@@ -175,7 +176,7 @@ def test_the_agent_sees_what_it_saw_in_training(breakout_agent, protocol_name, m
     with monkeypatch.context() as patch:
         patch.setattr("agents.evaluation.score_actions", note_and_score)
         [(_, played)] = play_games(agent, 1, 6, None)
-    env = AtariVecEnv(agent.game, load_protocol(protocol_name), 1, 6)
+    env: Any = AtariVecEnv(agent.game, load_protocol(protocol_name), 1, 6)
     generator = make_generator(6, 0)
     observations = np.zeros((8, 4, 84, 84), dtype=np.uint8)
     observations[:1] = env.reset()
@@ -207,7 +208,7 @@ def test_every_game_has_its_own_start(number, environment, number_there):
 # --- loading --------------------------------------------------------------------------------------
 
 
-def expected_scores(policy, observations: np.ndarray) -> np.ndarray:
+def expected_scores(policy, observations):
     """What SB3's own model makes of observations."""
     pixels = torch.from_numpy(observations)
     with torch.no_grad():
@@ -237,7 +238,7 @@ def test_our_model_file_acts_as_the_saved_agent(tmp_path, algo, arm):
     assert loaded.final_epsilon == (0.25 if algo == "dqn" else None)
 
 
-def save_foreign(path: Path, algorithm: str, policy_kwargs=None, **space) -> object:
+def save_foreign(path: Path, algorithm: str, policy_kwargs=None, **space):
     """A model of plain SB3, trained by somebody on `make_atari_env` with `VecFrameStack`."""
     settings = {"buffer_size": 10, "exploration_final_eps": 0.02} if algorithm == "DQN" else {}
     model = getattr(stable_baselines3, algorithm)(

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.soak import CASES, SoakFailure, _equal, soak, watch_growth
+from agents.event_file import EventFile
+from benchmarks.soak import CASES, SoakFailure, _equal, read_scalars, soak, watch_growth
+from configs.run_directory import RunDirectory
 
 
 @pytest.mark.parametrize("case", CASES[1:3], ids=lambda case: case.name)
@@ -29,6 +31,15 @@ def test_memory_files_and_threads_do_not_grow(tmp_path: Path) -> None:
     assert growth.first.agent_steps < growth.last.agent_steps
     assert growth.last.anonymous_bytes > 100e6
     assert growth.last.threads >= 2
+
+
+def test_scalars_are_read_to_the_bit(tmp_path: Path) -> None:
+    file = EventFile(tmp_path)
+    for step, value in ((1, 0.5), (2, float("nan"))):
+        file.write({"time/fps": 3, "train/loss": value}, {"time/fps": (), "train/loss": ()}, step)
+    file.close()
+    scalars = read_scalars(RunDirectory(tmp_path))
+    assert scalars == {"train/loss": [(1, "0x1.0000000000000p-1"), (2, "nan")]}
 
 
 @pytest.mark.parametrize(

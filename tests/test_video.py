@@ -107,7 +107,7 @@ def describe(path: Path) -> str:
 
 def decode(path: Path, pixel_format: str, video_filter: str = "null") -> np.ndarray:
     """All frames of a video, flat."""
-    command = [find_ffmpeg(), "-loglevel", "error", "-i", path, "-vf", video_filter]
+    command = [find_ffmpeg(), "-loglevel", "error", "-i", str(path), "-vf", video_filter]
     command += ["-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", pixel_format, "-"]
     return np.frombuffer(subprocess.run(command, capture_output=True, check=True).stdout, np.uint8)
 
@@ -144,7 +144,7 @@ def test_a_video_has_every_frame_sharp_and_in_colour(tmp_path: Path, rows):
 
 def test_frames_are_encoded_as_they_come(tmp_path: Path):
     """Never more than a few frames are in memory: the next is asked for when one is written."""
-    alive = []
+    alive: list[int] = []
 
     class Frame(np.ndarray):
         def __del__(self) -> None:

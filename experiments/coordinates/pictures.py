@@ -80,9 +80,10 @@ def draw_group(directory: Path, seed: int) -> list[Path]:
         pictures = {"canvas": _draw_canvas(trained, split), "curve": _draw_curve(trained)}
         if config.cell.task != "regression":
             pictures["prediction"] = _draw_prediction(trained, split)
-    for events in directory.glob("events.out.*"):
-        events.unlink()
-    writer = SummaryWriter(str(directory))
+    suffix = f".seed{seed}"
+    for events in directory.glob(f"events.out.*{suffix}"):
+        events.unlink(missing_ok=True)
+    writer = SummaryWriter(str(directory), filename_suffix=suffix)
     paths = []
     for name, picture in pictures.items():
         path = directory / f"{name}-seed{seed}.png"

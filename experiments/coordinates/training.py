@@ -152,6 +152,9 @@ def train_cell(
     torch.set_num_threads(threads)
     with directory.lock():
         trainer = _Trainer(directory, config, say)
+        progress = trainer.progress
+        # Before the config: a finished cell that is extended is no longer finished.
+        directory.write_cell_status(CellStatus("running", progress.steps, progress.seconds))
         write_atomically(directory.config_path, to_json(config))
         directory.record_start(describe_start(config.execution.device, threads, {}))
         try:
@@ -161,7 +164,7 @@ def train_cell(
             raise
         except Divergence as error:
             directory.write_cell_status(
-                CellStatus("diverged", trainer.progress.steps, trainer.progress.seconds, str(error))
+                CellStatus("diverged", progress.steps, progress.seconds, str(error))
             )
             raise
         finally:
