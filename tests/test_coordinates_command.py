@@ -13,6 +13,7 @@ import matplotlib.image
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from experiments.coordinates.cells import _RESULT_KEYS
 from experiments.coordinates.command import main
 from experiments.coordinates.config import make_config, to_json
 from experiments.coordinates.pictures import draw_group
@@ -184,8 +185,7 @@ def test_the_plain_network_gets_at_least_the_time_of_coordconv(
 
     def train_cell(directory: Any, config: Any, *_: object) -> dict[str, Any]:
         asked[config.cell.model] = config.budget
-        keys = "task split model seed parameters seconds_to_perfect stopped curve".split()
-        result = dict.fromkeys(keys) | {"steps": 7, "seconds": 123.5}
+        result = dict.fromkeys(_RESULT_KEYS) | {"steps": 7, "seconds": 123.5}
         directory.path.mkdir(parents=True)
         (directory.path / "config.json").write_text(to_json(config))
         for name in ("result.json", "weights.pth"):

@@ -24,7 +24,12 @@ from experiments.coordinates.training import (
     train_cell,
 )
 
-SMALL = {"canvas_size": 16, "threads": 1, "evaluate_every_steps": 5}
+SMALL = {
+    "canvas_size": 16,  # 48 training and 16 test examples
+    "threads": 1,
+    "evaluate_every_steps": 5,
+    "learning_rate_drop_epochs": 200,
+}
 
 
 def small(task: TaskName, model: ModelName, **overrides: Any) -> CellConfig:

@@ -25,9 +25,10 @@ from experiments.coordinates.config import CellConfig, load_config
 from experiments.coordinates.tasks import make_network
 
 _MAX_BYTES = 1 << 30
-_RESULT_KEYS = frozenset(
-    "task split model seed parameters steps seconds seconds_to_perfect stopped curve".split()
-)
+_RESULT_KEYS = {
+    *("task", "split", "model", "seed", "parameters", "curve"),
+    *("steps", "seconds", "seconds_to_perfect", "stopped"),
+}
 
 State = Literal["running", "interrupted", "finished", "diverged"]
 
@@ -93,7 +94,7 @@ class CellDirectory(RunDirectory):
             ValueError: If the file is damaged.
         """
         result = read_json(self.result_path)
-        if not isinstance(result, dict) or not _RESULT_KEYS <= result.keys():
+        if not isinstance(result, dict) or not result.keys() >= _RESULT_KEYS:
             raise ValueError(f"{self.result_path}: not a result; delete {self.path}.")
         return result
 
