@@ -19,7 +19,7 @@ from configs.source_version import hash_source
 from configs.stop_request import StopRequest
 from experiments.comparison.execute import LOG_NAME, execute, find_unfinished
 from experiments.comparison.live_table import LiveTable, format_rows
-from experiments.comparison.plan import ComparisonPlan, make_plan
+from experiments.comparison.plan import ComparisonPlan, load_plan, make_plan, save_plan
 from experiments.comparison.records import RunProgress
 from tests.synthetic_runs import write_run
 from train import main
@@ -97,6 +97,7 @@ class Cluster:
 def run(plan: ComparisonPlan, runs: Path, cluster: Cluster, stop: StopRequest | None = None, **how):
     return execute(
         plan,
+        find_unfinished(plan, runs),
         runs,
         **({"jobs": 2, "threads": 1} | how),
         launch=cluster.launch,
@@ -282,6 +283,25 @@ def test_the_estimate_uses_measured_rates(tmp_path, capsys):
     assert "2 of which" not in out
     assert "2, of which 1 have ended; 1 at a time" in out
     assert "none possible with 1 seeds; 3 or more are needed" in out
+
+
+def test_adding_seeds_to_a_complete_game_is_noted_in_the_plan(tmp_path, capsys):
+    plan = plan_of(games=["Breakout"], seeds=1)
+    save_plan(plan, tmp_path)
+    for config in plan.runs():
+        write_run(tmp_path, config, [1.0]).final_path.touch()
+    for config in plan_of(games=["Breakout"], seeds=2).runs()[2:]:
+        write_run(tmp_path, config, [1.0]).final_path.touch()
+    options = ["--compare", "--games=Breakout", "--steps=100", f"--runs={tmp_path}"]
+    assert main([*options, "--seeds=2"]) == 0
+    saved = load_plan(tmp_path)
+    assert saved is not None
+    assert (saved.seeds, saved.looks) == ((0, 1), (1,))
+    assert "4 have ended, 0 to train" in capsys.readouterr().out
+    assert "look 2" in (tmp_path / "report.md").read_text()
+    with pytest.raises(SystemExit):
+        main([*options, "--seeds=1"])
+    assert "is a plan of 2 seeds, more than the 1 asked for" in capsys.readouterr().err
 
 
 # --- real workers ---------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from experiments.comparison.execute import LocalWorker, count_cores, execute, fi
 from experiments.comparison.live_table import LiveTable
 from experiments.comparison.plan import ComparisonPlan, continue_plan, load_plan, save_plan
 from experiments.comparison.ray_cluster import connect
-from experiments.comparison.records import gather
+from experiments.comparison.records import has_ended
 from experiments.comparison.report import write_report
 
 FAILED = 1
@@ -62,6 +62,7 @@ def run_comparison(
         save_plan(plan, runs)
         failures = execute(
             plan,
+            unfinished,
             runs,
             jobs=jobs,
             threads=threads,
@@ -83,6 +84,9 @@ def _continue(asked: ComparisonPlan, runs: Path) -> ComparisonPlan:
     saved = load_plan(runs)
     if saved is None:
         return asked
-    comparison = gather(runs, saved)
-    judged = any(comparison.is_complete(game) for game in saved.games)
-    return continue_plan(saved, asked, judged=judged)
+    incomplete = {
+        config.run.game
+        for config in saved.runs()
+        if not has_ended(RunDirectory(runs / config.name), config)
+    }
+    return continue_plan(saved, asked, judged=incomplete != set(saved.games))

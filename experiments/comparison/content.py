@@ -128,13 +128,12 @@ def _compose_comparison(
     name = f"differences-{candidate}"
     paper: list[Block] = []
     if candidate.startswith("coordconv"):
-        shown = {**PAPER_COUNT}
         paper = [
             Table(
                 ["", *VERDICTS],
                 [
                     ["here", *(str(compared["count"][verdict]) for verdict in VERDICTS)],
-                    ["Liu et al. 2018", *(str(shown[verdict]) for verdict in VERDICTS)],
+                    ["Liu et al. 2018", *(str(PAPER_COUNT[verdict]) for verdict in VERDICTS)],
                 ],
             ),
             Paragraph(

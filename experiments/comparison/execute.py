@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -16,7 +16,7 @@ from configs.run_directory import RunDirectory
 from configs.stop_request import StopRequest
 from experiments.comparison.live_table import LiveTable
 from experiments.comparison.plan import ComparisonPlan
-from experiments.comparison.records import has_ended, read_run
+from experiments.comparison.records import describe_source, has_ended, read_starts
 
 LOG_NAME = "output.log"
 SECONDS_BETWEEN_LOOKS = 0.2
@@ -120,11 +120,11 @@ def find_unfinished(plan: ComparisonPlan, runs: Path) -> list[RunConfig]:
         if directory.exists():
             plan_run(directory, config)
             _check_length(directory, config)
-            record = read_run(directory)
-            if record.starts and record.source != plan.source:
+            starts = read_starts(directory)
+            if starts and describe_source(starts) != plan.source:
                 raise ValueError(
-                    f"{directory.path} was trained by source version {record.source}, the plan "
-                    f"is for {plan.source}; delete it, or choose another --runs folder."
+                    f"{directory.path} was trained by source version {describe_source(starts)}, "
+                    f"the plan is for {plan.source}; delete it, or choose another --runs folder."
                 )
         if not has_ended(directory, config):
             unfinished.append(config)
@@ -147,6 +147,7 @@ def _check_length(directory: RunDirectory, config: RunConfig) -> None:
 
 def execute(
     plan: ComparisonPlan,
+    unfinished: Sequence[RunConfig],
     runs: Path,
     *,
     jobs: int,
@@ -158,7 +159,8 @@ def execute(
     """Train all unfinished runs of a plan.
 
     Args:
-        plan: What to train.
+        plan: What they belong to.
+        unfinished: From `find_unfinished`.
         runs: The folder of the runs.
         jobs: How many at a time.
         threads: Of each run that has no number of its own yet.
@@ -169,7 +171,7 @@ def execute(
     Returns:
         The runs that failed, also when tried once more.
     """
-    waiting = [_Job(config, 1) for config in find_unfinished(plan, runs)]
+    waiting = [_Job(config, 1) for config in unfinished]
     active: list[_Job] = []
     failures: list[Failure] = []
     table.begin(plan, runs, len(waiting))

@@ -19,6 +19,7 @@ from experiments.comparison.plan import ComparisonPlan
 from experiments.comparison.statistics import FINAL_GAMES, Criteria, FloatArray
 
 _MAX_EPISODES_BYTES = 1 << 30
+_ENDED = ("finished", "diverged")
 _TAIL_BYTES = 16 << 10  # enough for the last 100 games
 
 
@@ -67,13 +68,12 @@ class RunRecord:
     @property
     def has_ended(self) -> bool:
         """Whether there is nothing left to do: a diverged run has ended, too."""
-        return self.state in ("finished", "diverged")
+        return self.state in _ENDED
 
     @property
     def source(self) -> str:
         """The version of the source that trained it; several if it changed between starts."""
-        versions = [str(start.get("source", "unknown")) for start in self.starts]
-        return ", ".join(dict.fromkeys(versions)) or "unknown"
+        return describe_source(self.starts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,21 +121,37 @@ def read_run(directory: RunDirectory) -> RunRecord:
         ValueError: If a file is damaged; one line.
     """
     status = directory.read_status()
-    provenance = read_json(directory.provenance_path) if directory.provenance_path.exists() else {}
-    starts = provenance.get("starts") if isinstance(provenance, dict) else None
-    if starts is None:
-        starts = []
-    if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
-        raise ValueError(f"{directory.provenance_path}: not a list of starts; restore the file.")
     return RunRecord(
         directory=directory,
         config=load_config(directory.config_path),
         state="not started" if status is None else status.state,
         agent_steps=max(0 if status is None else status.agent_steps, _checkpoint_steps(directory)),
         message="" if status is None else status.message,
-        starts=starts,
+        starts=read_starts(directory),
         episodes=read_episodes(directory.episodes_path),
     )
+
+
+def read_starts(directory: RunDirectory) -> list[dict[str, Any]]:
+    """The circumstances of each start of a run; none if it was never started.
+
+    Raises:
+        ValueError: If the file is damaged; one line.
+    """
+    path = directory.provenance_path
+    if not path.exists():
+        return []
+    values = read_json(path)
+    starts = values.get("starts") if isinstance(values, dict) else None
+    if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
+        raise ValueError(f"{path}: not a list of starts; restore the file.")
+    return starts
+
+
+def describe_source(starts: Sequence[dict[str, Any]]) -> str:
+    """The version of the source of all starts; several if it changed between them."""
+    versions = [str(start.get("source", "unknown")) for start in starts]
+    return ", ".join(dict.fromkeys(versions)) or "unknown"
 
 
 def read_episodes(path: Path) -> Episodes:
@@ -200,12 +216,10 @@ def read_progress(directory: RunDirectory) -> RunProgress:
 def has_ended(directory: RunDirectory, planned: RunConfig) -> bool:
     """Whether a planned run has nothing left to do."""
     status = directory.read_status() if directory.exists() else None
-    if status is None:
+    if status is None or status.state not in _ENDED:
         return False
-    if status.state == "diverged":
-        return True
     total = load_config(directory.config_path).run.total_agent_steps
-    return status.state == "finished" and total == planned.run.total_agent_steps
+    return total == planned.run.total_agent_steps
 
 
 def _checkpoint_steps(directory: RunDirectory) -> int:
