@@ -32,7 +32,7 @@ from configs.files import naming_write_errors, parse_json, remove_stale_temporar
 from configs.run_config import RunConfig, to_json
 from configs.run_directory import RunDirectory
 from configs.settings import Bounds, build
-from envs.atari_vec_env import AtariVecEnv
+from envs.atari_vec_env import AtariVecEnv, EnvironmentFailure
 
 KEPT_CHECKPOINTS = 2
 MAX_RESUME_BYTES = 1 << 30
@@ -161,6 +161,7 @@ def restore(file: ModelFile, agent: Agent, env: AtariVecEnv) -> dict[str, Any]:
         The recorder's state, as given to `save_checkpoint`.
 
     Raises:
+        EnvironmentFailure: If an emulator fails.
         ValueError: If the checkpoint does not fit the agent or its games cannot be rebuilt.
     """
     state = parse_json(
@@ -169,6 +170,8 @@ def restore(file: ModelFile, agent: Agent, env: AtariVecEnv) -> dict[str, Any]:
     arrays = file.load_npz("resume.npz")
     try:
         return _restore(file, state, arrays, agent, env)
+    except EnvironmentFailure:
+        raise
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
         raise ValueError(
             f"{file.path}: what it would go on from is not what this release writes "

@@ -294,7 +294,8 @@ def _layout(n_envs: int, transitions: int, slack: int, pixels: int) -> dict[str,
 
 def _slack_of(folder: Path, n_envs: int, transitions: int, pixels: int) -> int | None:
     """The slack of the files in a folder; None if they are not one whole replay memory."""
-    sizes = {path.stem: path.stat().st_size for path in folder.glob("*.bin") if path.is_file()}
+    files = [path for path in folder.glob("*.bin") if path.is_file() and not path.is_symlink()]
+    sizes = {path.stem: path.stat().st_size for path in files}
     slack = sizes.get("actions", 0) // n_envs - transitions
     layout = _layout(n_envs, transitions, max(slack, 0), pixels)
     expected = {name: math.prod(shape) * dtype.itemsize for name, (shape, dtype) in layout.items()}

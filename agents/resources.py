@@ -22,17 +22,14 @@ def check_resources(directory: RunDirectory, config: RunConfig) -> None:
     Raises:
         ValueError: One line, with what is needed, what there is and the remedy.
     """
-    settings = config.hyperparameters
-    if isinstance(settings, DQNHyperparameters):
-        replay = count_bytes(settings.buffer_size, settings.n_envs, replay_slack(config))
-        samples = settings.batch_size
-        smaller = "buffer_size, batch_size, n_envs or checkpoint_every_agent_steps"
-    else:
-        replay = 0
-        samples, smaller = settings.n_envs * settings.n_steps, "n_envs or n_steps"
-    memory = replay + samples * BYTES_PER_SAMPLE + settings.n_envs * BYTES_PER_ENVIRONMENT
+    replay, memory = count_replay_bytes(config), count_memory(config)
     available = available_memory()
     if available is not None and memory > available:
+        smaller = (
+            "buffer_size, batch_size, n_envs or checkpoint_every_agent_steps"
+            if isinstance(config.hyperparameters, DQNHyperparameters)
+            else "n_envs or n_steps"
+        )
         raise ValueError(
             f"{config.name} needs {_gigabytes(memory)} of memory, {_gigabytes(available)} are "
             f"available; set a smaller {smaller}."
@@ -46,6 +43,29 @@ def check_resources(directory: RunDirectory, config: RunConfig) -> None:
             f"{directory.path} needs {_gigabytes(needed)} of disk, {_gigabytes(free)} are free; "
             "make room or choose another --runs folder."
         )
+
+
+def count_memory(config: RunConfig) -> int:
+    """Bytes that a run takes beside the program itself."""
+    settings = config.hyperparameters
+    samples = (
+        settings.batch_size
+        if isinstance(settings, DQNHyperparameters)
+        else settings.n_envs * settings.n_steps
+    )
+    return (
+        count_replay_bytes(config)
+        + samples * BYTES_PER_SAMPLE
+        + settings.n_envs * BYTES_PER_ENVIRONMENT
+    )
+
+
+def count_replay_bytes(config: RunConfig) -> int:
+    """Bytes of a run's replay memory, which lies on the disk and is mapped."""
+    settings = config.hyperparameters
+    if not isinstance(settings, DQNHyperparameters):
+        return 0
+    return count_bytes(settings.buffer_size, settings.n_envs, replay_slack(config))
 
 
 def available_memory() -> int | None:

@@ -3,7 +3,7 @@
 import math
 import os
 import shutil
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import asdict, replace
 from typing import Literal
 
@@ -42,6 +42,7 @@ from envs.atari_vec_env import AtariVecEnv
 from envs.games import find_game
 
 REFILL_CHUNK_AGENT_STEPS = 256
+REBUILD_SECONDS_PER_ENVIRONMENT = 20  # far more than playing its saved actions again takes
 
 Plan = Literal["start", "resume", "extend", "finished"]
 
@@ -113,7 +114,10 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
         env = AtariVecEnv(game, protocol, config.hyperparameters.n_envs, config.run.seed)
         stack.callback(env.close)
         agent = make_agent(config, env, device, directory.replay_path)
-        logs = None if checkpoint is None else restore(checkpoint, agent, env)
+        logs = None
+        if checkpoint is not None:
+            with _watch_rebuilding(directory, config, checkpoint):
+                logs = restore(checkpoint, agent, env)
         done = agent.num_timesteps
         if isinstance(agent, DQN):
             _check_slack(agent.replay_buffer, config)
@@ -189,6 +193,17 @@ def _check_origin(checkpoint: ModelFile, config: RunConfig, directory: RunDirect
             f"{checkpoint.path} is of a run of other settings ({', '.join(differing)}); delete "
             f"{directory.path} to start again."
         )
+
+
+def _watch_rebuilding(
+    directory: RunDirectory, config: RunConfig, checkpoint: ModelFile
+) -> AbstractContextManager[None]:
+    """End the process if the unfinished games of a checkpoint are not rebuilt in time."""
+    execution, environments = config.execution, config.hyperparameters.n_envs
+    return Watchdog(
+        execution.hang_timeout_seconds + REBUILD_SECONDS_PER_ENVIRONMENT * environments,
+        lambda message: directory.write_status("failed", int(checkpoint.path.stem), message),
+    ).watch()
 
 
 def _check_slack(replay: FrameReplay, config: RunConfig) -> None:

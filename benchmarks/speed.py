@@ -1,107 +1,175 @@
-"""Training rate beside Stable-Baselines3 as rl-baselines3-zoo configures it.
+r"""Rates beside Stable-Baselines3 as rl-baselines3-zoo configures it.
 
-    python -m benchmarks.speed                 # A2C and DQN, this project's arms beside SB3
-    python -m benchmarks.speed --algo a2c --rounds 10 --game Breakout
+    python -m benchmarks.speed                          # training (A2C, DQN) and evaluation
+    python -m benchmarks.speed --task a2c --rounds 12 --against cnn \
+        --contestants cnn coordconv coordconv-all       # what the coordinates cost
 
-Every measurement is a process of its own; the contestants take turns, round after round, so that a
-machine whose speed drifts slows them alike. Quote the ratios: median, and smallest to largest.
+Every measurement is a process of its own; the contestants take turns, round after round, in an
+order that is drawn anew each time, so that a machine whose speed drifts slows them alike. Quote the
+ratios: each is taken within a round, and the interval is Student's over the rounds' logarithms.
 """
 
 import argparse
-import statistics
+import json
+import math
+import random
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from configs.command_line import OneLineParser
 from configs.process_settings import prepare_process
 
-REFERENCE = "sb3"
-
 
 @dataclass(frozen=True)
 class Contestant:
-    """What is measured: SB3 itself, or an arm of this project."""
+    """What is measured: SB3 itself, or an arm of this project.
+
+    Attributes:
+        name: In the table.
+        overrides: Settings of this project's run; None for SB3.
+        processes: How many run side by side; with more than one, each computes with one thread.
+        against: The contestant it is compared with, unless the command says otherwise.
+    """
 
     name: str
-    overrides: dict[str, Any]
+    overrides: dict[str, Any] | None
     processes: int = 1
+    against: str = "sb3"
 
 
-CONTESTANTS = {
-    contestant.name: contestant
-    for contestant in (
-        Contestant(REFERENCE, {}),
-        Contestant("cnn", {}),
-        Contestant("coordconv", {"coord_layers": [0]}),
-        Contestant("coordconv-all", {"coord_layers": [0, 1, 2]}),
-        Contestant("cnn bf16", {"precision": "bf16"}),
-        Contestant("coordconv bf16", {"coord_layers": [0], "precision": "bf16"}),
-        Contestant("sb3 x 2", {}, processes=2),
-        Contestant("cnn x 2", {}, processes=2),
-        Contestant("cnn bf16 x 2", {"precision": "bf16"}, processes=2),
-    )
+TRAINING = (
+    Contestant("sb3", None),
+    Contestant("cnn", {}),
+    Contestant("coordconv", {"coord_layers": [0]}),
+    Contestant("coordconv-all", {"coord_layers": [0, 1, 2]}),
+    Contestant("cnn bf16", {"precision": "bf16"}),
+    Contestant("coordconv bf16", {"coord_layers": [0], "precision": "bf16"}),
+    Contestant("sb3 x 2", None, 2, "sb3 x 2"),
+    Contestant("cnn x 2", {}, 2, "sb3 x 2"),
+    Contestant("cnn bf16 x 2", {"precision": "bf16"}, 2, "sb3 x 2"),
+)
+EVALUATION = (
+    Contestant("sb3", None),
+    Contestant("cnn", {}),
+    Contestant("coordconv", {"coord_layers": [0]}),
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something to be done fast.
+
+    Attributes:
+        steps: Agent steps of a measurement.
+        warm_up: Agent steps before it.
+        contestants: Who does it.
+        settings: Of both sides, beside rl-baselines3-zoo's.
+    """
+
+    steps: int
+    warm_up: int
+    contestants: tuple[Contestant, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+TASKS = {
+    "a2c": Task(9_600, 1_600, TRAINING),
+    # Measured while it learns; the memory fills soon.
+    "dqn": Task(
+        1_600,
+        600,
+        TRAINING,
+        {"learning_starts": 400, "buffer_size": 20_000, "exploration_fraction": 0.1},
+    ),
+    "evaluation": Task(10_000, 1_000, EVALUATION),
 }
-# DQN is measured while it learns: zoo settings but for a memory that fills soon, for both sides.
-DQN_OVERRIDES = {"learning_starts": 400, "buffer_size": 20_000, "exploration_fraction": 0.1}
-WARM_UP = {"a2c": 1600, "dqn": 800}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, and print a Markdown table per algorithm; returns the exit status."""
+    """Measure, and print a Markdown table per task; returns the exit status."""
     options = _parser().parse_args(arguments)
-    if options.measure:
-        print(_measure(options.measure, options.algo[0], options.game, options.steps))
-        return 0
-    for algo in options.algo:
-        steps = options.steps or {"a2c": 12_000, "dqn": 2_400}[algo]
-        rates: dict[str, list[float]] = {name: [] for name in options.contestants}
+    for name in options.task:
+        task = TASKS[name]
+        known = {contestant.name: contestant for contestant in task.contestants}
+        chosen = [known[each] for each in options.contestants or known if each in known]
+        rates: dict[str, list[float]] = {contestant.name: [] for contestant in chosen}
         for _ in range(options.rounds):
-            for name in options.contestants:
-                rates[name].append(_run(CONTESTANTS[name], algo, options.game, steps))
-        print(f"\n{algo.upper()}, {options.game}, {options.rounds} rounds\n")
-        print("| | agent steps a second | times SB3 | smallest to largest |")
-        print("|---|---:|---:|---:|")
-        for name, measured in rates.items():
-            pair = "sb3 x 2" if CONTESTANTS[name].processes == 2 else REFERENCE
-            cells = ["", ""]
-            if pair in rates:
-                ratios = [own / other for own, other in zip(measured, rates[pair], strict=True)]
-                cells = [
-                    f"{statistics.median(ratios):.2f}",
+            for contestant in random.sample(chosen, len(chosen)):
+                rates[contestant.name].append(measure_rate(contestant, name, options.game))
+        print(f"\n{name}, {options.game}, {options.rounds} rounds\n")
+        print("| | agent steps a second | against | times | 95 % interval | range |")
+        print("|---|---:|---|---:|---:|---:|")
+        for contestant in chosen:
+            against = options.against or contestant.against
+            own = rates[contestant.name]
+            row = [contestant.name, f"{_median(own):.0f}", "", "", "", ""]
+            if against in rates and against != contestant.name:
+                ratios = [a / b for a, b in zip(own, rates[against], strict=True)]
+                row[2:] = [
+                    against,
+                    f"{_median(ratios):.3f}",
+                    describe_interval(ratios),
                     f"{min(ratios):.2f} - {max(ratios):.2f}",
                 ]
-            print(f"| {name} | {statistics.median(measured):.0f} | {cells[0]} | {cells[1]} |")
+            print("| " + " | ".join(row) + " |")
         sys.stdout.flush()
     return 0
 
 
-def _run(contestant: Contestant, algo: str, game: str, steps: int) -> float:
+def measure_rate(contestant: Contestant, task: str, game: str) -> float:
     """Agent steps a second, in total, of a contestant's processes side by side."""
-    command = [sys.executable, "-m", "benchmarks.speed", "--measure", contestant.name]
-    command += ["--algo", algo, "--game", game, "--steps", str(steps)]
+    command = [sys.executable, "-m", "benchmarks.speed", "--task", task, "--game", game]
+    command += ["--measure", json.dumps(asdict(contestant))]
     processes = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(contestant.processes)
     ]
-    outputs = [process.communicate()[0] for process in processes]
-    return sum(float(output) for output in outputs)
+    rates = []
+    for process in processes:
+        output, errors = process.communicate()
+        if process.returncode:
+            raise RuntimeError(f"{contestant.name} failed:\n{errors}")
+        rates.append(float(output))
+    return sum(rates)
 
 
-def _measure(name: str, algo: str, game: str, steps: int) -> float:
-    """Agent steps a second of one process, after a warm-up."""
-    contestant = CONTESTANTS[name]
-    if name.startswith(REFERENCE):
-        agent = _make_sb3(algo, game)
-    else:
+def describe_interval(ratios: list[float]) -> str:
+    """Student's 95 % interval of the geometric mean of ratios."""
+    from scipy.special import stdtrit
+
+    count = len(ratios)
+    if count < 2:
+        return "-"
+    logarithms = [math.log(ratio) for ratio in ratios]
+    mean = sum(logarithms) / count
+    variance = sum((value - mean) ** 2 for value in logarithms) / (count - 1)
+    margin = float(stdtrit(count - 1, 0.975)) * math.sqrt(variance / count)
+    return f"{math.exp(mean - margin):.3f} - {math.exp(mean + margin):.3f}"
+
+
+def _measure(contestant: Contestant, name: str, game: str) -> float:
+    """Agent steps a second of this process, after a warm-up."""
+    if contestant.overrides is not None:
         prepare_process()
-        agent = _make_ours(algo, game, contestant.overrides)
     import torch
 
     if contestant.processes > 1:
         torch.set_num_threads(1)
+    task = TASKS[name]
+    if name == "evaluation":
+        return _measure_evaluation(contestant, task, game)
+    if contestant.overrides is None:
+        agent = make_sb3(name, game)
+    else:
+        agent = make_ours(name, game, contestant.overrides)
+    return measure_training(agent, task)
+
+
+def measure_training(agent: Any, task: Task) -> float:
+    """Agent steps a second of an SB3 agent's `learn`, after a warm-up."""
     from stable_baselines3.common.callbacks import BaseCallback
 
     class Clock(BaseCallback):
@@ -112,41 +180,64 @@ def _measure(name: str, algo: str, game: str, steps: int) -> float:
             return True
 
         def _on_rollout_start(self) -> None:
-            if not self.started and self.num_timesteps >= WARM_UP[algo]:
+            if not self.started and self.num_timesteps >= task.warm_up:
                 self.started, self.started_at = time.perf_counter(), self.num_timesteps
 
     clock = Clock()
-    agent.learn(WARM_UP[algo] + steps, callback=clock)
+    agent.learn(task.warm_up + task.steps, callback=clock)
     return float((agent.num_timesteps - clock.started_at) / (time.perf_counter() - clock.started))
 
 
-def _make_ours(algo: str, game: str, overrides: dict[str, Any]) -> Any:
+def _measure_evaluation(contestant: Contestant, task: Task, game: str) -> float:
+    """Agent steps a second of an untrained A2C agent's scored games."""
+    if contestant.overrides is None:
+        from stable_baselines3.common.evaluation import evaluate_policy
+
+        agent = make_sb3("a2c", game)
+        env = _make_sb3_env(game, 1, {"clip_reward": False})  # as zoo's enjoy.py: one environment
+        _, lengths = evaluate_policy(agent, env, 1, return_episode_rewards=True)
+        started, steps = time.perf_counter(), 0
+        while steps < task.steps:
+            _, lengths = evaluate_policy(agent, env, 1, return_episode_rewards=True)
+            steps += sum(lengths)  # type: ignore[arg-type]
+        return steps / (time.perf_counter() - started)
+
+    import torch
+
+    from agents.evaluation import GAMES_SIDE_BY_SIDE, TrainedAgent, play_games
+    from envs.games import find_game
+
+    torch.set_num_threads(1)  # as `agents.evaluation.evaluate` has it
+    policy = make_ours("a2c", game, contestant.overrides).policy
+    policy.set_training_mode(False)
+    trained = TrainedAgent(policy, find_game(game), "baselines", None, "untrained", 0, None)
+    started, steps = time.perf_counter(), 0
+    for _, played in play_games(trained, 2 * GAMES_SIDE_BY_SIDE, 0, None):
+        steps += len(played.actions)
+    return steps / (time.perf_counter() - started)
+
+
+def make_ours(algo: str, game: str, overrides: dict[str, Any]) -> Any:
+    """This project's untrained agent, on its environments."""
     from agents.build import find_device, make_agent
     from configs.protocols import load_protocol
     from configs.run_config import make_config
     from envs.atari_vec_env import AtariVecEnv
     from envs.games import find_game
 
-    more = DQN_OVERRIDES if algo == "dqn" else {}
-    config = make_config(game, algo, overrides | more)
+    config = make_config(game, algo, TASKS[algo].settings | overrides)
     env = AtariVecEnv(
         find_game(game), load_protocol(config.run.protocol), config.hyperparameters.n_envs, 0
     )
     return make_agent(config, env, find_device("auto"))
 
 
-def _make_sb3(algo: str, game: str) -> Any:
+def make_sb3(algo: str, game: str) -> Any:
     """SB3 with rl-baselines3-zoo's Atari settings, on SB3's own environments."""
-    import ale_py
-    import gymnasium
     from stable_baselines3 import A2C, DQN
-    from stable_baselines3.common.env_util import make_atari_env
     from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
-    from stable_baselines3.common.vec_env import VecFrameStack
 
-    gymnasium.register_envs(ale_py)
-    n_envs = 16 if algo == "a2c" else 1
-    env = VecFrameStack(make_atari_env(f"{game}NoFrameskip-v4", n_envs=n_envs, seed=0), 4)
+    env = _make_sb3_env(game, 16 if algo == "a2c" else 1)
     if algo == "a2c":
         policy_kwargs = {"optimizer_class": RMSpropTFLike, "optimizer_kwargs": {"eps": 1e-5}}
         return A2C(
@@ -162,22 +253,42 @@ def _make_sb3(algo: str, game: str) -> Any:
         gradient_steps=1,
         exploration_final_eps=0.01,
         seed=0,
-        **DQN_OVERRIDES,  # type: ignore[arg-type]
+        **TASKS[algo].settings,
     )
+
+
+def _make_sb3_env(game: str, n_envs: int, wrapper: dict[str, Any] | None = None) -> Any:
+    import ale_py
+    import gymnasium
+    from stable_baselines3.common.env_util import make_atari_env
+    from stable_baselines3.common.vec_env import VecFrameStack
+
+    gymnasium.register_envs(ale_py)
+    name = f"{game}NoFrameskip-v4"
+    return VecFrameStack(make_atari_env(name, n_envs=n_envs, seed=0, wrapper_kwargs=wrapper), 4)
+
+
+def _median(values: list[float]) -> float:
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    return (ordered[middle] + ordered[~middle]) / 2
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="python -m benchmarks.speed", description=__doc__)
-    parser.add_argument("--algo", nargs="+", default=["a2c", "dqn"], choices=("a2c", "dqn"))
+    parser.add_argument("--task", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--game", default="Pong")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=0, help="agent steps measured each time")
-    parser.add_argument(
-        "--contestants", nargs="+", default=list(CONTESTANTS), choices=list(CONTESTANTS)
-    )
-    parser.add_argument("--measure", choices=list(CONTESTANTS), help=argparse.SUPPRESS)
+    names = [contestant.name for contestant in TRAINING]
+    parser.add_argument("--contestants", nargs="+", choices=names)
+    parser.add_argument("--against", choices=names, help="compare all with this one")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
     return parser
 
 
 if __name__ == "__main__":
+    options = _parser().parse_args()
+    if options.measure:
+        print(_measure(Contestant(**json.loads(options.measure)), options.task[0], options.game))
+        sys.exit(0)
     sys.exit(main())

@@ -65,8 +65,9 @@ class AtariVecEnv(VecEnv):
         """Abandon all games, start freshly seeded ones and return their first observations."""
         _in_threads(EmulatedGame.start, self._games)
         self._stacks[:] = 0
-        for stack, game in zip(self._stacks, self._games, strict=True):
-            stack[-1] = game.first_frame
+        for index, game in enumerate(self._games):
+            with _blaming(index):
+                self._stacks[index, -1] = _checked(game.first_frame)
         self.reset_infos: list[dict[str, Any]] = [{} for _ in self._games]
         return self._stacks.copy()
 
@@ -191,10 +192,12 @@ class AtariVecEnv(VecEnv):
 
 
 @contextmanager
-def _blaming(environment: int) -> Iterator[None]:
-    """Say which environment it was that failed."""
+def _blaming(environment: int, *others: type[Exception]) -> Iterator[None]:
+    """Say which environment it was that failed; errors of `others` pass unchanged."""
     try:
         yield
+    except others:
+        raise
     except Exception as error:
         raise EnvironmentFailure(f"environment {environment} failed: {one_line(error)}") from error
 
@@ -209,6 +212,16 @@ def _checked(frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def _in_threads(function: Callable[[Any], Result], items: Sequence[Any]) -> list[Result]:
-    """Apply a function that releases Python's global lock to items side by side, in order."""
+    """Apply a function that releases Python's global lock to environments side by side, in order.
+
+    Raises:
+        EnvironmentFailure: If it fails.
+        ValueError: If that is the user's to mend.
+    """
+
+    def apply(environment: int, item: Any) -> Result:
+        with _blaming(environment, ValueError):
+            return function(item)
+
     with ThreadPoolExecutor(os.cpu_count()) as executor:
-        return list(executor.map(function, items))
+        return list(executor.map(apply, range(len(items)), items))

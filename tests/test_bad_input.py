@@ -1,11 +1,14 @@
-"""What users can get wrong on train.py's command line and in a run's config.json.
+"""What users can get wrong: command lines of train.py and of the report, and what they read.
 
 Each answer is one line that names the value and the remedy, with exit status 2 and nothing
 written. Single readers are tested where they live: settings, files, model files.
 """
 
 import json
+import pickle
 import re
+import shutil
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,9 @@ import pytest
 
 import train
 from configs.run_config import make_config, to_json
+from experiments.comparison import __main__ as report
+from experiments.comparison.plan import make_plan, save_plan
+from tests.synthetic_runs import write_run
 
 STEPS = "`total_agent_steps` must be a whole number at least 1 and at most 1_000_000_000_000"
 SEED = "`seed` must be a whole number at least 0 and at most 2_147_483_647"
@@ -37,10 +43,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def refuse(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+def refuse(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], command: Any = train.main
+) -> str:
     """The one line that a command is refused with."""
     with pytest.raises(SystemExit) as stop:
-        train.main(arguments)
+        command(arguments)
     captured = capsys.readouterr()
     assert stop.value.code == 2
     assert captured.out == ""
@@ -258,6 +266,349 @@ def test_what_no_machine_has_is_refused_before_it_is_tried(
     assert line.startswith("error: ")
     assert f" needs {need}, " in line
     assert list(here.iterdir()) == []
+
+
+# --- comparisons ----------------------------------------------------------------------------------
+
+SEEDS = "--seeds: `seeds` must be a whole number at least 1 and at most 1_000"
+JOBS = "--jobs: `jobs` must be a whole number at least 1 and at most 1_024"
+RAY = "--ray must be the address of a cluster, or auto"
+ARMS = (
+    "use cnn, coordconv, coordconv-all, bias-map or random-channels, with -r for the radius, -zero "
+    "for coordinate weights that start at 0."
+)
+MARGIN = "--set: `margin_fraction` must be a number at least 0 and at most 1"
+ALPHA = "--set: `alpha` must be a number above 0 and at most 0.5"
+MAX_SEEDS = "--set: `max_seeds` must be a whole number at least 3 and at most 10_000"
+ONE_RUN = "is for one run, not for --compare; use --games, --arms and --seeds."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        # --games
+        (["--games", ""], "Unknown game ''. --list-games lists them."),
+        (
+            ["--games", "Pong", "Brekout"],
+            "Unknown game 'Brekout'. Did you mean Breakout? --list-games lists them.",
+        ),
+        (["--games", "-1"], "Unknown game '-1'. --list-games lists them."),
+        (["--games", "../x"], "Unknown game '../x'. --list-games lists them."),
+        (["--games", "Schach é\n"], "Unknown game 'Schach é\\n'. --list-games lists them."),
+        (["--games", "Pong", "pong"], "`games` name Pong twice; name it once."),
+        # --arms
+        (["--arms", "cnn"], "--arms must name two or more arms, got 1; add one."),
+        (["--arms", "cnn", ""], f"--arms: unknown arm ''; {ARMS}"),
+        (["--arms", "cnn", "../x"], f"--arms: unknown arm '../x'; {ARMS}"),
+        (["--arms", "cnn", "größe\n"], f"--arms: unknown arm 'größe\\n'; {ARMS}"),
+        (["--arms", "cnn", "cnn"], "`arms` name cnn twice; name it once."),
+        (
+            ["--arms", "cnn", "coordconv-layer9"],
+            f"--arms coordconv-layer9: {LAYERS}, got 9.",
+        ),
+        # --seeds, --jobs: whole numbers
+        (["--seeds", ""], f"{SEEDS}, got ''."),
+        (["--seeds", "0"], f"{SEEDS}, got 0."),
+        (["--seeds", "-1"], f"{SEEDS}, got -1."),
+        (["--seeds", "1.5"], f"{SEEDS}, got '1.5'."),
+        (["--seeds", "nan"], f"{SEEDS}, got 'nan'."),
+        (["--seeds", "é"], f"{SEEDS}, got 'é'."),
+        (["--seeds", "1001"], f"{SEEDS}, got 1_001."),
+        (["--seeds", HUGE], f"{SEEDS}, got {SHOWN}."),
+        (["--dry-run", "--seeds", "0"], f"{SEEDS}, got 0."),
+        (["--jobs", ""], f"{JOBS}, got ''."),
+        (["--jobs", "0"], f"{JOBS}, got 0."),
+        (["--jobs", "-1"], f"{JOBS}, got -1."),
+        (["--jobs", "1.5"], f"{JOBS}, got '1.5'."),
+        (["--jobs", "nan"], f"{JOBS}, got 'nan'."),
+        (["--jobs", "viele"], f"{JOBS}, got 'viele'."),
+        (["--jobs", "1025"], f"{JOBS}, got 1_025."),
+        (["--jobs", HUGE], f"{JOBS}, got {SHOWN}."),
+        # --ray
+        (["--ray", ""], f"{RAY}, got ''."),
+        (["--ray", "a\nb"], f"{RAY}, got 'a\\nb'."),
+        # what both kinds take
+        (["--steps", "0"], f"--steps: {STEPS}, got 0."),
+        (["--steps", "nan"], f"--steps: {STEPS}, got 'nan'."),
+        (["--device", "gpu"], "`device` must be auto, cpu, cuda or cuda:N, got 'gpu'."),
+        (
+            ["--protocol", "atari"],
+            "--protocol: `protocol` must be one of baselines, machado, got 'atari'.",
+        ),
+        (["--runs", ""], "--runs must name a folder, got ''."),
+        (
+            ["--runs", "file"],
+            "cannot write to file (File exists); choose another --runs folder.",
+        ),
+        (
+            ["--runs", "file/below"],
+            "cannot write to file/below (Not a directory); choose another --runs folder.",
+        ),
+        (
+            ["--runs", "x" * 300],
+            f"cannot use {'x' * 300} (File name too long); choose another folder.",
+        ),
+        # --set, a criterion
+        (["--set", "margin_fraction="], f"{MARGIN}, got ''."),
+        (["--set", "margin_fraction=x"], f"{MARGIN}, got 'x'."),
+        (["--set", "margin_fraction=-0.1"], f"{MARGIN}, got -0.1."),
+        (["--set", "margin_fraction=2"], f"{MARGIN}, got 2."),
+        (["--set", "margin_fraction=nan"], f"{MARGIN}, got nan."),
+        (["--set", f"margin_fraction={HUGE}"], f"{MARGIN}, got inf."),
+        (["--set", "alpha=0"], f"{ALPHA}, got 0."),
+        (["--set", "alpha=1"], f"{ALPHA}, got 1."),
+        (["--set", "max_seeds=2"], f"{MAX_SEEDS}, got 2."),
+        (["--set", "max_seeds=5.5"], f"{MAX_SEEDS}, got '5.5'."),
+        (["--set", "margin=1"], "--set: unknown setting 'margin'; did you mean `margin_fraction`?"),
+        # --set, what the plan decides
+        (["--set", "seed=3"], "`seed` is set by --seeds in a comparison; leave it out."),
+        *(
+            (
+                ["--set", setting],
+                f"`{setting.partition('=')[0]}` is set by the arms of a comparison; leave it out.",
+            )
+            for setting in (
+                "coord_layers=0",
+                "position=bias-map",
+                "with_radius=true",
+                "coord_init=zero",
+            )
+        ),
+        # options of one run
+        (["--game", "Pong"], f"--game {ONE_RUN}"),
+        (["--game", ""], f"--game {ONE_RUN}"),
+        (["--seed", "1"], f"--seed {ONE_RUN}"),
+        (["--coordconv"], f"--coordconv {ONE_RUN}"),
+        (["--coord-layers", "0"], f"--coord-layers {ONE_RUN}"),
+        (["--radius"], f"--radius {ONE_RUN}"),
+        (["--coord-init", "zero"], f"--coord-init {ONE_RUN}"),
+        # more than the machine has: 0.6 GB a process, 0.5 MB a sample, 1.2 MB an environment
+        (
+            ["--jobs", "2", "--set", "n_envs=1024", "--set", "n_steps=10_000"],
+            "2 jobs need 10243.7 GB of memory, 32.0 GB are available; give fewer --jobs.",
+        ),
+        # 90 runs of four files of 30 MB, and half a byte an agent step
+        (
+            ["--steps", "1e12"],
+            "the plan needs 45010.8 GB of disk, 100.0 GB are free; make room or choose another "
+            "--runs folder.",
+        ),
+    ],
+)
+def test_wrong_comparisons(
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.delattr("experiments.comparison.command.execute")
+    monkeypatch.setattr("experiments.comparison.estimate.available_memory", lambda: 32 * 10**9)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10**11}))
+    (here / "file").write_text("not a folder")
+    assert refuse(["--compare", *arguments], capsys) == f"error: {message}"
+    assert [path.name for path in here.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("option", ["--games", "--arms", "--seeds", "--jobs", "--ray"])
+def test_options_of_a_comparison(
+    here: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    several = "at least one argument" if option in ("--games", "--arms") else "one argument"
+    line = refuse(["--compare", option], capsys)
+    assert re.fullmatch(rf"\S+: argument {option}: expected {several}; see \S+ --help\.", line)
+    assert refuse(["--game", "Pong", option, "2"], capsys) == (
+        f"error: {option} is for a comparison; add --compare."
+    )
+    assert list(here.iterdir()) == []
+
+
+# --- reports --------------------------------------------------------------------------------------
+
+EPISODES = "--episodes: `episodes` must be a whole number at least 1 and at most 1_000_000"
+NO_RUNS = "has no readable runs; train some first: python train.py --compare."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([""], f". {NO_RUNS}"),
+        (["nowhere"], f"nowhere {NO_RUNS}"),
+        (["file"], f"file {NO_RUNS}"),
+        (["Schach é"], f"Schach é {NO_RUNS}"),
+        ([".", "--ablate"], f". {NO_RUNS}"),
+        (["x" * 300], f"cannot use {'x' * 300} (File name too long); choose another folder."),
+        ([".", "--episodes", ""], f"{EPISODES}, got ''."),
+        ([".", "--episodes", "0"], f"{EPISODES}, got 0."),
+        ([".", "--episodes", "-1"], f"{EPISODES}, got -1."),
+        ([".", "--episodes", "1.5"], f"{EPISODES}, got '1.5'."),
+        ([".", "--episodes", "nan"], f"{EPISODES}, got 'nan'."),
+        ([".", "--episodes", "é"], f"{EPISODES}, got 'é'."),
+        ([".", "--episodes", HUGE], f"{EPISODES}, got {SHOWN}."),
+    ],
+)
+def test_wrong_reports(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    (here / "file").write_text("not a folder")
+    assert refuse(arguments, capsys, report.main) == f"error: {message}"
+    assert [path.name for path in here.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: RUNS"),
+        (["runs", "more"], "unrecognized arguments: more"),
+        (["runs", "--größe"], "unrecognized arguments: --größe"),
+        (["runs", "--abl"], "unrecognized arguments: --abl"),  # no abbreviations
+        (["runs", "--ablate=1"], "argument --ablate: ignored explicit argument '1'"),
+        (["runs", "--episodes"], "argument --episodes: expected one argument"),
+    ],
+)
+def test_wrong_options_of_a_report(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    program = "python -m experiments.comparison"
+    assert refuse(arguments, capsys, report.main) == f"{program}: {message}; see {program} --help."
+    assert list(here.iterdir()) == []
+
+
+JSON_FAULTS = {
+    b"": "Expecting value at line 1, column 1",
+    b'{"a": NaN}': "NaN is not a finite number",
+    b"{}\xff": "not UTF-8 at byte 2",
+    b"[" * 100_000: "nested more than 64 deep",
+    pickle.dumps(0): "not UTF-8 at byte 0",
+}
+NO_GAMES = "{path}: not a table of games; restore the file."
+COLUMNS = b"agent_steps,environment,return,length_frames,length_agent_steps,time_limit,seconds\n"
+
+
+def no_figures(*_: Any) -> dict[str, bytes]:
+    """Drawing takes a second."""
+    return defaultdict(bytes)
+
+
+def make_comparison(runs: Path) -> Path:
+    """A comparison of finished runs; returns one of their directories."""
+    plan = make_plan(algo="a2c", overrides={"total_agent_steps": 1000}, games=["Pong"], seeds=2)
+    for config in plan.runs():
+        write_run(runs, config, [1, 2, 3])
+    save_plan(plan, runs)
+    return runs / "Pong" / "a2c-coordconv" / "seed1"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        *(
+            (name, content, f"{{path}} is not valid JSON ({fault}); correct or replace it.")
+            for name in ("config.json", "status.json", "provenance.json")
+            for content, fault in JSON_FAULTS.items()
+        ),
+        ("config.json", b"[]", "{path}: a config must be a JSON object; restore the file."),
+        ("status.json", b"[]", "{path}: not a status; delete the file and run again."),
+        ("provenance.json", b"[]", "{path}: not a list of starts; restore the file."),
+        ("episodes.csv", b"\xff", NO_GAMES),
+        ("episodes.csv", pickle.dumps(0), NO_GAMES),
+        ("episodes.csv", COLUMNS + b"5,0,nan,1,1,0,1\n", NO_GAMES),
+        ("episodes.csv", COLUMNS + b"5,0,-inf,1,1,0,1\n", NO_GAMES),
+        ("episodes.csv", COLUMNS + b"5,0,1e308,1,1,0,1\n", NO_GAMES),
+        ("episodes.csv", COLUMNS + b"9223372036854775808,0,1,1,1,0,1\n", NO_GAMES),
+        (
+            "episodes.csv",
+            b"a\n",
+            "{path}: its columns are not those of this release; restore the file.",
+        ),
+        ("status.json", None, "{path} is a directory; give the path of a file."),
+        ("episodes.csv", None, "{path} is a directory; give the path of a file."),
+    ],
+)
+def test_a_report_leaves_out_a_damaged_run_and_says_why(
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    content: bytes | None,
+    reason: str,
+) -> None:
+    monkeypatch.setattr("experiments.comparison.report.draw_figures", no_figures)
+    path = make_comparison(Path("runs")) / name
+    path.unlink()
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    assert report.main(["runs"]) == 0
+    assert capsys.readouterr().err == ""
+    left_out = json.loads(Path("runs/report.json").read_text())["left_out"]
+    run = path.parent.relative_to("runs").as_posix()
+    assert left_out == [{"run": run, "reason": reason.replace("{path}", str(path))}]
+
+
+def test_a_report_of_no_known_game_and_of_an_intact_copy(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.comparison.report.draw_figures", no_figures)
+    folder = make_comparison(Path("runs"))
+    stranger = Path("runs/<script>/a2c-coordconv/seed1")
+    shutil.copytree(folder, stranger)
+    config = json.loads((stranger / "config.json").read_text())
+    config["run"]["game"] = "<script>"
+    (stranger / "config.json").write_text(json.dumps(config))
+    for with_plan in (True, False):
+        if not with_plan:
+            Path("runs/comparison.json").unlink()
+        assert report.main(["runs"]) == 0
+        assert json.loads(Path("runs/report.json").read_text())["left_out"] == [
+            {
+                "run": "<script>/a2c-coordconv/seed1",
+                "reason": "Unknown game '<script>'. --list-games lists them.",
+            }
+        ]
+        assert "<script>" not in Path("runs/report.html").read_text()
+    shutil.rmtree("runs/<script>")
+    assert report.main(["runs"]) == 0
+    assert json.loads(Path("runs/report.json").read_text())["left_out"] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        *(
+            (name, content, f"{{path}} is not valid JSON ({fault}); correct or replace it.")
+            for name in ("comparison.json", "evaluation/ablation.json")
+            for content, fault in JSON_FAULTS.items()
+        ),
+        (
+            "comparison.json",
+            b"[]",
+            "{path} is not a plan of format version 1; use the release that wrote it, or restore "
+            "the file.",
+        ),
+        (
+            "evaluation/ablation.json",
+            b"[]",
+            "{path}: not an ablation; delete the file and give --ablate again.",
+        ),
+        (
+            "evaluation/ablation.json",
+            b"{}",
+            "{path}: `trained_agent_steps` is missing; add it.",
+        ),
+    ],
+)
+def test_a_report_refuses_a_damaged_plan_or_ablation(
+    here: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes, message: str
+) -> None:
+    folder = make_comparison(Path("runs"))
+    path = (Path("runs") if name == "comparison.json" else folder) / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    line = refuse(["runs"], capsys, report.main)
+    assert line == "error: " + message.replace("{path}", str(path))
+    assert not list(Path("runs").glob("report*"))
 
 
 # --- config.json ----------------------------------------------------------------------------------

@@ -160,15 +160,40 @@ def test_wrong_plans_are_refused(changes, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda values: values.update(format_version=9), "is not a plan of format version 1"),
-        (lambda values: values.update(extra={}), "unknown setting 'extra'"),
-        (lambda values: values.pop("criteria"), "the section `criteria` is missing"),
-        (lambda values: values.pop("template"), "a config must be a JSON object"),
-        (lambda values: values["design"].update(seeds=["a"]), "`seeds` must be a whole number"),
-        (lambda values: values["design"].update(games=["../x"]), "Unknown game '../x'"),
-        (lambda values: values["design"].update(arms=["cnn", "../x"]), "unknown arm '../x'"),
-        (lambda values: values["design"].update(arms=[]), "`arms` of a comparison are missing"),
-        (lambda values: values["criteria"].update(alpha=0), "`alpha` must be a number above 0"),
+        (
+            lambda values: values.update(format_version=9),
+            "{path} is not a plan of format version 1; use the release that wrote it, or restore "
+            "the file.",
+        ),
+        (
+            lambda values: values.update(extra={}),
+            "{path}: unknown setting 'extra'; known: design, criteria, template.",
+        ),
+        (
+            lambda values: values.pop("criteria"),
+            "{path}: the section `criteria` is missing; restore the file.",
+        ),
+        (
+            lambda values: values.pop("template"),
+            "{path}: template: a config must be a JSON object; restore the file.",
+        ),
+        (
+            lambda values: values["design"].update(seeds=["a"]),
+            "{path}: `seeds` must be a whole number at least 0 and at most 2_147_483_647, got 'a'.",
+        ),
+        (
+            lambda values: values["design"].update(games=["../x"]),
+            "Unknown game '../x'. --list-games lists them.",
+        ),
+        (lambda values: values["design"].update(arms=["cnn", "../x"]), UNKNOWN_ARM.format("../x")),
+        (
+            lambda values: values["design"].update(arms=[]),
+            "`arms` of a comparison are missing; name at least one.",
+        ),
+        (
+            lambda values: values["criteria"].update(alpha=0),
+            "{path}: `alpha` must be a number above 0 and at most 0.5, got 0.",
+        ),
     ],
 )
 def test_damaged_plans_are_refused(tmp_path, change, message):
@@ -178,8 +203,7 @@ def test_damaged_plans_are_refused(tmp_path, change, message):
     (tmp_path / PLAN_NAME).write_text(json.dumps(values))
     with pytest.raises(ValueError) as error:  # noqa: PT011
         load_plan(tmp_path)
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
+    assert str(error.value) == message.replace("{path}", str(tmp_path / PLAN_NAME))
 
 
 @pytest.mark.parametrize(

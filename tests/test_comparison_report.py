@@ -5,7 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from configs.run_config import make_config
@@ -18,6 +21,7 @@ from experiments.comparison.report import write_report
 from tests.synthetic_runs import write_run
 
 STEPS = 1000
+HEADER = "agent_steps,environment,return,length_frames,length_agent_steps,time_limit,seconds\n"
 
 
 def plan_of(seeds: int = 3, **changes) -> ComparisonPlan:
@@ -283,10 +287,27 @@ def test_cost_of_the_networks():
     assert compute_network_cost("bias-map").parameters - plain.parameters == 32 * 20**2
 
 
+@given(st.text() | st.text('0123456789,.-einfa\n"').map(HEADER.__add__))
+def test_a_table_of_games_is_read_or_refused_with_one_line(tmp_path_factory, text):
+    path = tmp_path_factory.getbasetemp() / "episodes.csv"
+    path.write_text(text, encoding="utf-8", errors="replace", newline="")
+    try:
+        episodes = read_episodes(path)
+    except ValueError as error:
+        message = str(error)
+    else:
+        assert len(episodes.agent_steps) == len(episodes.returns) == len(episodes.seconds)
+        assert np.isfinite(episodes.returns).all()
+        return
+    assert message.startswith(f"{path}: ")
+    assert message.endswith("; restore the file.")
+    assert len(message.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     "text",
     [
-        "a,b\n1,2\n",  # other columns
+        "a,b\n1,2\n",
         "\0",
         "é",
         "{columns}\n5,0,1,1,1,0,0.1\n4,0,1,1,1,0,0.1\n",  # steps run backwards
@@ -296,12 +317,13 @@ def test_cost_of_the_networks():
     ],
 )
 def test_damaged_tables_of_games_are_refused(tmp_path, text):
-    columns = "agent_steps,environment,return,length_frames,length_agent_steps,time_limit,seconds"
     path = tmp_path / "episodes.csv"
-    path.write_text(text.replace("{columns}", columns) + "\n", encoding="utf-8")
+    path.write_text(text.replace("{columns}\n", HEADER) + "\n", encoding="utf-8")
     with pytest.raises(ValueError, match="restore the file") as error:
         read_episodes(path)
-    assert str(error.value).startswith(str(path))
+    others = text in ("a,b\n1,2\n", "\0")
+    fault = "its columns are not those of this release" if others else "not a table of games"
+    assert str(error.value) == f"{path}: {fault}; restore the file."
 
 
 def test_a_row_that_is_being_written_is_left_out(tmp_path):

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import re
 import resource
 import shutil
@@ -368,73 +369,138 @@ def content(name: str, value: bytes) -> Callable[[dict[str, bytes]], None]:
 
 
 COUNTER = "{path}: `agent_steps` must be a whole number at least 1, got "
-UNREADABLE = "{path}: what it would go on from is not what this release writes ("
 NO_MODEL = "give an intact model saved by Stable-Baselines3."
 
 
+def unreadable(error: str) -> str:
+    return (
+        f"{{path}}: what it would go on from is not what this release writes ({error}); delete it "
+        "to go on from an earlier one."
+    )
+
+
 @pytest.mark.parametrize(
-    ("algo", "edit", "start"),
+    ("algo", "edit", "message"),  # ... stands for words of Python or torch
     [
         ("a2c", lambda members: None, None),  # the edit itself does no harm
         (
             "a2c",
             without("resume.json"),
-            "{path} cannot be loaded: it has no member 'resume.json'; ",
+            f"{{path}} cannot be loaded: it has no member 'resume.json'; {NO_MODEL}",
         ),
-        ("a2c", without("resume.npz"), "{path} cannot be loaded: it has no member 'resume.npz'; "),
-        ("a2c", without("config.json"), "{path}: config.json: a config must be a JSON object; "),
+        (
+            "a2c",
+            without("resume.npz"),
+            f"{{path}} cannot be loaded: it has no member 'resume.npz'; {NO_MODEL}",
+        ),
+        (
+            "a2c",
+            without("config.json"),
+            "{path}: config.json: a config must be a JSON object; restore the file.",
+        ),
         (
             "a2c",
             without("policy.optimizer.pth"),
             "{path}: has no optimiser state; resume from another checkpoint.",
         ),
-        ("a2c", content("resume.json", b""), "{path}: resume.json is not valid JSON ("),
-        ("a2c", content("resume.json", b"[" * 10**5), "{path}: resume.json is not valid JSON ("),
-        ("a2c", content("resume.json", b"[]"), UNREADABLE),
-        ("a2c", content("resume.json", b"{}"), UNREADABLE + "KeyError: 'agent_steps'); "),
-        ("a2c", content("resume.npz", b"PK"), "{path}: resume.npz cannot be loaded: "),
+        (
+            "a2c",
+            content("resume.json", b""),
+            "{path}: resume.json is not valid JSON (Expecting value at line 1, column 1); correct "
+            "or replace it.",
+        ),
+        (
+            "a2c",
+            content("resume.json", b"[" * 10**5),
+            "{path}: resume.json is not valid JSON (nested more than 64 deep); correct or replace "
+            "it.",
+        ),
+        (
+            "a2c",
+            content("resume.json", b"{}\xff"),
+            "{path}: resume.json is not valid JSON (not UTF-8 at byte 2); correct or replace it.",
+        ),
+        (
+            "a2c",
+            content("resume.json", pickle.dumps(0)),
+            "{path}: resume.json is not valid JSON (not UTF-8 at byte 0); correct or replace it.",
+        ),
+        ("a2c", content("resume.json", b"[]"), unreadable("TypeError: ...")),
+        ("a2c", content("resume.json", b"{}"), unreadable("KeyError: 'agent_steps'")),
+        (
+            "a2c",
+            content("resume.npz", b"PK"),
+            "{path}: resume.npz cannot be loaded: it is not a zip archive, or a truncated one; "
+            + NO_MODEL,
+        ),
         ("a2c", state("agent_steps", value="60"), COUNTER + "'60'."),
         ("a2c", state("agent_steps", value=-1), COUNTER + "-1."),
         ("a2c", state("agent_steps", value=None), COUNTER + "none."),
-        ("a2c", state("episode_infos", value=5), UNREADABLE + "TypeError: "),
-        ("a2c", state("environment", value=None), "the saved state must have 2 games, "),
-        ("a2c", state("environment", "games", 0, value=3), "saved game 0: not a saved game; "),
-        ("a2c", state("numpy_generator", value=None), UNREADABLE + "TypeError: "),
-        ("a2c", state("action_space_generator", value={}), UNREADABLE),
-        ("a2c", state("logs", value=3), UNREADABLE),
+        ("a2c", state("episode_infos", value=5), unreadable("TypeError: ...")),
+        (
+            "a2c",
+            state("environment", value=None),
+            "the saved state must have 2 games, one for each environment, got none; resume from "
+            "another checkpoint.",
+        ),
+        (
+            "a2c",
+            state("environment", "games", 0, value=3),
+            "saved game 0: not a saved game; resume from another checkpoint.",
+        ),
+        ("a2c", state("numpy_generator", value=None), unreadable("TypeError: ...")),
+        (
+            "a2c",
+            state("action_space_generator", value={}),
+            unreadable("TypeError: a random generator's state is damaged: ..."),
+        ),
+        ("a2c", state("logs", value=3), unreadable("AttributeError: ...")),
         ("a2c", state("logs", value={}), "saved logs: `seconds` is missing; add it."),
-        ("a2c", state("logs", "file_sizes", value={"config.json": 0}), "saved logs: `file_sizes` "),
-        ("a2c", array("last_observations", None), UNREADABLE + "KeyError: 'last_observations'); "),
+        (
+            "a2c",
+            state("logs", "file_sizes", value={"config.json": 0}),
+            "saved logs: `file_sizes` are not those of logs; use an earlier file.",
+        ),
+        ("a2c", array("last_observations", None), unreadable("KeyError: 'last_observations'")),
         (
             "a2c",
             array("last_observations", np.zeros((2, 4, 84, 83), np.uint8)),
-            "the saved observations must be uint8 of shape (2, 4, 84, 84), got uint8 of shape",
+            "the saved observations must be uint8 of shape (2, 4, 84, 84), got uint8 of shape "
+            "(2, 4, 84, 83); resume from another checkpoint.",
         ),
-        ("a2c", array("last_episode_starts", np.zeros(3, bool)), UNREADABLE),
-        ("a2c", array("torch_generator", np.zeros(3, np.uint8)), UNREADABLE),
-        ("dqn", state("dqn", value=None), UNREADABLE + "TypeError: "),
-        ("dqn", state("dqn", "replay", value={}), UNREADABLE + "KeyError: 'frame_count'); "),
-        ("dqn", state("dqn", "exploration_rate", value=[]), UNREADABLE + "TypeError: "),
+        (
+            "a2c",
+            array("last_episode_starts", np.zeros(3, bool)),
+            unreadable("TypeError: last_episode_starts are not one for each environment"),
+        ),
+        (
+            "a2c",
+            array("torch_generator", np.zeros(3, np.uint8)),
+            unreadable("RuntimeError: ..."),
+        ),
+        ("dqn", state("dqn", value=None), unreadable("TypeError: ...")),
+        ("dqn", state("dqn", "replay", value={}), unreadable("KeyError: 'frame_count'")),
+        ("dqn", state("dqn", "exploration_rate", value=[]), unreadable("TypeError: ...")),
     ],
 )
 def test_a_checkpoint_with_a_wrong_member(
     interrupted: Callable[[str], Path],
     algo: str,
     edit: Callable[[dict[str, bytes]], None],
-    start: str | None,
+    message: str | None,
 ) -> None:
     config = short_config(algo)
     runs = interrupted(algo)
     newest = checkpoints(run_directory(runs, config))[-1]
     edit_checkpoint(newest, edit)
-    if start is None:
+    if message is None:
         with pytest.raises(TrainingStopped):
             train(runs, config, Interruption(0))
         return
     before = run_directory(runs, config).config_path.read_bytes()
     line = refuse(runs, config)
-    assert line.startswith(start.replace("{path}", str(newest)))
-    assert len(line) < 500
+    expected = re.escape(message.replace("{path}", str(newest))).replace(r"\.\.\.", ".{,200}")
+    assert re.fullmatch(expected, line), line
     assert run_directory(runs, config).config_path.read_bytes() == before
 
 
@@ -520,7 +586,15 @@ def exchange(folder: Path) -> None:
     (folder / "identity.bin").write_bytes(bytes(8))
 
 
-@pytest.mark.parametrize("damage", [remove_folder, remove_file, shorten, lengthen, exchange])
+def link(folder: Path) -> None:
+    """As in a folder from a stranger: training would write where the link points."""
+    target = folder.parent / "a file of the same size"
+    shutil.copy(folder / "rewards.bin", target)
+    (folder / "rewards.bin").unlink()
+    (folder / "rewards.bin").symlink_to(target)
+
+
+@pytest.mark.parametrize("damage", [remove_folder, remove_file, shorten, lengthen, exchange, link])
 def test_a_damaged_replay_memory_is_refilled_and_that_is_said(
     interrupted: Callable[[str], Path], damage: Callable[[Path], None], capsys: Any
 ) -> None:
@@ -528,7 +602,10 @@ def test_a_damaged_replay_memory_is_refilled_and_that_is_said(
     runs = interrupted("dqn")
     directory = run_directory(runs, config)
     damage(directory.replay_path)
+    target = directory.path / "a file of the same size"
+    before = target.read_bytes() if target.exists() else None
     train(runs, config)
+    assert before is None or target.read_bytes() == before
     assert refilling(directory) in capsys.readouterr().out
     assert directory.read_status() == RunStatus("finished", 300)
     assert not directory.replay_path.exists()
@@ -659,6 +736,62 @@ def test_a_failing_emulator_ends_the_run_with_one_line(
     assert directory.read_status() == RunStatus("failed", saved, f"environment 1 failed: {fault}")
 
 
+def fail_always(*_: Any) -> Any:
+    raise RuntimeError("the emulator\nis on fire")
+
+
+def show_little(game: EmulatedGame) -> None:
+    game.first_frame = np.zeros((3, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("method", "replacement", "fault"),
+    [
+        ("__init__", fail_always, "the emulator is on fire"),
+        ("start", fail_always, "the emulator is on fire"),
+        (
+            "start",
+            show_little,
+            "a frame is uint8 of shape (3, 3), not uint8 of shape (84, 84)",
+        ),
+    ],
+)
+def test_an_emulator_that_fails_at_the_start_ends_the_run_with_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    method: str,
+    replacement: Callable[..., Any],
+    fault: str,
+) -> None:
+    monkeypatch.setattr(EmulatedGame, method, replacement)
+    config = short_config(n_envs=1)
+    line = (
+        f"{config.name}: environment 0 failed: {fault}; the same command goes on from the last "
+        "checkpoint.\n"
+    )
+    assert run_command(tmp_path, config, capsys) == (1, line)
+
+
+def test_an_emulator_that_fails_while_games_are_rebuilt(
+    interrupted: Callable[[str], Path],
+    uninterrupted: RunDirectory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = short_config(algo_of(uninterrupted))
+    runs = interrupted(config.run.algo)
+    with monkeypatch.context() as patch:
+        patch.setattr(EmulatedGame, "_receive", fail_always)
+        status, err = run_command(runs, config, capsys)
+    assert status == 1
+    assert err == (
+        f"{config.name}: environment 0 failed: the emulator is on fire; the same command goes on "
+        "from the last checkpoint.\n"
+    )
+    assert compare_runs(uninterrupted, train(runs, config)) == []
+
+
 def test_after_the_failure_the_run_goes_on(
     uninterrupted: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
@@ -669,25 +802,32 @@ def test_after_the_failure_the_run_goes_on(
     assert compare_runs(uninterrupted, train(tmp_path, config)) == []
 
 
-def test_a_hanging_emulator_ends_the_run_with_one_line(tmp_path: Path) -> None:
-    config = short_config()
-    directory = run_directory(tmp_path, config)
-    arguments = [*command_line(config, tmp_path), "--set=hang_timeout_seconds=2"]
+def run_with_hanging_emulator(
+    runs: Path, config: RunConfig, after: int
+) -> "subprocess.CompletedProcess[str]":
+    """train.py, whose emulators stop answering after so many answers."""
+    arguments = [*command_line(config, runs), "--set=hang_timeout_seconds=2"]
     script = (
-        "import sys, time, train\n"
+        "import sys, time, train, agents.training\n"
         "from envs.emulated_game import EmulatedGame\n"
-        "receive, asked = EmulatedGame.receive, []\n"
+        "agents.training.REBUILD_SECONDS_PER_ENVIRONMENT = 0.5\n"
+        "receive, asked = EmulatedGame._receive, []\n"
         "def hang(game):\n"
         "    asked.append(game)\n"
-        "    if len(asked) > 200:\n        time.sleep(1000)\n"
+        f"    if len(asked) > {after}:\n        time.sleep(1000)\n"
         "    return receive(game)\n"
-        "EmulatedGame.receive = hang\n"
+        "EmulatedGame._receive = hang\n"
         f"sys.exit(train.main({arguments!r}))"
     )
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
-    message = "the environments have not answered for 2 s"
+
+
+def check_hung(
+    done: "subprocess.CompletedProcess[str]", directory: RunDirectory, seconds: int
+) -> None:
+    message = f"the environments have not answered for {seconds} s"
     assert done.returncode == 1
     assert done.stderr == f"error: {message}; the same command goes on.\n"
     checkpoint, _ = newest_good_checkpoint(directory)
@@ -695,6 +835,22 @@ def test_a_hanging_emulator_ends_the_run_with_one_line(tmp_path: Path) -> None:
     assert directory.read_status() == RunStatus("failed", int(checkpoint.path.stem), message)
     with directory.lock():  # which the dead process does not hold
         pass
+
+
+def test_a_hanging_emulator_ends_the_run_with_one_line(tmp_path: Path) -> None:
+    config = short_config()
+    done = run_with_hanging_emulator(tmp_path, config, after=200)
+    check_hung(done, run_directory(tmp_path, config), 2)
+
+
+def test_an_emulator_that_hangs_while_games_are_rebuilt_ends_the_run_too(
+    interrupted: Callable[[str], Path], uninterrupted: RunDirectory
+) -> None:
+    algo = algo_of(uninterrupted)
+    config = short_config(algo)
+    runs = interrupted(algo)
+    check_hung(run_with_hanging_emulator(runs, config, after=20), run_directory(runs, config), 3)
+    assert compare_runs(uninterrupted, train(runs, config)) == []
 
 
 @pytest.mark.parametrize("algo", ["a2c", "dqn"])

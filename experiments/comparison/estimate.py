@@ -6,23 +6,23 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.build import replay_slack
-from agents.frame_replay import count_bytes
 from agents.progress import format_seconds
 from agents.resources import (
     CHECKPOINT_BYTES,
     KEPT_FILES,
     LOG_BYTES_PER_AGENT_STEP,
     available_memory,
+    count_memory,
+    count_replay_bytes,
 )
-from configs.run_config import DQNHyperparameters, RunConfig, load_config
+from configs.run_config import RunConfig, load_config
 from configs.run_directory import RunDirectory
 from configs.settings import load_preset
 from experiments.comparison.plan import ComparisonPlan
 from experiments.comparison.records import has_ended, read_episodes, read_progress
 from experiments.comparison.statistics import alpha_at_look, find_detectable_difference
 
-PROCESS_BYTES = 600_000_000  # of one training process, without a replay memory
+PROCESS_BYTES = 600_000_000  # of the program itself, in one training process
 
 
 def describe_plan(plan: ComparisonPlan, runs: Path, jobs: int) -> str:
@@ -99,7 +99,7 @@ def needed_disk(left: Sequence[RunConfig], runs: Path, jobs: int) -> float:
         for config in left
     )
     keep_replay = any(config.execution.keep_replay for config in left)
-    replays = [_replay_bytes(config) for config in left]
+    replays = [count_replay_bytes(config) for config in left]
     written = sum(
         file.stat().st_size
         for config in left
@@ -111,7 +111,7 @@ def needed_disk(left: Sequence[RunConfig], runs: Path, jobs: int) -> float:
 
 def needed_memory(left: Sequence[RunConfig], running: int) -> int:
     """Bytes that the runs take which train at the same time."""
-    return sum(PROCESS_BYTES + _replay_bytes(config) for config in left[:running])
+    return sum(PROCESS_BYTES + count_memory(config) for config in left[:running])
 
 
 def check_needs(left: Sequence[RunConfig], runs: Path, jobs: int) -> None:
@@ -139,13 +139,6 @@ def _trained_steps(config: RunConfig, runs: Path) -> int:
     if has_ended(directory, config):
         return config.run.total_agent_steps
     return min(read_progress(directory).agent_steps, config.run.total_agent_steps)
-
-
-def _replay_bytes(config: RunConfig) -> int:
-    settings = config.hyperparameters
-    if not isinstance(settings, DQNHyperparameters):
-        return 0
-    return count_bytes(settings.buffer_size, settings.n_envs, replay_slack(config))
 
 
 def _shorten(names: list[str], shown: int = 8) -> list[str]:

@@ -181,11 +181,14 @@ def load_plan(runs: Path) -> ComparisonPlan | None:
     """Read the plan of a folder of runs; None if it has none.
 
     Raises:
-        ValueError: If it is damaged; one line.
+        ValueError: If it is damaged, or no plan could be there; one line.
     """
     path = runs / PLAN_NAME
-    if not path.exists():
-        return None
+    try:
+        if not path.exists():
+            return None
+    except OSError as error:
+        raise ValueError(f"cannot use {runs} ({error.strerror}); choose another folder.") from None
     values = read_json(path)
     if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
         raise ValueError(

@@ -86,6 +86,8 @@ def connect(address: str) -> Iterator[RayCluster]:
     Raises:
         ValueError: If Ray is not installed or there is no such cluster; one line.
     """
+    if not address.strip() or not address.isprintable():
+        raise ValueError(f"--ray must be the address of a cluster, or auto, got {address!r}.")
     try:
         import ray
     except ImportError:
@@ -93,7 +95,7 @@ def connect(address: str) -> Iterator[RayCluster]:
     try:
         _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level="error")
-    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"--ray {address}: no Ray cluster answers ({error}); start one with ray start --head."
         ) from None

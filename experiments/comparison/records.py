@@ -14,11 +14,13 @@ from configs.files import read_bytes, read_json
 from configs.run_config import RunConfig, experiment_differences, load_config
 from configs.run_directory import RunDirectory
 from configs.settings import load_preset
+from envs.games import find_game
 from experiments.comparison.arms import BASELINE
 from experiments.comparison.plan import ComparisonPlan
 from experiments.comparison.statistics import FINAL_GAMES, Criteria, FloatArray
 
 _MAX_EPISODES_BYTES = 1 << 30
+_MAX_RETURN = 1e15  # far more than a game counts to; sums of squares stay finite
 _ENDED = ("finished", "diverged")
 _TAIL_BYTES = 16 << 10  # enough for the last 100 games
 
@@ -181,7 +183,7 @@ def _parse_rows(lines: list[str], path: Path) -> Episodes:
             np.array([float(row["seconds"]) for row in rows], dtype=np.float64),
         )
         sound = bool(
-            np.isfinite(episodes.returns).all()
+            (np.abs(episodes.returns) < _MAX_RETURN).all()
             and np.isfinite(episodes.seconds).all()
             and (episodes.agent_steps > 0).all()
             and (np.diff(episodes.agent_steps) >= 0).all()
@@ -246,6 +248,7 @@ def gather(runs: Path, plan: ComparisonPlan | None) -> Comparison:
         name = path.parent.relative_to(runs).as_posix()
         try:
             record = read_run(RunDirectory(path.parent))
+            find_game(record.config.run.game)
         except (OSError, ValueError) as error:
             left_out.append((name, str(error)))
             continue

@@ -1,0 +1,129 @@
+"""How the cost of A2C grows, in one figure: `python -m benchmarks.growth OUT.png`.
+
+Left: agent steps a second against the number of environments, one process with all cores. Middle:
+the total rate of several runs side by side, as `--jobs` has them. Right: what a vector step of one
+run spends its time on, measured with a profiler's clock around each part.
+"""
+
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.speed import TASKS, Contestant, make_ours, measure_rate, measure_training
+from configs.command_line import OneLineParser
+from configs.process_settings import prepare_process
+
+ENVIRONMENTS = (1, 2, 4, 8, 16, 32, 64, 128)
+JOBS = (1, 2, 3, 4)
+PRECISIONS = ("fp32", "bf16")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, print the figures and draw them; returns the exit status."""
+    parser = OneLineParser(prog="python -m benchmarks.growth", description=__doc__)
+    parser.add_argument("out", type=Path, help="the PNG to write")
+    parser.add_argument("--game", default="Pong")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args(arguments)
+    game: str = options.game
+    rates: dict[tuple[str, str, int], list[float]] = defaultdict(list)
+    for _ in range(options.rounds):
+        for precision in PRECISIONS:
+            for count in ENVIRONMENTS:
+                contestant = Contestant(precision, {"precision": precision, "n_envs": count})
+                rates["environments", precision, count].append(
+                    measure_rate(contestant, "a2c", game)
+                )
+            for jobs in JOBS:
+                contestant = Contestant(precision, {"precision": precision}, jobs)
+                rates["jobs", precision, jobs].append(measure_rate(contestant, "a2c", game))
+    shares = {precision: _measure_shares(game, precision) for precision in PRECISIONS}
+    for key, values in rates.items():
+        print(*key, f"{sorted(values)[len(values) // 2]:.0f}", sep="\t")
+    for precision, spent in shares.items():
+        for part, seconds in spent.items():
+            print("ms of a vector step", precision, part, f"{seconds * 1e3:.2f}", sep="\t")
+    _draw(rates, shares, options.out, game)
+    return 0
+
+
+def _measure_shares(game: str, precision: str) -> dict[str, float]:
+    """Seconds of a vector step spent on each part of training."""
+    prepare_process()
+    agent = make_ours("a2c", game, {"precision": precision})
+    agent.learn(TASKS["a2c"].warm_up)
+    spent: dict[str, float] = defaultdict(float)
+    agent.env.step = _timed(agent.env.step, "emulation", spent)
+    agent._network.compute = _timed(agent._network.compute, "forward", spent)
+    agent.train = _timed(agent.train, "update", spent)
+    rate = measure_training(agent, TASKS["a2c"])
+    steps = TASKS["a2c"].warm_up + TASKS["a2c"].steps
+    per_step = {part: seconds * agent.n_envs / steps for part, seconds in spent.items()}
+    return per_step | {"rest": agent.n_envs / rate - sum(per_step.values())}
+
+
+def _timed(call: Callable[..., Any], part: str, spent: dict[str, float]) -> Callable[..., Any]:
+    def timed(*arguments: Any, **keywords: Any) -> Any:
+        started = time.perf_counter()
+        result = call(*arguments, **keywords)
+        spent[part] += time.perf_counter() - started
+        return result
+
+    return timed
+
+
+def _draw(
+    rates: dict[tuple[str, str, int], list[float]],
+    shares: dict[str, dict[str, float]],
+    path: Path,
+    game: str,
+) -> None:
+    import matplotlib.pyplot as plt
+
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(10, 3.3), layout="constrained")
+    figure.suptitle(f"A2C on {game}, {os.cpu_count()} cores", fontsize=10)
+    for precision, style in zip(PRECISIONS, ("o-", "s--"), strict=True):
+        for axes, what, counts in (
+            (left, "environments", ENVIRONMENTS),
+            (middle, "jobs", JOBS),
+        ):
+            values = [rates[what, precision, count] for count in counts]
+            medians = [sorted(each)[len(each) // 2] for each in values]
+            axes.plot(counts, medians, style, label=precision)
+            axes.fill_between(counts, [min(v) for v in values], [max(v) for v in values], alpha=0.2)
+    left.set_xscale("log", base=2)
+    left.set(xlabel="environments of one run", ylabel="agent steps a second")
+    left.set_xticks(ENVIRONMENTS, [str(count) for count in ENVIRONMENTS])
+    middle.set(xlabel="runs side by side", ylabel="agent steps a second, in total")
+    middle.set_xticks(JOBS)
+    for axes in (left, middle):
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    bottom = dict.fromkeys(PRECISIONS, 0.0)
+    for part, hatch in zip(
+        ("emulation", "forward", "update", "rest"), ("", "//", "..", "xx"), strict=True
+    ):
+        heights = [shares[precision][part] * 1e3 for precision in PRECISIONS]
+        right.bar(
+            PRECISIONS,
+            heights,
+            bottom=list(bottom.values()),
+            hatch=hatch,
+            label=part,
+            edgecolor="black",
+            alpha=0.7,
+        )
+        for precision, height in zip(PRECISIONS, heights, strict=True):
+            bottom[precision] += height
+    right.set(ylabel="ms of a step of 16 environments")
+    right.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

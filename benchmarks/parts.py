@@ -1,0 +1,163 @@
+"""Where training time goes: each part alone, beside SB3's, and what the machine would allow.
+
+    python -m benchmarks.parts --algo a2c --precision fp32
+
+Parts and whole trainings are timed in turn, in one process, round after round. The bound of a
+part is ALE's own vector environment for the emulation, and for the network its multiply-adds at the
+rate of a large matrix product. This project's settings of the process hold for both sides here.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from configs.command_line import OneLineParser
+from configs.process_settings import prepare_process
+
+SIDES = ("SB3", "here", "bound")
+SECONDS = 0.4  # a part is repeated for this long in every round
+# Multiply-adds of the Nature CNN for one 4 x 84 x 84 image, layer by layer (Mnih et al. 2015).
+MULTIPLY_ADDS = (20 * 20 * 32 * 256, 9 * 9 * 64 * 512, 7 * 7 * 64 * 576, 3136 * 512)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, and print a Markdown table; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    prepare_process()
+    from benchmarks.speed import TASKS, make_ours, make_sb3, measure_training
+
+    algo, game = options.algo, options.game
+    theirs = make_sb3(algo, game)
+    ours = make_ours(algo, game, {"precision": options.precision})
+    for agent in (theirs, ours):
+        agent.learn(TASKS[algo].warm_up)
+    parts: dict[tuple[str, str], Callable[[], Any]] = {}
+    for side, agent in (("SB3", theirs), ("here", ours)):
+        for part, call in _parts_of(agent, algo).items():
+            parts[part, side] = call
+    floor = _make_floor(game, theirs.n_envs)
+    parts["emulation", "bound"] = floor
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in parts}
+    rates: dict[str, list[float]] = {"SB3": [], "here": []}
+    products = []
+    for _ in range(options.rounds):
+        for key, call in parts.items():
+            times[key].append(time_call(call))
+        for side, agent in (("SB3", theirs), ("here", ours)):
+            rates[side].append(measure_training(agent, TASKS[algo]))
+        products.append(measure_product_rate(options.precision))
+    product_rate = statistics.median(products)
+
+    seconds = {key: statistics.median(values) for key, values in times.items()}
+    n_envs = theirs.n_envs
+    per_update = theirs.n_steps if algo == "a2c" else 4  # vector steps for each update
+    acting = n_envs * sum(MULTIPLY_ADDS)
+    backward = 2 * sum(MULTIPLY_ADDS) - MULTIPLY_ADDS[0]  # the image needs no gradient
+    samples = n_envs * per_update if algo == "a2c" else 32
+    # A2C's update can start from the activations of acting; DQN's has two forward passes.
+    learning = samples * (backward + (0 if algo == "a2c" else 2 * sum(MULTIPLY_ADDS)))
+    seconds["acting", "bound"] = 2 * acting / product_rate
+    seconds["update", "bound"] = 2 * learning / product_rate
+
+    print(f"\n{algo}, {game}, {options.precision}, {n_envs} environments, ms (median)\n")
+    print(f"Large matrix product: {product_rate / 1e9:.0f} GFLOP/s.\n")
+    print("| | SB3 | here | bound |")
+    print("|---|---:|---:|---:|")
+    names = list(dict.fromkeys(part for part, _ in parts))
+    for part in names:
+        cells = (seconds.get((part, side)) for side in SIDES)
+        texts = ("" if value is None else f"{value * 1e3:.2f}" for value in cells)
+        print(f"| {part} | {' | '.join(texts)} |")
+    sums = {
+        side: seconds["emulation", side]
+        + seconds["acting", side]
+        + seconds["update", side] / per_update
+        for side in SIDES
+    }
+    wholes = {side: n_envs / statistics.median(values) for side, values in rates.items()}
+    for label, values in (("a vector step: sum of parts", sums), ("a vector step: whole", wholes)):
+        texts = (f"{values[side] * 1e3:.2f}" if side in values else "" for side in SIDES)
+        print(f"| {label} | {' | '.join(texts)} |")
+    print(f"\nReached: {sums['here'] / wholes['here']:.0%} of the sum of its parts,", end=" ")
+    print(f"{sums['bound'] / wholes['here']:.0%} of the bound.")
+    return 0
+
+
+def time_call(call: Callable[[], Any]) -> float:
+    """Seconds a call takes, the mean over `SECONDS`."""
+    call()
+    started, count = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - started) < SECONDS:
+        call()
+        count += 1
+    return elapsed / count
+
+
+def measure_product_rate(precision: str) -> float:
+    """Floating-point operations a second of a product of two 1024 x 1024 matrices."""
+    import torch
+
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    left, right = torch.ones(1024, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
+    return 2 * 1024**3 / time_call(lambda: left @ right)
+
+
+def _parts_of(agent: Any, algo: str) -> dict[str, Callable[[], Any]]:
+    """An agent's emulation of one vector step, acting on it, and an update."""
+    import numpy as np
+    import torch
+
+    env, generator = agent.env, np.random.default_rng(0)
+    observations = env.reset()
+
+    def emulate() -> Any:
+        return env.step(generator.integers(env.action_space.n, size=env.num_envs))
+
+    @torch.no_grad()
+    def act() -> Any:
+        if algo == "dqn":
+            return agent._sample_action(0)
+        if (network := getattr(agent, "_network", None)) is not None:
+            logits, values = agent._evaluate(network.compute(observations, 0))
+            chances = torch.softmax(logits, dim=1)
+            return torch.multinomial(chances, 1).numpy(), values.numpy()
+        return agent.policy(torch.from_numpy(observations))
+
+    parts: dict[str, Callable[[], Any]] = {"emulation": emulate, "acting": act}
+    if algo == "a2c":
+        parts["update"] = agent.train
+    else:
+        agent.exploration_rate = 0.0  # SB3 and this project act greedily when timed
+        parts["of the update, sampling"] = lambda: agent.replay_buffer.sample(32)
+        parts["update"] = lambda: agent.train(1, 32)
+    return parts
+
+
+def _make_floor(game: str, n_envs: int) -> Callable[[], Any]:
+    """A step of ALE's own vector environment."""
+    import numpy as np
+    from ale_py.vector_env import AtariVectorEnv
+
+    from envs.games import find_game
+
+    env = AtariVectorEnv(find_game(game).rom_id, num_envs=n_envs, noop_max=30)
+    env.reset(seed=0)
+    generator = np.random.default_rng(0)
+    actions = len(env.ale.get_action_set())
+    return lambda: env.step(generator.integers(actions, size=n_envs))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="python -m benchmarks.parts", description=__doc__)
+    parser.add_argument("--algo", default="a2c", choices=("a2c", "dqn"))
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
+    parser.add_argument("--game", default="Pong")
+    parser.add_argument("--rounds", type=int, default=5)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
