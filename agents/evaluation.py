@@ -111,7 +111,7 @@ def load_agent(
     """
     if path.is_dir():
         directory = RunDirectory(path)
-        file = _find_model(directory)
+        file = find_model(directory)
         config: RunConfig | None = load_config(directory.config_path)
     else:
         file = read_model_zip(path, with_optimizer=False)
@@ -153,8 +153,13 @@ def load_agent(
     )
 
 
-def _find_model(directory: RunDirectory) -> ModelFile:
-    """A finished run's model, or an unfinished one's newest good checkpoint."""
+def find_model(directory: RunDirectory) -> ModelFile:
+    """A finished run's model, or an unfinished one's newest good checkpoint.
+
+    Raises:
+        FileNotFoundError: If there is no such run, or it has no model yet.
+        ValueError: If its model is damaged.
+    """
     if not directory.exists():
         raise FileNotFoundError(
             f"{directory.path} is not a run's directory: it has no config.json; give one, such as "

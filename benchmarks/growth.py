@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed import TASKS, Contestant, make_ours, measure_rate, measure_training
+from benchmarks.speed import TASKS, Contestant, make_ours, measure_rates
 from configs.command_line import OneLineParser
 from configs.process_settings import prepare_process
 
@@ -27,20 +27,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser = OneLineParser(prog="python -m benchmarks.growth", description=__doc__)
     parser.add_argument("out", type=Path, help="the PNG to write")
     parser.add_argument("--game", default="Pong")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args(arguments)
     game: str = options.game
-    rates: dict[tuple[str, str, int], list[float]] = defaultdict(list)
-    for _ in range(options.rounds):
-        for precision in PRECISIONS:
-            for count in ENVIRONMENTS:
-                contestant = Contestant(precision, {"precision": precision, "n_envs": count})
-                rates["environments", precision, count].append(
-                    measure_rate(contestant, "a2c", game)
-                )
-            for jobs in JOBS:
-                contestant = Contestant(precision, {"precision": precision}, jobs)
-                rates["jobs", precision, jobs].append(measure_rate(contestant, "a2c", game))
+    rates: dict[tuple[str, str, int], list[float]] = {}
+    for precision in PRECISIONS:
+        settings = {"precision": precision}
+        points = [
+            (("environments", precision, count), Contestant("", settings | {"n_envs": count}))
+            for count in ENVIRONMENTS
+        ] + [(("jobs", precision, jobs), Contestant("", settings, jobs)) for jobs in JOBS]
+        measured = measure_rates([each for _, each in points], "a2c", game, options.rounds)
+        rates |= {key: values for (key, _), values in zip(points, measured, strict=True)}
     shares = {precision: _measure_shares(game, precision) for precision in PRECISIONS}
     for key, values in rates.items():
         print(*key, f"{sorted(values)[len(values) // 2]:.0f}", sep="\t")
@@ -60,10 +58,11 @@ def _measure_shares(game: str, precision: str) -> dict[str, float]:
     agent.env.step = _timed(agent.env.step, "emulation", spent)
     agent._network.compute = _timed(agent._network.compute, "forward", spent)
     agent.train = _timed(agent.train, "update", spent)
-    rate = measure_training(agent, TASKS["a2c"])
-    steps = TASKS["a2c"].warm_up + TASKS["a2c"].steps
-    per_step = {part: seconds * agent.n_envs / steps for part, seconds in spent.items()}
-    return per_step | {"rest": agent.n_envs / rate - sum(per_step.values())}
+    before, started = agent.num_timesteps, time.perf_counter()
+    agent.learn(16_000, reset_num_timesteps=False)
+    whole, steps = time.perf_counter() - started, (agent.num_timesteps - before) / agent.n_envs
+    spent["rest"] = whole - sum(spent.values())
+    return {part: seconds / steps for part, seconds in spent.items()}
 
 
 def _timed(call: Callable[..., Any], part: str, spent: dict[str, float]) -> Callable[..., Any]:

@@ -4,18 +4,20 @@ r"""Rates beside Stable-Baselines3 as rl-baselines3-zoo configures it.
     python -m benchmarks.speed --task a2c --rounds 12 --against cnn \
         --contestants cnn coordconv coordconv-all       # what the coordinates cost
 
-Every measurement is a process of its own; the contestants take turns, round after round, in an
-order that is drawn anew each time, so that a machine whose speed drifts slows them alike. Quote the
-ratios: each is taken within a round, and the interval is Student's over the rounds' logarithms.
+Each contestant is a process of its own. They take turns, a second or two each, in an order that is
+drawn anew in every round, so that a machine whose speed drifts slows them alike. Quote the ratios:
+the median of those taken within a round, and its 95 % bootstrap interval.
 """
 
 import argparse
 import json
-import math
 import random
+import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -64,7 +66,7 @@ class Task:
 
     Attributes:
         steps: Agent steps of a measurement.
-        warm_up: Agent steps before it.
+        warm_up: Agent steps before the first.
         contestants: Who does it.
         settings: Of both sides, beside rl-baselines3-zoo's.
     """
@@ -76,145 +78,163 @@ class Task:
 
 
 TASKS = {
-    "a2c": Task(9_600, 1_600, TRAINING),
+    "a2c": Task(1_600, 1_600, TRAINING),
     # Measured while it learns; the memory fills soon.
     "dqn": Task(
-        1_600,
-        600,
+        240,
+        800,
         TRAINING,
         {"learning_starts": 400, "buffer_size": 20_000, "exploration_fraction": 0.1},
     ),
-    "evaluation": Task(10_000, 1_000, EVALUATION),
+    "evaluation": Task(0, 0, EVALUATION),  # whole games,
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, and print a Markdown table per task; returns the exit status."""
     options = _parser().parse_args(arguments)
+    if options.serve:
+        serve(Contestant(**json.loads(options.serve)), options.task[0], options.game)
+        return 0
     for name in options.task:
-        task = TASKS[name]
-        known = {contestant.name: contestant for contestant in task.contestants}
+        known = {contestant.name: contestant for contestant in TASKS[name].contestants}
         chosen = [known[each] for each in options.contestants or known if each in known]
-        rates: dict[str, list[float]] = {contestant.name: [] for contestant in chosen}
-        for _ in range(options.rounds):
-            for contestant in random.sample(chosen, len(chosen)):
-                rates[contestant.name].append(measure_rate(contestant, name, options.game))
+        rates = measure_rates(chosen, name, options.game, options.rounds)
         print(f"\n{name}, {options.game}, {options.rounds} rounds\n")
-        print("| | agent steps a second | against | times | 95 % interval | range |")
-        print("|---|---:|---|---:|---:|---:|")
-        for contestant in chosen:
-            against = options.against or contestant.against
-            own = rates[contestant.name]
-            row = [contestant.name, f"{_median(own):.0f}", "", "", "", ""]
-            if against in rates and against != contestant.name:
-                ratios = [a / b for a, b in zip(own, rates[against], strict=True)]
+        print("| | agent steps a second | against | times | 95 % interval |")
+        print("|---|---:|---|---:|---:|")
+        for contestant, own in zip(chosen, rates, strict=True):
+            row = [contestant.name, f"{statistics.median(own):.0f}", "", "", ""]
+            against = known[options.against or contestant.against]
+            if against in chosen and against != contestant:
+                others = rates[chosen.index(against)]
+                ratios = [a / b for a, b in zip(own, others, strict=True)]
                 row[2:] = [
-                    against,
-                    f"{_median(ratios):.3f}",
-                    describe_interval(ratios),
-                    f"{min(ratios):.2f} - {max(ratios):.2f}",
+                    against.name,
+                    f"{statistics.median(ratios):.2f}",
+                    "{:.2f} - {:.2f}".format(*bootstrap_median(ratios)),
                 ]
             print("| " + " | ".join(row) + " |")
         sys.stdout.flush()
     return 0
 
 
-def measure_rate(contestant: Contestant, task: str, game: str) -> float:
-    """Agent steps a second, in total, of a contestant's processes side by side."""
+def measure_rates(
+    contestants: Sequence[Contestant], task: str, game: str, rounds: int
+) -> list[list[float]]:
+    """Agent steps a second of each contestant, in total over its processes, in each round."""
+    with ExitStack() as stack:
+        servers = []
+        for contestant in contestants:
+            processes = [_start(contestant, task, game) for _ in range(contestant.processes)]
+            for process in processes:
+                stack.callback(process.kill)
+            _ask(processes)  # the warm-up
+            servers.append(processes)
+        rates: list[list[float]] = [[] for _ in contestants]
+        for _ in range(rounds):
+            for index in random.sample(range(len(contestants)), len(contestants)):
+                rates[index].append(_ask(servers[index]))
+    return rates
+
+
+def _start(contestant: Contestant, task: str, game: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "benchmarks.speed", "--task", task, "--game", game]
-    command += ["--measure", json.dumps(asdict(contestant))]
-    processes = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(contestant.processes)
-    ]
-    rates = []
+    command += ["--serve", json.dumps(asdict(contestant))]
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def _ask(processes: list["subprocess.Popen[str]"]) -> float:
+    """Have processes measure once, at the same time; the sum of their rates."""
     for process in processes:
-        output, errors = process.communicate()
-        if process.returncode:
-            raise RuntimeError(f"{contestant.name} failed:\n{errors}")
-        rates.append(float(output))
-    return sum(rates)
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    total = 0.0
+    for process in processes:
+        assert process.stdout is not None
+        if not (answer := process.stdout.readline()):
+            raise RuntimeError(process.communicate()[1])
+        total += float(answer)
+    return total
 
 
-def describe_interval(ratios: list[float]) -> str:
-    """Student's 95 % interval of the geometric mean of ratios."""
-    from scipy.special import stdtrit
-
-    count = len(ratios)
-    if count < 2:
-        return "-"
-    logarithms = [math.log(ratio) for ratio in ratios]
-    mean = sum(logarithms) / count
-    variance = sum((value - mean) ** 2 for value in logarithms) / (count - 1)
-    margin = float(stdtrit(count - 1, 0.975)) * math.sqrt(variance / count)
-    return f"{math.exp(mean - margin):.3f} - {math.exp(mean + margin):.3f}"
+def bootstrap_median(ratios: Sequence[float]) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the median."""
+    generator = random.Random(0)
+    medians = sorted(
+        statistics.median(generator.choices(ratios, k=len(ratios))) for _ in range(2_000)
+    )
+    return medians[50], medians[-51]
 
 
-def _measure(contestant: Contestant, name: str, game: str) -> float:
-    """Agent steps a second of this process, after a warm-up."""
+def serve(contestant: Contestant, name: str, game: str) -> None:
+    """Measure once for each line of the standard input, and print agent steps a second."""
     if contestant.overrides is not None:
         prepare_process()
     import torch
 
     if contestant.processes > 1:
         torch.set_num_threads(1)
-    task = TASKS[name]
     if name == "evaluation":
-        return _measure_evaluation(contestant, task, game)
-    if contestant.overrides is None:
-        agent = make_sb3(name, game)
+        measure = _prepare_evaluation(contestant, game)
     else:
-        agent = make_ours(name, game, contestant.overrides)
-    return measure_training(agent, task)
+        agent = (
+            make_sb3(name, game)
+            if contestant.overrides is None
+            else make_ours(name, game, contestant.overrides)
+        )
+        agent.learn(TASKS[name].warm_up)
+
+        def measure() -> float:
+            return measure_training(agent, TASKS[name])
+
+    for _ in sys.stdin:
+        print(measure(), flush=True)
 
 
 def measure_training(agent: Any, task: Task) -> float:
-    """Agent steps a second of an SB3 agent's `learn`, after a warm-up."""
-    from stable_baselines3.common.callbacks import BaseCallback
-
-    class Clock(BaseCallback):
-        started = 0.0
-        started_at = 0
-
-        def _on_step(self) -> bool:
-            return True
-
-        def _on_rollout_start(self) -> None:
-            if not self.started and self.num_timesteps >= task.warm_up:
-                self.started, self.started_at = time.perf_counter(), self.num_timesteps
-
-    clock = Clock()
-    agent.learn(task.warm_up + task.steps, callback=clock)
-    return float((agent.num_timesteps - clock.started_at) / (time.perf_counter() - clock.started))
+    """Agent steps a second of an SB3 agent that learns on."""
+    before, started = agent.num_timesteps, time.perf_counter()
+    agent.learn(task.steps, reset_num_timesteps=False)
+    return float((agent.num_timesteps - before) / (time.perf_counter() - started))
 
 
-def _measure_evaluation(contestant: Contestant, task: Task, game: str) -> float:
-    """Agent steps a second of an untrained A2C agent's scored games."""
+def _prepare_evaluation(contestant: Contestant, game: str) -> Callable[[], float]:
+    """What plays whole games with an untrained A2C agent, and tells agent steps a second."""
     if contestant.overrides is None:
         from stable_baselines3.common.evaluation import evaluate_policy
 
         agent = make_sb3("a2c", game)
-        env = _make_sb3_env(game, 1, {"clip_reward": False})  # as zoo's enjoy.py: one environment
-        _, lengths = evaluate_policy(agent, env, 1, return_episode_rewards=True)
-        started, steps = time.perf_counter(), 0
-        while steps < task.steps:
-            _, lengths = evaluate_policy(agent, env, 1, return_episode_rewards=True)
-            steps += sum(lengths)  # type: ignore[arg-type]
-        return steps / (time.perf_counter() - started)
+        # One environment, as zoo's enjoy.py has it.
+        env = _make_sb3_env(game, 1, {"clip_reward": False})
 
-    import torch
+        def play() -> int:
+            lengths = evaluate_policy(agent, env, 1, return_episode_rewards=True)[1]
+            assert isinstance(lengths, list)
+            return sum(lengths)
+    else:
+        import torch
 
-    from agents.evaluation import GAMES_SIDE_BY_SIDE, TrainedAgent, play_games
-    from envs.games import find_game
+        from agents.evaluation import GAMES_SIDE_BY_SIDE, TrainedAgent, play_games
+        from envs.games import find_game
 
-    torch.set_num_threads(1)  # as `agents.evaluation.evaluate` has it
-    policy = make_ours("a2c", game, contestant.overrides).policy
-    policy.set_training_mode(False)
-    trained = TrainedAgent(policy, find_game(game), "baselines", None, "untrained", 0, None)
-    started, steps = time.perf_counter(), 0
-    for _, played in play_games(trained, 2 * GAMES_SIDE_BY_SIDE, 0, None):
-        steps += len(played.actions)
-    return steps / (time.perf_counter() - started)
+        torch.set_num_threads(1)  # as `agents.evaluation.evaluate` has it
+        policy = make_ours("a2c", game, contestant.overrides).policy
+        policy.set_training_mode(False)
+        trained = TrainedAgent(policy, find_game(game), "baselines", None, "untrained", 0, None)
+
+        def play() -> int:
+            played = play_games(trained, GAMES_SIDE_BY_SIDE, 0, None)
+            return sum(len(game.actions) for _, game in played)
+
+    def measure() -> float:
+        started = time.perf_counter()
+        return play() / (time.perf_counter() - started)
+
+    return measure
 
 
 def make_ours(algo: str, game: str, overrides: dict[str, Any]) -> Any:
@@ -268,27 +288,17 @@ def _make_sb3_env(game: str, n_envs: int, wrapper: dict[str, Any] | None = None)
     return VecFrameStack(make_atari_env(name, n_envs=n_envs, seed=0, wrapper_kwargs=wrapper), 4)
 
 
-def _median(values: list[float]) -> float:
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    return (ordered[middle] + ordered[~middle]) / 2
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="python -m benchmarks.speed", description=__doc__)
     parser.add_argument("--task", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--game", default="Pong")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=15)
     names = [contestant.name for contestant in TRAINING]
     parser.add_argument("--contestants", nargs="+", choices=names)
     parser.add_argument("--against", choices=names, help="compare all with this one")
-    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
     return parser
 
 
 if __name__ == "__main__":
-    options = _parser().parse_args()
-    if options.measure:
-        print(_measure(Contestant(**json.loads(options.measure)), options.task[0], options.game))
-        sys.exit(0)
     sys.exit(main())

@@ -1,0 +1,80 @@
+"""python -m agents.share: an agent for others, and what is left out of it."""
+
+import zipfile
+from pathlib import Path
+
+import pytest
+import stable_baselines3
+import torch
+
+import evaluate
+from agents import share
+from agents.model_zip import read_model_zip, verify_checksum
+from agents.training import plan_run, train_run
+from configs.run_directory import RunDirectory
+from configs.stop_request import StopRequest
+from tests.short_runs import short_config
+
+TRAINED = Path(__file__).parent.parent / "trained" / "Breakout-a2c-coordconv-seed0.zip"
+
+
+@pytest.mark.parametrize("algo", ["a2c", "dqn"])
+def test_a_shared_agent_acts_as_the_run_does(tmp_path, algo, capsys):
+    config = short_config(algo, coord_layers=[0], total_agent_steps=100)
+    directory = RunDirectory(tmp_path / config.name)
+    plan_run(directory, config)
+    train_run(directory, config, StopRequest())
+    out = tmp_path / "shared.zip"
+    assert share.main([str(directory.path), str(out)]) == 0
+    assert capsys.readouterr().out.endswith(f"written: {out}, {out.stat().st_size / 1e6:.1f} MB\n")
+
+    verify_checksum(out)
+    whole, shared = read_model_zip(directory.final_path), read_model_zip(out)
+    assert all(torch.equal(shared.policy_state[k], v) for k, v in whole.policy_state.items())
+    assert shared.config == whole.config
+    assert shared.optimizer_state is not None
+    assert shared.optimizer_state["state"] == {}
+    assert "_last_obs" not in zipfile.ZipFile(out).read("data").decode()
+    assert out.stat().st_size < 0.6 * directory.final_path.stat().st_size
+    loaded = getattr(stable_baselines3, algo.upper()).load(out)
+    state = loaded.policy.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in whole.policy_state.items())
+
+
+def test_an_existing_file_is_kept(tmp_path, capsys):
+    out = tmp_path / "mine.zip"
+    out.write_text("mine")
+    with pytest.raises(SystemExit) as error:
+        share.main([str(tmp_path), str(out)])
+    assert error.value.code == 2
+    assert capsys.readouterr().err == f"error: {out} exists; choose another name.\n"
+    assert out.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("run", "out", "line"),
+    [
+        (
+            "nowhere",
+            "out.zip",
+            "{run} is not a run's directory: it has no config.json; give one, such as "
+            "runs/Pong/a2c-coordconv/seed0, or a model's .zip file.",
+        ),
+        ("nowhere", "no/out.zip", "there is no folder {out.parent}; make it first."),
+    ],
+)
+def test_what_cannot_be_shared(tmp_path, capsys, run, out, line):
+    run, out = tmp_path / run, tmp_path / out
+    with pytest.raises(SystemExit) as error:
+        share.main([str(run), str(out)])
+    assert error.value.code == 2
+    assert capsys.readouterr().err == f"error: {line.format(run=run, out=out)}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_agent_in_the_repository_plays(tmp_path, capsys):
+    assert TRAINED.stat().st_size < 10e6
+    assert evaluate.main([str(TRAINED), "--episodes", "3", "--out", str(tmp_path)]) == 0
+    # What it scored on the machine that trained it; a random player has 1.7.
+    mean = float(capsys.readouterr().out.splitlines()[-2].split()[4])
+    assert mean > 6
