@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from policies.coordconv import CoordConv2d
+from policies.coordconv import CoordConv2d, sum_over_images
 from policies.extractors import NatureCoordCNN
 from policies.position_controls import BiasMapConv2d, RandomChannelConv2d
 
@@ -180,7 +180,7 @@ class _KnownConvolution(torch.autograd.Function):
             1,
             (needs_value, needs_weight, needs_bias),
         )
-        map_gradient = gradient.sum(0) if needs_map else None
+        map_gradient = sum_over_images(gradient) if needs_map else None
         return value_gradient, weight_gradient, bias_gradient, map_gradient, None, None
 
 

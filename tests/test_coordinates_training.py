@@ -138,30 +138,35 @@ def test_result_holds_what_can_be_computed_again_from_the_weights(
     names = {f"{part}_{figure}" for part in ("train", "test") for figure in figures}
     config, network = CellDirectory(tmp_path).load_network()
     assert measure(network, config) == {name: result[name] for name in names}
-    assert [row["steps"] for row in result["curve"]] == [5, 10]
+    assert [row["steps"] for row in result["curve"]] == [0, 5, 10]
     assert (result["task"], result["model"], result["steps"]) == (task, model, 12)
 
 
 @pytest.mark.parametrize(
-    ("task", "model"),
-    [("classification", "coordconv"), ("classification", "cnn"), ("regression", "cnn")],
+    ("task", "model", "stopped_at"),
+    [
+        ("classification", "coordconv", 13),
+        ("classification", "coordconv", 12),  # the end of an epoch, where the learning rate drops
+        ("classification", "cnn", 13),
+        ("regression", "cnn", 13),
+    ],
 )
 def test_an_interrupted_cell_ends_like_an_uninterrupted_one(
-    tmp_path: Path, task: TaskName, model: ModelName
+    tmp_path: Path, task: TaskName, model: ModelName, stopped_at: int
 ) -> None:
     config = small(task, model, total_steps=30, learning_rate_drop_epochs=1)
     whole = train(tmp_path / "whole", config)
     directory = CellDirectory(tmp_path / "parts")
     with pytest.raises(TrainingStopped):
-        train_cell(directory, config, StopAfter(13), lambda _: None)
+        train_cell(directory, config, StopAfter(stopped_at), lambda _: None)
     status = directory.read_cell_status()
     assert status is not None
-    assert (status.state, status.steps) == ("interrupted", 13)
+    assert (status.state, status.steps) == ("interrupted", stopped_at)
     plan, resumed = plan_cell(directory, config, budget_is_asked=True)
     assert plan == "resume"
     lines: list[str] = []
     parts = train_cell(directory, resumed, StopRequest(), lines.append)
-    assert lines[0] == f"{config.name}: resumed at step 13."
+    assert lines[0] == f"{config.name}: resumed at step {stopped_at}."
 
     def without_time(result: dict[str, Any]) -> dict[str, Any]:
         curve = [{k: v for k, v in row.items() if k != "seconds"} for row in result["curve"]]

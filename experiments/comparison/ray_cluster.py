@@ -5,6 +5,7 @@ name, on a file system with working `flock`. A run whose node is lost is started
 another one, where it goes on from its last checkpoint.
 """
 
+import logging
 import socket
 import time
 from collections.abc import Iterator
@@ -94,7 +95,7 @@ def connect(address: str) -> Iterator[RayCluster]:
         raise ValueError('--ray needs Ray; install it with pip install -e ".[ray]".') from None
     try:
         _knock(address)
-        ray.init(address=address, log_to_driver=False, logging_level="error")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, OverflowError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"--ray {address}: no Ray cluster answers ({error}); start one with ray start --head."

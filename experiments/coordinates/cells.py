@@ -13,7 +13,7 @@ import io
 import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeGuard
 
 import torch
 from torch import nn
@@ -22,13 +22,10 @@ from configs.files import read_bytes, read_json, write_atomically, write_json
 from configs.run_directory import RunDirectory
 from configs.settings import Bounds, build
 from experiments.coordinates.config import CellConfig, load_config
+from experiments.coordinates.table import headline_of
 from experiments.coordinates.tasks import make_network
 
 _MAX_BYTES = 1 << 30
-_RESULT_KEYS = {
-    *("task", "split", "model", "seed", "parameters", "curve"),
-    *("steps", "seconds", "seconds_to_perfect", "stopped"),
-}
 
 State = Literal["running", "interrupted", "finished", "diverged"]
 
@@ -94,7 +91,7 @@ class CellDirectory(RunDirectory):
             ValueError: If the file is damaged.
         """
         result = read_json(self.result_path)
-        if not isinstance(result, dict) or not result.keys() >= _RESULT_KEYS:
+        if not _is_result(result):
             raise ValueError(f"{self.result_path}: not a result; delete {self.path}.")
         return result
 
@@ -119,6 +116,24 @@ class CellDirectory(RunDirectory):
         network = make_network(config)
         restore_state(network, load_tensors(self.weights_path), self.weights_path)
         return config, network.eval()
+
+
+def _is_result(values: Any) -> TypeGuard[dict[str, Any]]:
+    """Tell whether values have what the table and the pictures read."""
+    try:
+        figure = headline_of(values)
+        numbers = [values[key] for key in ("parameters", "steps", "seconds")]
+        numbers += [values[f"{part}_{figure}"] for part in ("train", "test")]
+        for row in values["curve"]:
+            numbers += [
+                row[key] for key in ("steps", "seconds", f"train_{figure}", f"test_{figure}")
+            ]
+        if values["seconds_to_perfect"] is not None:
+            numbers.append(values["seconds_to_perfect"])
+    except (KeyError, TypeError):
+        return False
+    has_names: bool = values.keys() >= {"split", "model", "seed", "stopped"}
+    return has_names and all(type(number) in (int, float) for number in numbers)
 
 
 def save_tensors(path: Path, values: Any) -> None:

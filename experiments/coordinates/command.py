@@ -1,6 +1,7 @@
 """The command: train the cells that are asked for, then print their table and draw them."""
 
 import argparse
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -101,7 +102,7 @@ def _give_time_of_coordconv(config: CellConfig, runs: Path) -> CellConfig:
     )
     if not other.is_finished():
         return config
-    seconds = max(config.budget.total_seconds, float(other.read_result()["seconds"]))
+    seconds = max(config.budget.total_seconds, math.ceil(other.read_result()["seconds"]))
     return config.with_budget(replace(config.budget, total_seconds=seconds))
 
 

@@ -104,7 +104,7 @@ class BudgetSettings:
         if self.total_steps:
             parts.append(f"{self.total_steps:_} steps")
         if self.total_seconds:
-            parts.append(f"{self.total_seconds:g} s")
+            parts.append(f"{self.total_seconds:_.15g} s")
         return " or ".join(parts)
 
 

@@ -98,7 +98,9 @@ class CoordConvPainter(nn.Module):
         size = self.canvas_size
         weight, position_map = self.first.fold(size, size)
         # Pixels as rows of a matrix, channels as columns: [B, C, 1] + [C, H W], transposed.
-        features = F.linear(points, weight.flatten(1))[:, None] + position_map.flatten(1).t()
+        features = (
+            F.linear(points, weight.flatten(1))[:, None] + position_map.flatten(1).t().contiguous()
+        )
         for layer in self.rest:
             assert isinstance(layer, nn.Conv2d)
             features = F.linear(F.relu(features, inplace=True), layer.weight.flatten(1), layer.bias)

@@ -30,7 +30,8 @@ from experiments.coordinates.tasks import Figure, examples_per_pass, judge_posit
 _DOTS_PER_INCH = 110
 _NAMES = {"cnn": "plain network", "coordconv": "CoordConv"}
 _PART_NAMES = {"train": "training", "test": "test"}
-_RIGHT, _WRONG = "#c9d7e8", "#7a0c0c"
+_RIGHT, _WRONG, _NO_EXAMPLE = "#8fb4d9", "#6b0a0a", "white"  # three steps of grey, too
+_BEYOND = "#dcdcdc"  # the canvas
 _MARGIN = 4  # pixels between the square of the zoomed pictures and their edge
 
 
@@ -114,12 +115,13 @@ def _draw_canvas(trained: Sequence[_Trained], split: Split) -> Picture:
     """Where on the canvas the examples are and which are right: networks down, parts across."""
     config = trained[0].config
     size, task = config.data.canvas_size, config.cell.task
-    picture = Picture(figsize=(7.4, 1.2 + 3.7 * len(trained)), layout="constrained")
+    picture = Picture(figsize=(7.4, 1.3 + 3.7 * len(trained)), layout="constrained")
     grid = picture.subplots(len(trained), 2, squeeze=False, sharex=True, sharey=True)
     for row, cell in zip(grid, trained, strict=True):
         for axes, (part, positions) in zip(row, split._asdict().items(), strict=True):
             figure = headline_of(cell.result)
             mean = show_figure(figure, cell.result[f"{part}_{figure}"])
+            mean = f"mean error {mean}" if task == "regression" else mean
             axes.set_title(f"{cell.name}\n{_PART_NAMES[part]} examples: {mean}")
             axes.set(xlabel="column", ylabel="row", aspect="equal")
             axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5))
@@ -132,13 +134,20 @@ def _draw_canvas(trained: Sequence[_Trained], split: Split) -> Picture:
     cell_of = f"{task}, {config.cell.split} split, seed {config.cell.seed}"
     picture.suptitle(f"{cell_of}: every example at its place on the canvas")
     if task == "rendering":
-        picture.colorbar(shown, ax=grid, shrink=0.6, label="intersection over union")
+        picture.colorbar(
+            shown,
+            ax=grid,
+            location="bottom",
+            shrink=0.5,
+            aspect=30,
+            label="intersection over union (white: no example)",
+        )
     else:
         handles: list[Any] = (
             [
                 Patch(fc=_RIGHT, label="right"),
                 Patch(fc=_WRONG, label="wrong"),
-                Patch(fc="white", ec="#b0b0b0", hatch="///", lw=0, label="no example"),
+                Patch(fc=_NO_EXAMPLE, ec="black", lw=0.5, label="no example"),
             ]
             if task == "classification"
             else [
@@ -156,8 +165,9 @@ def _plot_values(
     image = np.full((size, size), np.nan)
     rows, columns = positions.unbind(1)
     image[rows.numpy(), columns.numpy()] = values.numpy()
-    colours = mpl.colors.ListedColormap([_WRONG, _RIGHT]) if is_right_or_wrong else "gray"
-    axes.patch.set(facecolor="white", edgecolor="#b0b0b0", hatch="///", linewidth=0)
+    steps = [_WRONG, _RIGHT] if is_right_or_wrong else ["black", _RIGHT]
+    colours = mpl.colors.LinearSegmentedColormap.from_list("figure", steps)
+    axes.set_facecolor(_NO_EXAMPLE)
     return axes.imshow(image, cmap=colours, vmin=0, vmax=1, interpolation="nearest")
 
 
@@ -222,7 +232,7 @@ def _draw_prediction(trained: Sequence[_Trained], split: Split) -> Picture:
     config = trained[0].config
     radius = 0 if config.cell.task == "classification" else SQUARE_RADIUS
     reach = radius + _MARGIN
-    picture = Picture(figsize=(7.4, 0.9 + 2.8 * len(trained)), layout="constrained")
+    picture = Picture(figsize=(7.4, 0.9 + 2.6 * len(trained)), layout="constrained")
     grid = picture.subplots(len(trained), 3, squeeze=False)
     for row, cell in zip(grid, trained, strict=True):
         for axes, (title, position) in zip(row, _choose_examples(cell, split), strict=True):
@@ -233,11 +243,13 @@ def _draw_prediction(trained: Sequence[_Trained], split: Split) -> Picture:
             logits = cell.answer(position[None])[0]
             if config.cell.task == "classification":
                 image = logits.flatten().softmax(0).view(logits.shape)
+                black = float(image.max())
             else:
                 image = logits.sigmoid()
+                black = 1.0
             target_row, target_column = map(int, position)
-            axes.set_facecolor("#dcdcdc")  # beyond the canvas
-            axes.imshow(image.numpy(), cmap="gray_r", vmin=0, vmax=float(image.max()))
+            axes.set_facecolor(_BEYOND)
+            axes.imshow(image.numpy(), cmap="gray_r", vmin=0, vmax=black)
             axes.add_patch(
                 Rectangle(
                     (target_column - radius - 0.5, target_row - radius - 0.5),
@@ -259,7 +271,9 @@ def _draw_prediction(trained: Sequence[_Trained], split: Split) -> Picture:
         axes.set_xlabel("column")
     picture.suptitle(
         f"{config.cell.task}, {config.cell.split} split, seed {config.cell.seed}: "
-        "probability around the target (red box)"
+        "probability around the target (red box)\nblack: "
+        + ("the highest" if config.cell.task == "classification" else "1")
+        + ", white: 0, grey border: beyond the canvas"
     )
     return picture
 

@@ -32,9 +32,12 @@ def headline_of(result: Mapping[str, Any]) -> str:
 
 def show_figure(figure: str, value: float) -> str:
     """Write a figure with its unit."""
+    nearly_one = 0.9995 <= value < 1
     if figure == "accuracy":
-        return f"{100 * value:.3g} %" if value < 0.9995 or value == 1 else f"{100 * value:.2f} %"
-    return f"{value:.3f} px" if figure == "error_pixels" else f"IOU {value:.3f}"
+        return f"{100 * value:.2f} %" if nearly_one else f"{100 * value:.3g} %"
+    if figure == "iou":
+        return f"IOU {value:.5f}" if nearly_one else f"IOU {value:.3f}"
+    return f"{value:.3f} px"
 
 
 def _row(result: Mapping[str, Any]) -> tuple[str, ...]:

@@ -68,8 +68,9 @@ class Progress:
             were right; 0 before.
         seconds_to_perfect: The same in seconds.
         loss_sum: Sum of the losses since the last row of the curve.
-        curve: Rows of steps, seconds, mean loss, and the headline figure on a part of the training
-            and of the test examples.
+        curve: Rows of steps, seconds, mean loss since the row before (not in the first, which is
+            the untrained network's), and the headline figure on a part of the training and of the
+            test examples.
     """
 
     steps: Annotated[int, Bounds(0)] = 0
@@ -231,6 +232,8 @@ class _Trainer:
             self._say(f"{self.config.name}: resumed at step {progress.steps:_}.")
         self.network.train()
         batches = self._batches()
+        if not progress.curve:
+            self._evaluate()
         while not _is_reached(self.config.budget, progress.steps, progress.seconds):
             if progress.perfect_evaluations >= training.perfect_evaluations:
                 return
@@ -300,16 +303,16 @@ class _Trainer:
         per_epoch = max(len(positions) // size, 1)
         epoch, first = divmod(self.progress.steps, per_epoch)
         while True:
-            seed = self.config.cell.seed + (epoch << 31)
-            order = torch.randperm(len(positions), generator=torch.Generator().manual_seed(seed))
-            batches = batches_of(positions[order.to(positions.device)], size)
-            yield from islice(batches, first, per_epoch)
             drops = self.config.training.learning_rate_drop_epochs
-            epoch, first = epoch + 1, 0
             if drops:
                 rate = self.config.training.learning_rate * 0.1 ** min(epoch // drops, _MAX_DROPS)
                 for group in self._optimizer.param_groups:
                     group["lr"] = rate
+            seed = self.config.cell.seed + (epoch << 31)
+            order = torch.randperm(len(positions), generator=torch.Generator().manual_seed(seed))
+            batches = batches_of(positions[order.to(positions.device)], size)
+            yield from islice(batches, first, per_epoch)
+            epoch, first = epoch + 1, 0
 
     def _step(self, positions: Tensor) -> None:
         """Take one optimiser step on a batch [B, 2].
@@ -359,14 +362,15 @@ class _Trainer:
         row = {
             "steps": progress.steps,
             "seconds": time.perf_counter() - self._started,
-            "loss": progress.loss_sum / self.config.training.evaluate_every_steps,
             f"train_{headline}": train,
             f"test_{headline}": test,
         }
+        if progress.steps:
+            row["loss"] = progress.loss_sum / self.config.training.evaluate_every_steps
         progress.loss_sum = 0.0
         progress.curve.append(row)
         self._log(row)
-        if time.perf_counter() - self._spoken >= _LINE_EVERY_SECONDS:
+        if progress.steps and time.perf_counter() - self._spoken >= _LINE_EVERY_SECONDS:
             self._spoken = time.perf_counter()
             self._say(
                 f"{self.config.name}: step {progress.steps:_}, {row['seconds']:.1f} s, loss "
