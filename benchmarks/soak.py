@@ -8,7 +8,6 @@ started again with the same command until it is finished. Weights, optimiser sta
 and TensorBoard scalars must be equal, bit for bit, what measures wall-clock time apart.
 """
 
-import argparse
 import csv
 import random
 import signal
@@ -28,6 +27,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.model_zip import read_model_zip
+from configs.command_line import OneLineParser
 from configs.run_directory import RunDirectory
 
 ROOT = Path(__file__).parent.parent
@@ -358,7 +358,7 @@ def _median(samples: list[Sample]) -> Sample:
 
 def main() -> int:
     """Run what is asked and print a table; returns 1 if anything differs."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = OneLineParser(prog="python -m benchmarks.soak", description=__doc__)
     add = parser.add_argument
     add("--kills", type=int, default=50, metavar="N", help="kills of each run (50)")
     add("--algo", nargs="+", default=["a2c", "dqn"], choices=("a2c", "dqn"), help="algorithms")
@@ -366,6 +366,9 @@ def main() -> int:
     add("--steps", type=int, metavar="N", help="agent steps of each run (enough for the kills)")
     add("--memory", action="store_true", help="watch memory instead, over 40_000 agent steps")
     options = parser.parse_args()
+    for name in ("kills", "steps"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            parser.error(f"--{name} must be at least 1, got {value}")
     cases = [case for case in CASES if case.algo in options.algo]
     try:
         if options.memory:
