@@ -113,14 +113,15 @@ def cases(draw: st.DrawFn) -> tuple[dict[str, Any], int, int]:
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
 @settings(max_examples=200, deadline=None, derandomize=True)
-@given(cases())
+@given(cases(), st.sampled_from([torch.contiguous_format, torch.channels_last]))
 def test_equals_the_concatenated_form_in_outputs_and_gradients(
-    case: tuple[dict[str, Any], int, int],
+    case: tuple[dict[str, Any], int, int], layout: torch.memory_format
 ) -> None:
     options, height, width = case
     torch.manual_seed(0)
-    layer = make_layer(**options, dtype=torch.float64)
-    images = torch.randn(2, 2, height, width, dtype=torch.float64, requires_grad=True)
+    layer = make_layer(**options, dtype=torch.float64).to(memory_format=layout)  # type: ignore[call-overload]
+    images = torch.randn(2, 2, height, width, dtype=torch.float64).contiguous(memory_format=layout)
+    images.requires_grad_()
     try:
         expected = reference(layer, images)
     except RuntimeError:  # the kernel or the padding is too large for the image
