@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed import TASKS, Contestant, make_ours, measure_rates
-from configs.command_line import OneLineParser
+from benchmarks.speed import TASKS, Contestant, check_options, make_ours, measure_rates
+from configs.command_line import OneLineParser, exit_on_user_error
 from configs.process_settings import prepare_process
 
 ENVIRONMENTS = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -30,6 +30,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args(arguments)
     game: str = options.game
+    with exit_on_user_error():
+        check_options(game, options.rounds)
+        if not options.out.parent.is_dir():
+            raise FileNotFoundError(f"there is no folder {options.out.parent}; make it first.")
     rates: dict[tuple[str, str, int], list[float]] = {}
     for precision in PRECISIONS:
         settings = {"precision": precision}

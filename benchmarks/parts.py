@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from configs.command_line import OneLineParser
+from configs.command_line import OneLineParser, exit_on_user_error
 from configs.process_settings import prepare_process
 
 SIDES = ("SB3", "here", "bound")
@@ -27,8 +27,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure, and print a Markdown table; returns the exit status."""
     options = _parser().parse_args(arguments)
     prepare_process()
-    from benchmarks.speed import TASKS, make_ours, make_sb3, measure_training
+    from benchmarks.speed import TASKS, check_options, make_ours, make_sb3, measure_training
 
+    with exit_on_user_error():
+        check_options(options.game, options.rounds)
     algo, game = options.algo, options.game
     theirs = make_sb3(algo, game)
     ours = make_ours(algo, game, {"precision": options.precision})

@@ -21,8 +21,9 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from configs.command_line import OneLineParser
+from configs.command_line import OneLineParser, exit_on_user_error
 from configs.process_settings import prepare_process
+from envs.games import find_game
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.serve:
         serve(Contestant(**json.loads(options.serve)), options.task[0], options.game)
         return 0
+    with exit_on_user_error():
+        check_options(options.game, options.rounds)
     for name in options.task:
         known = {contestant.name: contestant for contestant in TASKS[name].contestants}
         chosen = [known[each] for each in options.contestants or known if each in known]
@@ -105,8 +108,8 @@ def main(arguments: list[str] | None = None) -> int:
         print("|---|---:|---|---:|---:|")
         for contestant, own in zip(chosen, rates, strict=True):
             row = [contestant.name, f"{statistics.median(own):.0f}", "", "", ""]
-            against = known[options.against or contestant.against]
-            if against in chosen and against != contestant:
+            against = known.get(options.against or contestant.against)
+            if against in chosen and against is not contestant:
                 others = rates[chosen.index(against)]
                 ratios = [a / b for a, b in zip(own, others, strict=True)]
                 row[2:] = [
@@ -117,6 +120,17 @@ def main(arguments: list[str] | None = None) -> int:
             print("| " + " | ".join(row) + " |")
         sys.stdout.flush()
     return 0
+
+
+def check_options(game: str, rounds: int) -> None:
+    """Refuse what cannot be measured.
+
+    Raises:
+        ValueError: If there is no such game, or less than one round; one line.
+    """
+    find_game(game)
+    if rounds < 1:
+        raise ValueError(f"--rounds must be at least 1, got {rounds}.")
 
 
 def measure_rates(
@@ -219,7 +233,6 @@ def _prepare_evaluation(contestant: Contestant, game: str) -> Callable[[], float
         import torch
 
         from agents.evaluation import GAMES_SIDE_BY_SIDE, TrainedAgent, play_games
-        from envs.games import find_game
 
         torch.set_num_threads(1)  # as `agents.evaluation.evaluate` has it
         policy = make_ours("a2c", game, contestant.overrides).policy
@@ -243,7 +256,6 @@ def make_ours(algo: str, game: str, overrides: dict[str, Any]) -> Any:
     from configs.protocols import load_protocol
     from configs.run_config import make_config
     from envs.atari_vec_env import AtariVecEnv
-    from envs.games import find_game
 
     config = make_config(game, algo, TASKS[algo].settings | overrides)
     env = AtariVecEnv(

@@ -19,12 +19,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from configs.files import read_json, remove_stale_temporaries, write_json
 from configs.settings import Bounds, build
 
 State = Literal["running", "interrupted", "finished", "diverged", "failed"]
+Status = TypeVar("Status")
 
 
 @dataclass(frozen=True)
@@ -107,12 +108,15 @@ class RunDirectory:
         Raises:
             ValueError: If the file is damaged.
         """
+        return self._read_status_as(RunStatus)
+
+    def _read_status_as(self, kind: type[Status]) -> Status | None:
         if not self.status_path.exists():
             return None
         values = read_json(self.status_path)
         if not isinstance(values, dict):
             raise ValueError(f"{self.status_path}: not a status; delete the file and run again.")
-        return build(RunStatus, values, str(self.status_path))
+        return build(kind, values, str(self.status_path))
 
     def write_status(self, state: State, agent_steps: int, message: str = "") -> None:
         """Record how far the run has come."""

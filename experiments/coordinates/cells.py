@@ -20,7 +20,7 @@ from torch import nn
 
 from configs.files import read_bytes, read_json, write_atomically, write_json
 from configs.run_directory import RunDirectory
-from configs.settings import Bounds, build
+from configs.settings import Bounds
 from experiments.coordinates.config import CellConfig, load_config
 from experiments.coordinates.table import headline_of
 from experiments.coordinates.tasks import make_network
@@ -72,12 +72,7 @@ class CellDirectory(RunDirectory):
         Raises:
             ValueError: If the file is damaged.
         """
-        if not self.status_path.exists():
-            return None
-        values = read_json(self.status_path)
-        if not isinstance(values, dict):
-            raise ValueError(f"{self.status_path}: not a status; delete the file and run again.")
-        return build(CellStatus, values, str(self.status_path))
+        return self._read_status_as(CellStatus)
 
     def write_cell_status(self, status: CellStatus) -> None:
         """Record how far the cell has come."""
