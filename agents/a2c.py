@@ -13,15 +13,15 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from torch.nn import functional as F
 
+from agents.cached_network import CachedNetwork, Precision
 from agents.divergence import Divergence
-from agents.rollout_network import Precision, RolloutNetwork
 from policies.extractors import NatureCoordCNN
 
 
 class A2C(stable_baselines3.A2C):
     """SB3's A2C: the same losses, gradients and updates, in less time.
 
-    The rollout's activations are kept and used again in the update (`agents.rollout_network`).
+    The rollout's activations are kept and used again in the update (`agents.cached_network`).
     Like SB3's it draws actions from torch's global generator. The rollout buffer's observations
     and log-probabilities are not filled, as nothing reads them.
 
@@ -33,7 +33,7 @@ class A2C(stable_baselines3.A2C):
 
     def __init__(self, *arguments: Any, precision: Precision = "fp32", **keywords: Any) -> None:
         self.precision: Precision = precision
-        self._network: RolloutNetwork | None = None
+        self._network: CachedNetwork | None = None
         super().__init__(*arguments, **keywords)
 
     def _setup_model(self) -> None:
@@ -55,15 +55,16 @@ class A2C(stable_baselines3.A2C):
         if self._network is None:
             extractor = self.policy.features_extractor
             assert isinstance(extractor, NatureCoordCNN)
-            self._network = RolloutNetwork(extractor, n_rollout_steps, env.num_envs, self.precision)
+            self._network = CachedNetwork(extractor, n_rollout_steps * env.num_envs, self.precision)
         network = self._network
         assert isinstance(self._last_obs, np.ndarray)
         rollout_buffer.reset()
         callback.on_rollout_start()
-        network.begin_rollout()
+        network.read_weights()
         for step in range(n_rollout_steps):
             with torch.no_grad():
-                logits, values = self._evaluate(network.compute(self._last_obs, step))
+                features = network.compute(torch.from_numpy(self._last_obs), step * env.num_envs)
+                logits, values = self._evaluate(features)
                 # What torch.distributions.Categorical, SB3's choice, does to sample.
                 actions = torch.multinomial(F.softmax(logits, dim=1), 1, replacement=True)
             action_array = actions.cpu().numpy()
@@ -141,7 +142,7 @@ class A2C(stable_baselines3.A2C):
     @torch.no_grad()
     def _value_of(self, observations: np.ndarray[Any, Any]) -> Tensor:
         assert self._network is not None
-        return self._evaluate(self._network.compute(observations))[1]
+        return self._evaluate(self._network.compute(torch.from_numpy(observations)))[1]
 
     def _to_tensor(self, values: np.ndarray[Any, Any]) -> Tensor:
         """[T, N, ...] as a tensor [T * N] on the network's device, step after step."""

@@ -6,20 +6,26 @@ from typing import Any
 import numpy as np
 import stable_baselines3
 import torch
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.type_aliases import RolloutReturn, TrainFreq
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn.policies import QNetwork
 from torch import Tensor
 from torch.nn import functional as F
 
+from agents.batch_ahead import BatchAhead
+from agents.cached_network import CachedNetwork, Precision
 from agents.divergence import Divergence
 from agents.frame_replay import FrameReplay
-from agents.rollout_network import Precision
 from policies.extractors import NatureCoordCNN
 
 
 class DQN(stable_baselines3.DQN):
     """SB3's DQN: the same losses, gradients and updates, in less time and memory.
+
+    The weights are read once for acting and learning (`agents.cached_network`), and the target
+    values of an update are computed while the agent acts (`agents.batch_ahead`).
 
     Args:
         precision: Arithmetic of the networks: "fp32", or "bf16" with float32 weights.
@@ -40,10 +46,61 @@ class DQN(stable_baselines3.DQN):
     def _excluded_save_params(self) -> list[str]:
         return [
             *super()._excluded_save_params(),
+            "_batches",
+            "_network",
+            "_target_network",
             "precision",
             "replay_buffer_class",
             "replay_buffer_kwargs",
         ]
+
+    def _setup_learn(self, *arguments: Any, **keywords: Any) -> tuple[int, BaseCallback]:
+        result = super()._setup_learn(*arguments, **keywords)
+        self._prepare_networks()
+        return result
+
+    def _prepare_networks(self) -> None:
+        """Read the weights, which may have been set from outside."""
+        self._network, self._target_network = (
+            CachedNetwork(_extractor_of(network), self.batch_size, self.precision)
+            for network in (self.q_net, self.q_net_target)
+        )
+        self._network.read_weights()
+        self._read_target_weights()
+        self._batches = BatchAhead(self.replay_buffer, self._compute_target_values)
+
+    @torch.no_grad()
+    def _read_target_weights(self) -> None:
+        self._target_network.read_weights()
+
+    @torch.no_grad()
+    def _compute_target_values(self, observations: Tensor) -> Tensor:
+        """The target network's highest values [B, 1] of observations uint8 [B, 4, H, W]."""
+        features = self._target_network.compute(observations, first_kept=0)
+        values: Tensor = self.q_net_target.q_net(features)
+        return values.max(dim=1, keepdim=True).values
+
+    def collect_rollouts(self, *arguments: Any, **keywords: Any) -> RolloutReturn:
+        """Act and store, as SB3 does, while the next update's target values are computed."""
+        assert isinstance(self.train_freq, TrainFreq)
+        steps = self.train_freq.frequency
+        if self.num_timesteps + steps * self.n_envs > self.learning_starts:
+            self._batches.begin(self.batch_size, steps)
+        with self._batches.one_thread():
+            return super().collect_rollouts(*arguments, **keywords)
+
+    def _on_step(self) -> None:
+        changes_target = (self._n_calls + 1) % self._steps_between_target_updates == 0
+        if changes_target:
+            self._batches.forget()
+        super()._on_step()
+        if changes_target:
+            self._read_target_weights()
+
+    @property
+    def _steps_between_target_updates(self) -> int:
+        """In steps of all environments, as SB3 counts."""
+        return max(self.target_update_interval // self.n_envs, 1)
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """Update from replayed transitions; the loss is that of `stable_baselines3.DQN.train`.
@@ -51,17 +108,16 @@ class DQN(stable_baselines3.DQN):
         Raises:
             Divergence: If the loss is not finite; the weights are those before that update.
         """
+        assert batch_size == self.batch_size  # the network keeps as many activations
         self.policy.set_training_mode(True)
         optimizer = self.policy.optimizer
         self._update_learning_rate(optimizer)
         losses = []
         for _ in range(gradient_steps):
-            batch = self.replay_buffer.sample(batch_size)
-            with torch.no_grad():
-                next_values = self._compute_q(self.q_net_target, batch.next_observations)
-                best = next_values.max(dim=1, keepdim=True).values
-                targets = batch.rewards + (1 - batch.dones) * self.gamma * best
-            values = self._compute_q(self.q_net, batch.observations).gather(1, batch.actions)
+            batch, next_values = self._batches.take(batch_size)
+            targets = batch.rewards + (1 - batch.dones) * self.gamma * next_values
+            self._network.compute(batch.observations, first_kept=0)
+            values = self.q_net.q_net(self._network.features()).gather(1, batch.actions)
             loss = F.smooth_l1_loss(values, targets)
             losses.append(loss.item())
             if not math.isfinite(losses[-1]):
@@ -70,12 +126,14 @@ class DQN(stable_baselines3.DQN):
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
             optimizer.step()
+            self._network.read_weights()
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/loss", np.mean(losses))
 
     def play_without_learning(self, env: VecEnv, steps: int) -> None:
         """Add at least `steps` transitions to the replay memory, acting as in training."""
+        self._prepare_networks()
         for _ in range(-(-steps // env.num_envs)):
             actions, _ = self._sample_action(learning_starts=0, n_envs=env.num_envs)
             observations, rewards, dones, infos = env.step(actions)
@@ -102,23 +160,11 @@ class DQN(stable_baselines3.DQN):
         else:
             assert isinstance(self._last_obs, np.ndarray)
             with torch.no_grad():
-                pixels = torch.from_numpy(self._last_obs).to(self.device)
-                actions = self._compute_q(self.q_net, pixels).argmax(dim=1).cpu().numpy()
+                features = self._network.compute(torch.from_numpy(self._last_obs))
+                actions = self.q_net.q_net(features).argmax(dim=1).cpu().numpy()
         return actions, actions
 
-    def _compute_q(self, network: QNetwork, pixels: Tensor) -> Tensor:
-        """Values float32 [B, actions] of observations uint8 [B, 4, rows, columns]."""
-        extractor = network.features_extractor
-        assert isinstance(extractor, NatureCoordCNN)
-        images = torch.empty(
-            pixels.shape,
-            device=pixels.device,
-            dtype=torch.float32 if self.precision == "fp32" else torch.bfloat16,
-            memory_format=torch.channels_last,
-        )
-        images.copy_(pixels).div_(255)
-        with torch.autocast(
-            pixels.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
-        ):
-            features = extractor.linear(extractor.cnn(images))
-        return network.q_net(features.float())  # type: ignore[no-any-return]
+
+def _extractor_of(network: QNetwork) -> NatureCoordCNN:
+    assert isinstance(network.features_extractor, NatureCoordCNN)
+    return network.features_extractor

@@ -43,8 +43,8 @@ from configs.protocols import Protocol, load_protocol
 from configs.provenance import describe_start
 from configs.run_config import RunConfig, experiment_differences, from_mapping, load_config
 from configs.run_directory import RunDirectory
-from envs.atari_vec_env import STACKED_FRAMES
 from envs.emulated_game import FRAME_SIZE, EmulatedGame
+from envs.frame_stack import STACKED_FRAMES
 from envs.games import Game, find_game
 from envs.seeding import game_seed
 

@@ -15,7 +15,7 @@ import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,13 +26,26 @@ from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 
 from configs.files import naming_write_errors
+from envs.frame_stack import (
+    STACKED_FRAMES,
+    drop_oldest,
+    empty_stacks,
+    frames_of,
+    observations_of,
+)
 
-STACK = 4  # frames of an observation
 # Every episode has one frame more than transitions. The rings have room for episodes of 20 agent
 # steps on average; where they are shorter, the oldest transitions leave earlier.
 FRAMES_PER_TRANSITION = 1.05
 
 _Array = tuple[tuple[int, ...], np.dtype[Any]]  # shape and type
+
+
+class Places(NamedTuple):
+    """Transitions: their numbers since the start of the run, and their environments; each [B]."""
+
+    numbers: npt.NDArray[np.int64]
+    environments: npt.NDArray[np.int64]
 
 
 class FrameReplay:
@@ -71,9 +84,9 @@ class FrameReplay:
         self.n_envs = n_envs
         self.device = get_device(device)
         shape = observation_space.shape or ()
-        if len(shape) != 3 or shape[0] != STACK or observation_space.dtype != np.uint8:
+        if len(shape) != 3 or shape[0] != STACKED_FRAMES or observation_space.dtype != np.uint8:
             raise ValueError(
-                f"`observation_space` must be uint8 [{STACK}, rows, columns], "
+                f"`observation_space` must be uint8 [{STACKED_FRAMES}, rows, columns], "
                 f"got {observation_space}."
             )
         if not isinstance(action_space, spaces.Discrete) or action_space.n > 256:
@@ -147,7 +160,7 @@ class FrameReplay:
             time_limit = infos[index].get("TimeLimit.truncated", False)
             self._terminals[index, slot] = bool(done[index]) and not time_limit
             age = int(self._ages[index, newest % self._ages.shape[1]])
-            self._push_frame(index, next_obs[index, -1], min(age + 1, STACK))
+            self._push_frame(index, next_obs[index, -1], min(age + 1, STACKED_FRAMES))
             self._in_episode[index] = not done[index]
         self._transition_count = number + 1
         for index in range(self.n_envs):
@@ -165,9 +178,29 @@ class FrameReplay:
             game's own end) float32 [B, 1].
         """
         assert env is None
-        ages = self.random.integers(self.size(), size=batch_size)
+        return self.gather(*self.draw(batch_size))
+
+    def draw(self, batch_size: int) -> Places:
+        """Draw transitions uniformly, with replacement, for `gather`."""
+        return self._draw(batch_size, self.size(), self._transition_count)
+
+    def foresee(self, batch_size: int, steps: int) -> Places | None:
+        """What `draw` will return after so many more steps of the environments.
+
+        None if that has transitions which are not there yet. A guess where episodes are so short
+        that transitions leave before the memory is full. The generator stays as it is.
+        """
+        state = self.random.bit_generator.state
+        size = min(self.size() + steps, self.buffer_size)
+        places = self._draw(batch_size, size, self._transition_count + steps)
+        self.random.bit_generator.state = state
+        known = places.numbers < self._transition_count
+        return places if known.all() else None
+
+    def _draw(self, batch_size: int, size: int, transition_count: int) -> Places:
+        ages = self.random.integers(size, size=batch_size)
         environments = self.random.integers(self.n_envs, size=batch_size)
-        return self.gather(self._transition_count - 1 - ages, environments)
+        return Places(transition_count - 1 - ages, environments)
 
     def gather(
         self, numbers: npt.NDArray[np.int64], environments: npt.NDArray[np.int64]
@@ -177,22 +210,31 @@ class FrameReplay:
         Args:
             numbers: [B].
             environments: [B].
+
+        Returns:
+            See `sample`. The observations' channels come last in memory.
         """
         slots = numbers % self._places.shape[1]
         places = self._places[environments, slots]
         ring = self._frames.shape[1]
         ages = self._ages[environments, places % ring].astype(np.int64)
-        window = (places[:, None] + np.arange(1 - STACK, 2)) % ring
+        window = (places[:, None] + np.arange(1 - STACKED_FRAMES, 2)) % ring
         frames = self._frames[environments[:, None], window]
-        observations, next_observations = frames[:, :-1].copy(), frames[:, 1:].copy()
-        behind = np.arange(STACK)[::-1]  # how many frames before the newest
-        observations[behind > ages[:, None]] = 0
-        next_observations[behind > ages[:, None] + 1] = 0
-        shape = (len(numbers), STACK, *self._frame_shape)
+        behind = (
+            np.arange(STACKED_FRAMES, -1, -1) - 1
+        )  # how many frames before the observation's newest
+        frames[behind > ages[:, None]] = 0
+        stacks = empty_stacks(len(numbers), *self._frame_shape)
+        channels = frames_of(stacks).reshape(len(numbers), -1, STACKED_FRAMES)
+        for channel in range(STACKED_FRAMES):
+            channels[..., channel] = frames[:, channel]
+        next_stacks = stacks.copy()
+        drop_oldest(next_stacks)
+        frames_of(next_stacks)[..., -1] = frames[:, -1].reshape(stacks.shape)
         return ReplayBufferSamples(
-            observations=self._to_device(observations.reshape(shape)),
+            observations=self._to_device(observations_of(stacks)),
             actions=self._to_device(self._actions[environments, slots, None].astype(np.int64)),
-            next_observations=self._to_device(next_observations.reshape(shape)),
+            next_observations=self._to_device(observations_of(next_stacks)),
             dones=self._to_device(self._terminals[environments, slots, None].astype(np.float32)),
             rewards=self._to_device(self._rewards[environments, slots, None]),
         )
@@ -251,7 +293,7 @@ class FrameReplay:
         while True:
             place = int(self._places[index, oldest % self._places.shape[1]])
             age = int(self._ages[index, place % self._ages.shape[1]])
-            if place - min(age, STACK - 1) >= first_kept_frame:
+            if place - min(age, STACKED_FRAMES - 1) >= first_kept_frame:
                 break
             oldest += 1
         self._oldest[index] = oldest
@@ -262,8 +304,8 @@ class FrameReplay:
 
 def ring_lengths(transitions: int, slack_transitions: int) -> tuple[int, tuple[int, int]]:
     """Frames kept, and the lengths of the rings of frames and of transitions, per environment."""
-    frames = int(transitions * FRAMES_PER_TRANSITION) + 2 * STACK
-    slack_frames = int(slack_transitions * FRAMES_PER_TRANSITION) + 2 * STACK
+    frames = int(transitions * FRAMES_PER_TRANSITION) + 2 * STACKED_FRAMES
+    slack_frames = int(slack_transitions * FRAMES_PER_TRANSITION) + 2 * STACKED_FRAMES
     return frames, (frames + slack_frames, transitions + slack_transitions)
 
 

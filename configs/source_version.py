@@ -12,10 +12,11 @@ _FILES = (
     "envs/*.py",
     "policies/*.py",
     "agents/a2c.py",
+    "agents/batch_ahead.py",
     "agents/build.py",
+    "agents/cached_network.py",
     "agents/dqn.py",
     "agents/frame_replay.py",
-    "agents/rollout_network.py",
 )  # recording, checkpoints and commands change no result
 
 

@@ -16,9 +16,8 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 from configs.command_line import one_line
 from configs.protocols import Protocol
 from envs.emulated_game import FRAME_SIZE, EmulatedGame, EmulatedGameState
+from envs.frame_stack import STACKED_FRAMES, drop_oldest, empty_stacks, frames_of, observations_of
 from envs.games import Game
-
-STACKED_FRAMES = 4  # Mnih et al. 2015
 
 Result = TypeVar("Result")
 
@@ -30,7 +29,8 @@ class EnvironmentFailure(RuntimeError):
 class AtariVecEnv(VecEnv):
     """Environments of one game, with the semantics of SB3's `make_atari_env` + `VecFrameStack`.
 
-    Observations are uint8 [n_envs, 4, 84, 84], the newest frame last; rewards float32 [n_envs].
+    Observations are uint8 [n_envs, 4, 84, 84], the newest frame last, and in memory the channels
+    last; rewards are float32 [n_envs].
     A finished episode is followed by the next one's first observation at once;
     `infos[i]["terminal_observation"]` has its last, `infos[i]["TimeLimit.truncated"]` tells whether
     the frame limit ended it. `infos[i]["episode"]` reports each whole game through all its lives:
@@ -52,12 +52,11 @@ class AtariVecEnv(VecEnv):
         self._games = _in_threads(
             lambda environment: EmulatedGame(game, protocol, seed, environment), range(n_envs)
         )
-        self._stacks: npt.NDArray[np.uint8] = np.zeros(
-            (n_envs, STACKED_FRAMES, FRAME_SIZE, FRAME_SIZE), dtype=np.uint8
-        )
+        self._stacks = empty_stacks(n_envs, FRAME_SIZE, FRAME_SIZE)
+        self._newest = frames_of(self._stacks)[..., -1]
         super().__init__(
             n_envs,
-            spaces.Box(0, 255, self._stacks.shape[1:], dtype=np.uint8),
+            spaces.Box(0, 255, (STACKED_FRAMES, FRAME_SIZE, FRAME_SIZE), dtype=np.uint8),
             spaces.Discrete(self._games[0].action_count),
         )
 
@@ -67,9 +66,9 @@ class AtariVecEnv(VecEnv):
         self._stacks[:] = 0
         for index, game in enumerate(self._games):
             with _blaming(index):
-                self._stacks[index, -1] = _checked(game.first_frame)
+                self._newest[index] = _checked(game.first_frame)
         self.reset_infos: list[dict[str, Any]] = [{} for _ in self._games]
-        return self._stacks.copy()
+        return observations_of(self._stacks.copy())
 
     def step_async(self, actions: npt.NDArray[Any]) -> None:
         """Hand every environment its action, without waiting."""
@@ -82,30 +81,34 @@ class AtariVecEnv(VecEnv):
         Raises:
             EnvironmentFailure: If an emulator raises, or returns what it never should.
         """
-        stacks = self._stacks
-        stacks[:, :-1] = stacks[:, 1:]
+        stacks, newest = self._stacks, self._newest
+        drop_oldest(stacks)
         rewards = np.zeros(self.num_envs, dtype=np.float32)
         dones = np.zeros(self.num_envs, dtype=bool)
         infos: list[dict[str, Any]] = [{} for _ in self._games]
-        for index, game in enumerate(self._games):
-            with _blaming(index):
+        index = 0
+        try:
+            for index, game in enumerate(self._games):
                 outcome = game.receive()
-                stacks[index, -1] = _checked(outcome.frame)
-            rewards[index] = outcome.reward
-            if outcome.ended:
-                dones[index] = True
-                infos[index]["terminal_observation"] = stacks[index].copy()
-                infos[index]["TimeLimit.truncated"] = outcome.truncated and not outcome.terminated
-        restarting = [index for index, game in enumerate(self._games) if game.restarting]
-        while restarting:  # all of them take their presses side by side
-            for index in restarting:
-                with _blaming(index):
+                newest[index] = _checked(outcome.frame)
+                rewards[index] = outcome.reward
+                if outcome.ended:
+                    dones[index] = True
+                    terminal_stack = stacks[index, None].copy()
+                    infos[index]["terminal_observation"] = observations_of(terminal_stack)[0]
+                    infos[index]["TimeLimit.truncated"] = (
+                        outcome.truncated and not outcome.terminated
+                    )
+            restarting = [index for index, game in enumerate(self._games) if game.restarting]
+            while restarting:  # all of them take their presses side by side
+                for index in restarting:
                     self._games[index].continue_restart()
-            restarting = [index for index in restarting if self._games[index].restarting]
-        for index in np.flatnonzero(dones).tolist():
-            stacks[index, :-1] = 0
-            with _blaming(index):
-                stacks[index, -1] = _checked(self._games[index].first_frame)
+                restarting = [index for index in restarting if self._games[index].restarting]
+            for index in np.flatnonzero(dones).tolist():
+                stacks[index] = 0
+                newest[index] = _checked(self._games[index].first_frame)
+        except Exception as error:
+            raise _failure(index, error) from error
         for game, info in zip(self._games, infos, strict=True):
             if game.unreported:
                 finished = game.unreported.pop(0)
@@ -118,7 +121,7 @@ class AtariVecEnv(VecEnv):
                 }
         if self.protocol.clip_rewards:
             np.sign(rewards, out=rewards)
-        return stacks.copy(), rewards, dones, infos
+        return observations_of(stacks.copy()), rewards, dones, infos
 
     def get_state(self) -> dict[str, Any]:
         """What `set_state` rebuilds every unfinished game from; JSON values only."""
@@ -142,9 +145,10 @@ class AtariVecEnv(VecEnv):
                 f"{len(saved) if isinstance(saved, list) else 'none'}; resume from another "
                 "checkpoint."
             )
-        if observations.shape != self._stacks.shape or observations.dtype != np.uint8:
+        shape = (self.num_envs, *(self.observation_space.shape or ()))
+        if observations.shape != shape or observations.dtype != np.uint8:
             raise ValueError(
-                f"the saved observations must be uint8 of shape {self._stacks.shape}, got "
+                f"the saved observations must be uint8 of shape {shape}, got "
                 f"{observations.dtype} of shape {observations.shape}; resume from another "
                 "checkpoint."
             )
@@ -160,7 +164,7 @@ class AtariVecEnv(VecEnv):
                 "the rebuilt games do not show the saved screens; install the ale-py version "
                 "that provenance.json names."
             )
-        self._stacks[:] = observations
+        observations_of(self._stacks)[:] = observations
 
     def close(self) -> None:
         """Let go of the emulators and their threads."""
@@ -199,7 +203,11 @@ def _blaming(environment: int, *others: type[Exception]) -> Iterator[None]:
     except others:
         raise
     except Exception as error:
-        raise EnvironmentFailure(f"environment {environment} failed: {one_line(error)}") from error
+        raise _failure(environment, error) from error
+
+
+def _failure(environment: int, error: Exception) -> EnvironmentFailure:
+    return EnvironmentFailure(f"environment {environment} failed: {one_line(error)}")
 
 
 def _checked(frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import stable_baselines3
 import torch
@@ -6,7 +7,29 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from agents.build import extractor_arguments
 from agents.divergence import Divergence
 from agents.dqn import DQN
+from agents.frame_replay import Places
 from tests.random_frames import NETWORKS, RandomFrames
+
+
+class PlainReplay(ReplayBuffer):
+    """SB3's own buffer with its own draws, behind the methods of FrameReplay.
+
+    Random frames are no stack of one sequence, which FrameReplay relies on.
+    """
+
+    def __init__(self, model):
+        super().__init__(60, model.observation_space, model.action_space, "cpu")
+
+    def draw(self, batch_size):
+        upper = self.buffer_size if self.full else self.pos
+        numbers = np.random.randint(0, upper, size=batch_size)  # noqa: NPY002  # as SB3 draws
+        return Places(numbers, np.zeros(batch_size, int))
+
+    def foresee(self, batch_size, steps):
+        return None  # actions are drawn from the same generator
+
+    def gather(self, numbers, environments):
+        return self._get_samples(numbers)
 
 
 def make(algorithm, arm: str, n_envs: int = 1, **arguments):
@@ -33,8 +56,7 @@ def make(algorithm, arm: str, n_envs: int = 1, **arguments):
 def test_learns_what_sb3_learns(arm):
     """Same seed, same stream, SB3's own buffer: equal actions, losses and weights."""
     ours = make(DQN, arm)
-    # Random frames are no stack of one sequence, which FrameReplay relies on.
-    ours.replay_buffer = ReplayBuffer(60, ours.observation_space, ours.action_space, "cpu")
+    ours.replay_buffer = PlainReplay(ours)
     ours.learn(60, log_interval=None)
     generator_state = torch.get_rng_state()
     theirs = make(stable_baselines3.DQN, arm).learn(60, log_interval=None)
@@ -59,7 +81,7 @@ def test_bf16_gradients_point_where_fp32_gradients_point():
     flat = {}
     for precision in ("fp32", "bf16"):
         model = make(DQN, "coordconv", precision=precision)
-        model.replay_buffer = ReplayBuffer(60, model.observation_space, model.action_space, "cpu")
+        model.replay_buffer = PlainReplay(model)
         model.learn(24, log_interval=None)
         assert model._n_updates == 1
         parameters = model.q_net.parameters()
@@ -70,7 +92,7 @@ def test_bf16_gradients_point_where_fp32_gradients_point():
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change():
     model = make(DQN, "cnn")
-    model.replay_buffer = ReplayBuffer(60, model.observation_space, model.action_space, "cpu")
+    model.replay_buffer = PlainReplay(model)
     model.learn(20, log_interval=None)
     with torch.no_grad():
         model.q_net.q_net[0].bias.fill_(float("nan"))

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from agents.build import extractor_arguments
 from agents.model_zip import read_model_zip
 from configs.run_config import NetworkSettings
-from envs.atari_vec_env import STACKED_FRAMES
 from envs.emulated_game import FRAME_SIZE
+from envs.frame_stack import STACKED_FRAMES
 from experiments.comparison.arms import parse_arm
 from policies.coordconv import ExtraChannelConv2d
 from policies.extractors import NatureCoordCNN

@@ -1,17 +1,15 @@
 """The Nature CNN run once per observation, for acting and for learning.
 
-A2C's weights do not change within a rollout, so the activations an update needs are those the
-rollout has computed already. `RolloutNetwork` keeps them; the update starts from them, and only
-the backward pass is left to do. Losses and gradients are those of running the network again, to
-the last bits of floating point (tests/test_rollout_network.py).
+Between two updates the weights do not change. `CachedNetwork` reads them once, folds in what
+position adds, and keeps the activations of the observations an update is made from: the update
+starts from them, and only the backward pass is left to do. Losses and gradients are those of
+running the network again, to the last bits of floating point (tests/test_a2c.py, test_dqn.py).
 
-Shapes in this file: N environments, T steps of a rollout, C channels, H x W rows and columns.
+Shapes in this file: B batch, C channels, H x W rows and columns, F features.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,83 +22,102 @@ Precision = Literal["fp32", "bf16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-class RolloutNetwork:
-    """The features of a rollout's observations, computed once.
+class _LayerWeights(NamedTuple):
+    """A layer's weight, and its bias or, in place of it, a position map [C, H, W]."""
+
+    weight: Tensor
+    bias: Tensor | None
+    position_map: Tensor | None = None
+
+
+class CachedNetwork:
+    """The features of observations, with the weights read once and the activations kept.
 
     Args:
-        extractor: The network; its weights are read anew in every rollout.
-        n_steps: T.
-        n_envs: N.
+        extractor: The network; `read_weights` must be called before all else, and again whenever
+            its weights have changed.
+        kept: Observations whose activations are kept for the update.
         precision: Arithmetic of the convolutions and the linear layer; features are float32.
     """
 
-    def __init__(
-        self, extractor: NatureCoordCNN, n_steps: int, n_envs: int, precision: Precision
-    ) -> None:
+    def __init__(self, extractor: NatureCoordCNN, kept: int, precision: Precision) -> None:
         self._convolutions = [layer for layer in extractor.cnn if isinstance(layer, nn.Conv2d)]
         linear = extractor.linear[0]
         assert isinstance(linear, nn.Linear)
         self._linear = linear
         self._dtype = DTYPES[precision]
-        self._n_envs = n_envs
-        batch = n_steps * n_envs
         channels, height, width = extractor._observation_space.shape or ()
-        self._activations = [self._empty(batch, channels, height, width)]
+        self._activations = [self._empty(kept, channels, height, width)]
         self._input_sizes: list[tuple[int, int]] = []
         with torch.no_grad():
             sample = torch.zeros(1, channels, height, width, device=linear.weight.device)
             for layer in self._convolutions:
                 self._input_sizes.append((sample.shape[2], sample.shape[3]))
                 sample = layer(sample)
-                self._activations.append(self._empty(batch, *sample.shape[1:]))
+                self._activations.append(self._empty(kept, *sample.shape[1:]))
         self._features = torch.empty(
-            batch, linear.out_features, dtype=self._dtype, device=linear.weight.device
+            kept, linear.out_features, dtype=self._dtype, device=linear.weight.device
         )
-        self._weights: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
+        self._weights: list[_LayerWeights] = []
+
+    def read_weights(self) -> None:
+        """Read the weights, with gradient if gradients are enabled."""
+        weights = []
+        for layer, size in zip(self._convolutions, self._input_sizes, strict=True):
+            if isinstance(layer, CoordConv2d | RandomChannelConv2d | BiasMapConv2d):
+                weight, position_map = layer.fold(*size)
+                position_map = position_map[None].to(
+                    self._dtype, memory_format=torch.channels_last
+                )[0]
+                weights.append(_LayerWeights(self._lay_out(weight), None, position_map))
+            else:
+                assert layer.bias is not None
+                weights.append(
+                    _LayerWeights(self._lay_out(layer.weight), layer.bias.to(self._dtype))
+                )
+        linear = self._linear
+        weights.append(_LayerWeights(linear.weight.to(self._dtype), linear.bias.to(self._dtype)))
+        self._weights = weights
 
     @torch.no_grad()
-    def begin_rollout(self) -> None:
-        """Read the weights: those the next T calls of `compute` and the update are made with."""
-        self._weights = self._read_weights()
-
-    @torch.no_grad()
-    def compute(self, observations: npt.NDArray[np.uint8], step: int | None = None) -> Tensor:
-        """The features of observations; kept for the update if they are a step of the rollout.
+    def compute(self, observations: Tensor, first_kept: int | None = None) -> Tensor:
+        """The features of observations.
 
         Args:
-            observations: uint8 [B, C, H, W]; B is N for a step of the rollout.
-            step: Which step of the rollout this is, or None for observations outside it.
+            observations: uint8 [B, C, H, W]; fastest with the channels last in memory.
+            first_kept: Where their activations are kept for the update, or None if they are not.
 
         Returns:
-            float32 [B, features].
+            float32 [B, F], without gradient.
         """
-        pixels = torch.from_numpy(observations).to(self._linear.weight.device)
-        if step is None:
+        pixels = observations.to(self._linear.weight.device)
+        if first_kept is None:
             kept = [self._empty(len(pixels), *a.shape[1:]) for a in self._activations]
             features = self._features.new_empty(len(pixels), self._features.shape[1])
         else:
-            rows = slice(step * self._n_envs, (step + 1) * self._n_envs)
+            rows = slice(first_kept, first_kept + len(pixels))
             kept = [activation[rows] for activation in self._activations]
             features = self._features[rows]
         kept[0].copy_(pixels).div_(255)
-        for index, layer in enumerate(self._convolutions):
-            weight, bias, position_map = self._weights[index]
-            output = F.conv2d(kept[index], weight, bias, layer.stride)
+        *convolutions, linear = self._weights
+        for index, (weight, bias, position_map) in enumerate(convolutions):
+            output = F.conv2d(kept[index], weight, bias, self._convolutions[index].stride)
             if position_map is not None:
                 output.add_(position_map)
             torch.clamp_min(output, 0, out=kept[index + 1])
-        weight, bias, _ = self._weights[-1]
-        output = F.linear(kept[-1].flatten(1), weight, bias)
+        output = multiply(kept[-1].flatten(1), linear.weight, linear.bias)
         return torch.clamp_min(output, 0, out=features).float()
 
     def features(self) -> Tensor:
-        """The features of the whole rollout, as a function of the network's weights.
+        """The features of all kept observations, as a function of the network's weights.
+
+        To be called once for each `read_weights`, since its backward pass uses up their graph.
 
         Returns:
-            float32 [T * N, features], step after step; its gradient reaches the parameters.
+            float32 [B, F]; its gradient reaches the parameters.
         """
         value = self._activations[0]
-        *convolutions, (linear_weight, linear_bias, _) = self._read_weights()
+        *convolutions, linear = self._weights
         for index, (weight, bias, position_map) in enumerate(convolutions):
             value = _KnownConvolution.apply(  # type: ignore[no-untyped-call]
                 value,
@@ -111,27 +128,9 @@ class RolloutNetwork:
                 self._convolutions[index].stride,
             )
         features: Tensor = _KnownLinear.apply(  # type: ignore[no-untyped-call]
-            value.flatten(1), linear_weight, linear_bias, self._features
+            value.flatten(1), linear.weight, linear.bias, self._features
         )
         return features.float()
-
-    def _read_weights(self) -> list[tuple[Tensor, Tensor | None, Tensor | None]]:
-        """Each layer's weight, bias, and position map [C, H, W] in place of the bias."""
-        weights: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
-        for layer, size in zip(self._convolutions, self._input_sizes, strict=True):
-            if isinstance(layer, CoordConv2d | RandomChannelConv2d | BiasMapConv2d):
-                weight, position_map = layer.fold(*size)
-                position_map = position_map[None].to(
-                    self._dtype, memory_format=torch.channels_last
-                )[0]
-                weights.append((self._lay_out(weight), None, position_map))
-            else:
-                assert layer.bias is not None
-                weights.append((self._lay_out(layer.weight), layer.bias.to(self._dtype), None))
-        weights.append(
-            (self._linear.weight.to(self._dtype), self._linear.bias.to(self._dtype), None)
-        )
-        return weights
 
     def _lay_out(self, weight: Tensor) -> Tensor:
         return weight.to(self._dtype, memory_format=torch.channels_last)
@@ -143,6 +142,30 @@ class RolloutNetwork:
             device=self._linear.weight.device,
             memory_format=torch.channels_last,
         )
+
+
+_ONEDNN_LINEAR = (
+    getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    if torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    else None
+)
+
+
+def multiply(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Multiply [B, N] by the transpose of [M, N] and add a bias [M]: [B, M], without gradient.
+
+    In float32 on a CPU `torch.nn.functional.linear` asks MKL, which takes twice as long as oneDNN
+    on processors that are not Intel's; oneDNN is reached by an operator made for torch.compile.
+    """
+    if (
+        _ONEDNN_LINEAR is None
+        or left.device.type != "cpu"
+        or left.dtype != torch.float32
+        or len(left) == 1  # bound by memory; the same for both
+    ):
+        return F.linear(left, right, bias)
+    product: Tensor = _ONEDNN_LINEAR(left, right, bias, "none", [], "")
+    return product
 
 
 class _KnownConvolution(torch.autograd.Function):
@@ -196,4 +219,9 @@ class _KnownLinear(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         value, weight, output = ctx.saved_tensors
         gradient = torch.ops.aten.threshold_backward(gradient, output, 0)
-        return gradient @ weight, gradient.t() @ value, gradient.sum(0), None
+        return (
+            multiply(gradient, weight.t()),
+            multiply(gradient.t(), value.t()),
+            gradient.sum(0),
+            None,
+        )
