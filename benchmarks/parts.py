@@ -12,7 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from configs.command_line import OneLineParser, exit_on_user_error
 from configs.process_settings import prepare_process
@@ -98,13 +98,14 @@ def time_call(call: Callable[[], Any]) -> float:
     return elapsed / count
 
 
-def measure_product_rate(precision: str) -> float:
+def measure_product_rate(precision: Literal["fp32", "bf16"]) -> float:
     """Floating-point operations a second of a product of two 1024 x 1024 matrices."""
     import torch
 
-    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-    left, right = torch.ones(1024, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
-    return 2 * 1024**3 / time_call(lambda: left @ right)
+    from agents.cached_network import DTYPES, multiply
+
+    left, right = (torch.ones(1024, 1024, dtype=DTYPES[precision]) for _ in range(2))
+    return 2 * 1024**3 / time_call(lambda: multiply(left, right))
 
 
 def _parts_of(agent: Any, algo: str) -> dict[str, Callable[[], Any]]:
@@ -114,6 +115,7 @@ def _parts_of(agent: Any, algo: str) -> dict[str, Callable[[], Any]]:
 
     env, generator = agent.env, np.random.default_rng(0)
     observations = env.reset()
+    network = getattr(agent, "_network", None)  # SB3's agents have none
 
     def emulate() -> Any:
         return env.step(generator.integers(env.action_space.n, size=env.num_envs))
@@ -122,15 +124,21 @@ def _parts_of(agent: Any, algo: str) -> dict[str, Callable[[], Any]]:
     def act() -> Any:
         if algo == "dqn":
             return agent._sample_action(0)
-        if (network := getattr(agent, "_network", None)) is not None:
-            logits, values = agent._evaluate(network.compute(observations, 0))
+        if network is not None:
+            logits, values = agent._evaluate(network.compute(torch.from_numpy(observations), 0))
             chances = torch.softmax(logits, dim=1)
             return torch.multinomial(chances, 1).numpy(), values.numpy()
         return agent.policy(torch.from_numpy(observations))
 
     parts: dict[str, Callable[[], Any]] = {"emulation": emulate, "acting": act}
     if algo == "a2c":
-        parts["update"] = agent.train
+
+        def update() -> None:
+            if network is not None:
+                network.read_weights()
+            agent.train()
+
+        parts["update"] = update
     else:
         agent.exploration_rate = 0.0  # SB3 and this project act greedily when timed
         parts["of the update, sampling"] = lambda: agent.replay_buffer.sample(32)

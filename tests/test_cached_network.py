@@ -1,0 +1,80 @@
+"""The network with its weights read once, beside the network itself."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import agents.cached_network
+from agents.build import extractor_arguments
+from agents.cached_network import CachedNetwork, multiply
+from agents.dqn import DQN
+from policies.extractors import NatureCoordCNN
+from tests.random_frames import NETWORKS, RandomFrames
+from tests.test_dqn import PlainReplay, make
+
+
+def make_extractor(arm: str) -> NatureCoordCNN:
+    torch.manual_seed(0)
+    keywords = extractor_arguments(NETWORKS[arm])["features_extractor_kwargs"]
+    return NatureCoordCNN(RandomFrames(1).observation_space, **keywords)
+
+
+@pytest.mark.parametrize("arm", NETWORKS)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_features_and_gradients_are_those_of_the_extractor(arm, channels_last):
+    extractor = make_extractor(arm)
+    pixels = torch.randint(0, 256, (6, 4, 84, 84), dtype=torch.uint8)
+    expected = extractor(pixels / 255)
+    weights = torch.randn_like(expected)
+    gradients = torch.autograd.grad((expected * weights).sum(), list(extractor.parameters()))
+
+    network = CachedNetwork(extractor, 6, "fp32")
+    network.read_weights()
+    observations = pixels.contiguous(memory_format=torch.channels_last) if channels_last else pixels
+    for first in (0, 2, 4):  # in parts, as a rollout does
+        computed = network.compute(observations[first : first + 2], first)
+        torch.testing.assert_close(computed, expected[first : first + 2].detach())
+    torch.testing.assert_close(network.compute(observations[:1]), expected[:1].detach())
+    features = network.features()
+    torch.testing.assert_close(features, expected)
+    (features * weights).sum().backward()
+    for parameter, gradient in zip(extractor.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-3)
+
+
+def test_weights_set_from_outside_are_read_when_learning_goes_on():
+    model = make(DQN, "coordconv")
+    model.replay_buffer = PlainReplay(model)
+    model.learn(24, log_interval=None)
+    with torch.no_grad():
+        for parameter in model.q_net.parameters():
+            parameter.mul_(1.5)
+    model.learn(4, log_interval=None, reset_num_timesteps=False)
+    observations = torch.randint(0, 256, (2, 4, 84, 84), dtype=torch.uint8)
+    with torch.no_grad():
+        for network, cached in (
+            (model.q_net, model._network),
+            (model.q_net_target, model._target_network),
+        ):
+            expected = network.features_extractor(observations / 255)
+            torch.testing.assert_close(cached.compute(observations), expected)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 80])
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("has_operator", [False, True])
+def test_multiplies_as_a_linear_layer(rows, with_bias, transposed, has_operator, monkeypatch):
+    """With and without oneDNN's operator, which a later torch may not have."""
+    if has_operator:
+        assert agents.cached_network._ONEDNN_LINEAR is not None
+    else:
+        monkeypatch.setattr(agents.cached_network, "_ONEDNN_LINEAR", None)
+    generator = torch.Generator().manual_seed(0)
+    left = torch.randn(rows, 300, generator=generator)
+    right = torch.randn(200, 300, generator=generator)
+    if transposed:
+        left, right = left.t().contiguous().t(), right.t().contiguous().t()
+    bias = torch.randn(200, generator=generator) if with_bias else None
+    expected = F.linear(left.double(), right.double(), None if bias is None else bias.double())
+    torch.testing.assert_close(multiply(left, right, bias).double(), expected, rtol=1e-5, atol=1e-4)
