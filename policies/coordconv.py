@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 CoordInit = Literal["default", "zero"]
 
@@ -123,7 +124,8 @@ class ExtraChannelConv2d(nn.Conv2d):
 
     The result is that of concatenating the channels to the image and convolving, padding included,
     but the convolution is split. The channels do not depend on the batch, so their part and the
-    bias form one map [C_out, H', W'] that is added to every image's output. Where the map needs no
+    bias form one map [C_out, H', W'] that is added to every image's output: the product of their
+    weights with what each position sees of the channels. Where the map needs no
     gradient it is kept, on the CPU, and used again for as long as the VALUES it was made from are
     the same. (A tensor's version counter does not tell: fused optimisers and writes through
     `.data` leave it alone.) On an accelerator that comparison would make the host wait for the
@@ -186,10 +188,7 @@ class ExtraChannelConv2d(nn.Conv2d):
         Returns:
             [C_out, H', W'], a new tensor without gradient.
         """
-        extra_map: Tensor = self._conv_forward(
-            self._extra_channels(height, width), self._split_weight()[1], None
-        )
-        return extra_map
+        return self._make_map(self._split_weight()[1], None, height, width).contiguous()
 
     def fold(self, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Return the layer as an ordinary convolution and a map, for an input size.
@@ -283,15 +282,9 @@ class ExtraChannelConv2d(nn.Conv2d):
             return self._make_map(extra_weight, self.bias, height, width)
 
         geometry = (
-            height,
-            width,
+            *self._geometry(height, width),
             image.stride()[-3:],
             image.dtype,  # also tells whether autocast is on
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.padding_mode,
-            tuple(self._reversed_padding_repeated_twice),
         )
         stored = self._stored_map
         if (
@@ -311,8 +304,40 @@ class ExtraChannelConv2d(nn.Conv2d):
         return new_map
 
     def _make_map(self, weight: Tensor, bias: Tensor | None, height: int, width: int) -> Tensor:
-        new_map: Tensor = self._conv_forward(self._extra_channels(height, width), weight, bias)
-        return new_map
+        """Return a map [C_out, H', W'], its channels last in memory."""
+        return F.linear(self._patches(height, width), weight.flatten(1), bias).permute(2, 0, 1)
+
+    def _patches(self, height: int, width: int) -> Tensor:
+        """Return what each output position sees of the channels, [H', W', K * kernel size]."""
+        channels = self._extra_channels(height, width)[None]
+        padding = self._reversed_padding_repeated_twice
+        if self.padding_mode != "zeros":
+            padded = F.pad(channels, padding, self.padding_mode)
+        elif isinstance(self.padding, str):
+            padded = F.pad(channels, padding)
+        else:
+            padded = F.pad(channels, [size for size in reversed(self.padding) for _ in range(2)])
+        rows, columns = (
+            (size - dilation * (kernel_size - 1) - 1) // stride + 1
+            for size, kernel_size, stride, dilation in zip(
+                padded.shape[-2:], self.kernel_size, self.stride, self.dilation, strict=True
+            )
+        )
+        patches = F.unfold(padded, self.kernel_size, self.dilation, stride=self.stride)[0]
+        return patches.t().contiguous().view(rows, columns, -1)
+
+    def _geometry(self, height: int, width: int) -> tuple[object, ...]:
+        """Return all that the patches depend on, beside the channels."""
+        return (
+            height,
+            width,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.padding_mode,
+            tuple(self._reversed_padding_repeated_twice),
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_stored_map": None}
@@ -380,7 +405,7 @@ class CoordConv2d(ExtraChannelConv2d):
             dtype=dtype,
         )
         self.with_radius = with_radius
-        self._stored_coordinates: Tensor | None = None
+        self._stored_patches: tuple[tuple[object, ...], Tensor] | None = None
 
     @classmethod
     def from_conv2d(
@@ -410,31 +435,22 @@ class CoordConv2d(ExtraChannelConv2d):
 
     def _extra_channels(self, height: int, width: int) -> Tensor:
         """Return the coordinates [K, H, W] for an input size, of the weight's dtype and device."""
-        weight, stored = self.weight, self._stored_coordinates
-        may_store = self._may_store()
-        if (
-            may_store
-            and stored is not None
-            and stored.shape[1:] == (height, width)
-            and stored.dtype == weight.dtype
-            and stored.device == weight.device
-        ):
-            return stored
+        return coordinate_channels(
+            height,
+            width,
+            with_radius=self.with_radius,
+            device=self.weight.device,
+            dtype=self.weight.dtype,
+        )
 
-        def make() -> Tensor:
-            return coordinate_channels(
-                height,
-                width,
-                with_radius=self.with_radius,
-                device=weight.device,
-                dtype=weight.dtype,
-            )
-
-        if not may_store:
-            return make()
-        with torch.inference_mode(False):
-            self._stored_coordinates = make()
-        return self._stored_coordinates
+    def _patches(self, height: int, width: int) -> Tensor:
+        if not self._may_store():
+            return super()._patches(height, width)
+        key = (*self._geometry(height, width), self.weight.dtype, self.weight.device)
+        if self._stored_patches is None or self._stored_patches[0] != key:
+            with torch.inference_mode(False):
+                self._stored_patches = key, super()._patches(height, width)
+        return self._stored_patches[1]
 
     def extra_repr(self) -> str:
         """Describe the layer as `nn.Conv2d` does."""
@@ -442,7 +458,7 @@ class CoordConv2d(ExtraChannelConv2d):
         return plain + (", with_radius=True" if self.with_radius else "")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_stored_coordinates": None}
+        return {**super().__getstate__(), "_stored_patches": None}
 
 
 def _have_equal_values(stored: Tensor | None, current: Tensor | None) -> bool:
@@ -454,4 +470,4 @@ def _have_equal_values(stored: Tensor | None, current: Tensor | None) -> bool:
 def _with_layout_of(output: Tensor, position_map: Tensor) -> Tensor:
     if output.stride(-3) == 1:  # channels last
         return position_map.permute(1, 2, 0).contiguous().permute(2, 0, 1)
-    return position_map
+    return position_map.contiguous()

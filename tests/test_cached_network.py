@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from gymnasium import spaces
 from torch.nn import functional as F
 
 import agents.cached_network
@@ -16,7 +17,9 @@ from tests.test_dqn import PlainReplay, make
 def make_extractor(arm: str) -> NatureCoordCNN:
     torch.manual_seed(0)
     keywords = extractor_arguments(NETWORKS[arm])["features_extractor_kwargs"]
-    return NatureCoordCNN(RandomFrames(1).observation_space, **keywords)
+    space = RandomFrames(1).observation_space
+    assert isinstance(space, spaces.Box)
+    return NatureCoordCNN(space, **keywords)
 
 
 @pytest.mark.parametrize("arm", NETWORKS)

@@ -380,41 +380,40 @@ def test_output_follows_changes_of_type() -> None:
             torch.testing.assert_close(output, reference(layer, images.to(dtype)))
 
 
-def count_convolutions(layer: CoordConv2d, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Count every convolution the layer does from now on."""
+def count_maps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Count every map that is made from now on."""
     calls: list[int] = []
-    convolve = nn.Conv2d._conv_forward
+    make_map = CoordConv2d._make_map
 
-    def count(self: nn.Conv2d, *args: Any) -> Any:
+    def count(self: CoordConv2d, *args: Any) -> Any:
         calls.append(1)
-        return convolve(self, *args)
+        return make_map(self, *args)
 
-    monkeypatch.setattr(CoordConv2d, "_conv_forward", count)
+    monkeypatch.setattr(CoordConv2d, "_make_map", count)
     return calls
 
 
 def test_the_map_is_made_once_while_the_weights_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = make_layer()
     images = torch.rand(2, 2, 6, 7)
-    calls = count_convolutions(layer, monkeypatch)
+    calls = count_maps(monkeypatch)
     with torch.no_grad():
         for images_seen in (images, images + 1, images[:1]):
             layer(images_seen)
-        assert len(calls) == 2 + 1 + 1
         layer.weight.data[:, :2] += 1  # only the image's weights
         layer(images)
-        assert len(calls) == 2 + 1 + 1 + 1
+        assert len(calls) == 1
     with torch.inference_mode():
         layer(images)
-    assert len(calls) == 2 + 1 + 1 + 1 + 1
+    assert len(calls) == 1
 
 
 def test_the_map_is_in_the_graph_where_weights_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = make_layer()
-    calls = count_convolutions(layer, monkeypatch)
+    calls = count_maps(monkeypatch)
     for _ in range(3):
         layer(torch.rand(2, 2, 6, 7))
-    assert len(calls) == 6
+    assert len(calls) == 3
     assert layer._stored_map is None
 
 
@@ -507,7 +506,7 @@ def test_a_copy_leaves_the_map_behind_and_lives_alone(
         expected = layer(images)
         other = duplicate(layer)
         assert other._stored_map is None
-        assert other._stored_coordinates is None
+        assert other._stored_patches is None
         assert torch.equal(other(images), expected)
         other.weight.data += 1
         assert torch.equal(layer(images), expected)
@@ -589,7 +588,7 @@ def test_exports_without_keeping_anything() -> None:
             layer, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},)
         )
     assert layer._stored_map is None
-    assert layer._stored_coordinates is None
+    assert layer._stored_patches is None
     more_images = torch.rand(5, 2, 6, 7)
     torch.testing.assert_close(exported.module()(more_images), layer(more_images))
 
