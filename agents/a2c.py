@@ -51,7 +51,6 @@ class A2C(stable_baselines3.A2C):
         n_rollout_steps: int,
     ) -> bool:
         """Play `n_rollout_steps` in every environment; see SB3."""
-        self.policy.set_training_mode(False)
         if self._network is None:
             extractor = self.policy.features_extractor
             assert isinstance(extractor, NatureCoordCNN)
@@ -98,7 +97,6 @@ class A2C(stable_baselines3.A2C):
             Divergence: If the loss is not finite; the weights are those before the update.
         """
         assert self._network is not None
-        self.policy.set_training_mode(True)
         optimizer = self.policy.optimizer
         self._update_learning_rate(optimizer)
         buffer = self.rollout_buffer

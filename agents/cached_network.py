@@ -62,19 +62,17 @@ class CachedNetwork:
 
     def read_weights(self) -> None:
         """Read the weights, with gradient if gradients are enabled."""
-        weights = []
+        weights: list[_LayerWeights] = []
         for layer, size in zip(self._convolutions, self._input_sizes, strict=True):
+            weight, bias, position_map = layer.weight, layer.bias, None
             if isinstance(layer, CoordConv2d | RandomChannelConv2d | BiasMapConv2d):
                 weight, position_map = layer.fold(*size)
-                position_map = position_map[None].to(
-                    self._dtype, memory_format=torch.channels_last
-                )[0]
-                weights.append(_LayerWeights(self._lay_out(weight), None, position_map))
-            else:
-                assert layer.bias is not None
-                weights.append(
-                    _LayerWeights(self._lay_out(layer.weight), layer.bias.to(self._dtype))
-                )
+                position_map = self._lay_out(position_map[None])[0]
+                bias = None  # in the map
+            if not weights:
+                weight = weight / 255  # the pixels are not: bfloat16 holds whole numbers exactly
+            bias = None if bias is None else bias.to(self._dtype)
+            weights.append(_LayerWeights(self._lay_out(weight), bias, position_map))
         linear = self._linear
         weights.append(_LayerWeights(linear.weight.to(self._dtype), linear.bias.to(self._dtype)))
         self._weights = weights
@@ -98,7 +96,7 @@ class CachedNetwork:
             rows = slice(first_kept, first_kept + len(pixels))
             kept = [activation[rows] for activation in self._activations]
             features = self._features[rows]
-        kept[0].copy_(pixels).div_(255)
+        kept[0].copy_(pixels)
         *convolutions, linear = self._weights
         for index, (weight, bias, position_map) in enumerate(convolutions):
             output = F.conv2d(kept[index], weight, bias, self._convolutions[index].stride)
@@ -132,8 +130,8 @@ class CachedNetwork:
         )
         return features.float()
 
-    def _lay_out(self, weight: Tensor) -> Tensor:
-        return weight.to(self._dtype, memory_format=torch.channels_last)
+    def _lay_out(self, images: Tensor) -> Tensor:
+        return images.to(self._dtype, memory_format=torch.channels_last)
 
     def _empty(self, *shape: int) -> Tensor:
         return torch.empty(

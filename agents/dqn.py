@@ -109,7 +109,6 @@ class DQN(stable_baselines3.DQN):
             Divergence: If the loss is not finite; the weights are those before that update.
         """
         assert batch_size == self.batch_size  # the network keeps as many activations
-        self.policy.set_training_mode(True)
         optimizer = self.policy.optimizer
         self._update_learning_rate(optimizer)
         losses = []
