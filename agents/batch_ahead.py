@@ -7,7 +7,7 @@ is drawn in the end decides, and a wrong guess costs time alone.
 """
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -48,7 +48,11 @@ class BatchAhead:
 
     @contextmanager
     def one_thread(self) -> Iterator[None]:
-        """Leave the other cores to this object's thread, if it has one."""
+        """Leave the other cores to this object's thread, if it has one, until it has finished.
+
+        MKL has one number of threads for the whole process, so this object's thread must not
+        compute outside.
+        """
         threads = torch.get_num_threads()
         if self._worker is None:
             yield
@@ -57,10 +61,15 @@ class BatchAhead:
         try:
             yield
         finally:
+            if self._guess is not None:
+                wait([self._guess.values])
             torch.set_num_threads(threads)
 
     def begin(self, batch_size: int, steps: int) -> None:
-        """Begin with what `take` will be asked for after so many steps of the environments."""
+        """Begin with what `take` will be asked for after so many steps of the environments.
+
+        To be called within `one_thread`.
+        """
         self.forget()
         if self._worker is None:
             return

@@ -84,9 +84,9 @@ class DQN(stable_baselines3.DQN):
         """Act and store, as SB3 does, while the next update's target values are computed."""
         assert isinstance(self.train_freq, TrainFreq)
         steps = self.train_freq.frequency
-        if self.num_timesteps + steps * self.n_envs > self.learning_starts:
-            self._batches.begin(self.batch_size, steps)
         with self._batches.one_thread():
+            if self.num_timesteps + steps * self.n_envs > self.learning_starts:
+                self._batches.begin(self.batch_size, steps)
             return super().collect_rollouts(*arguments, **keywords)
 
     def _on_step(self) -> None:

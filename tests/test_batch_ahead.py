@@ -62,7 +62,8 @@ def test_returns_the_batch_it_would_have_drawn():
         for replay, stream in zip((expected, actual), streams, strict=True):
             if replay is actual and turn > 0:
                 # Every third turn is guessed for another number of steps.
-                ahead.begin(4, steps=4 if turn % 3 else 9)
+                with ahead.one_thread():
+                    ahead.begin(4, steps=4 if turn % 3 else 9)
                 if turn % 5 == 0:
                     ahead.forget()
             fill(replay, stream, 4)
@@ -85,12 +86,13 @@ def test_computes_ahead_only_where_there_is_a_thread_for_it():
 
     ahead = BatchAhead(replay, compute)
     ahead.take(4)
-    ahead.begin(4, steps=0)
-    ahead.take(4)
-    assert threads_seen == [1, 1]
-    assert torch.get_num_threads() == 2
     with ahead.one_thread():
         assert torch.get_num_threads() == 1
+        ahead.begin(4, steps=0)
+    assert threads_seen == [1, 1]  # it was waited for
+    ahead.take(4)
+    assert len(threads_seen) == 2
+    assert torch.get_num_threads() == 2
     torch.set_num_threads(1)
     alone = BatchAhead(replay, compute)
     alone.begin(4, steps=0)
