@@ -29,7 +29,8 @@ class BatchAhead:
     """Draws batches and computes their target values, ahead of time if there is a thread for it.
 
     The values are always computed by one thread, ahead of time or not, so they are the same bit for
-    bit. With one thread, or on a GPU, nothing is done ahead.
+    bit; acting, too, has one thread meanwhile. That suits a batch of 32 and few environments. With
+    one thread in all, or on a GPU, nothing is done ahead.
 
     Args:
         replay: Where batches come from.
@@ -44,14 +45,14 @@ class BatchAhead:
         if replay.device.type == "cpu" and torch.get_num_threads() > 1:
             self._worker = ThreadPoolExecutor(1)
             with self.one_thread():
-                self._worker.submit(torch.set_num_threads, 1).result()
+                # A thread takes over the process's number of threads when it first asks for it.
+                self._worker.submit(torch.get_num_threads).result()
 
     @contextmanager
     def one_thread(self) -> Iterator[None]:
-        """Leave the other cores to this object's thread, if it has one, until it has finished.
+        """Compute with one thread beside this object's own, if it has one.
 
-        MKL has one number of threads for the whole process, so this object's thread must not
-        compute outside.
+        What was begun within is finished when it ends.
         """
         threads = torch.get_num_threads()
         if self._worker is None:
@@ -66,10 +67,7 @@ class BatchAhead:
             torch.set_num_threads(threads)
 
     def begin(self, batch_size: int, steps: int) -> None:
-        """Begin with what `take` will be asked for after so many steps of the environments.
-
-        To be called within `one_thread`.
-        """
+        """Begin with what `take` will be asked for after so many steps of the environments."""
         self.forget()
         if self._worker is None:
             return
@@ -96,7 +94,4 @@ class BatchAhead:
         batch = self._replay.gather(*places)
         if self._worker is None:
             return batch, self._compute_values(batch.next_observations)
-        with self.one_thread():
-            return batch, self._worker.submit(
-                self._compute_values, batch.next_observations
-            ).result()
+        return batch, self._worker.submit(self._compute_values, batch.next_observations).result()

@@ -144,7 +144,7 @@ class CachedNetwork:
 
 _ONEDNN_LINEAR = (
     getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-    if torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     else None
 )
 

@@ -24,8 +24,9 @@ from policies.extractors import NatureCoordCNN
 class DQN(stable_baselines3.DQN):
     """SB3's DQN: the same losses, gradients and updates, in less time and memory.
 
-    The weights are read once for acting and learning (`agents.cached_network`), and the target
-    values of an update are computed while the agent acts (`agents.batch_ahead`).
+    The weights are read once for acting and learning (`agents.cached_network`), so only updates may
+    change them within a `learn`; and the target values of an update are computed while the agent
+    acts (`agents.batch_ahead`).
 
     Args:
         precision: Arithmetic of the networks: "fp32", or "bf16" with float32 weights.
@@ -66,12 +67,13 @@ class DQN(stable_baselines3.DQN):
             for network in (self.q_net, self.q_net_target)
         )
         self._network.read_weights()
-        self._read_target_weights()
         self._batches = BatchAhead(self.replay_buffer, self._compute_target_values)
+        self._read_target_weights()
 
     @torch.no_grad()
     def _read_target_weights(self) -> None:
-        self._target_network.read_weights()
+        with self._batches.one_thread():  # always, so that the bits do not depend on a resume
+            self._target_network.read_weights()
 
     @torch.no_grad()
     def _compute_target_values(self, observations: Tensor) -> Tensor:
@@ -99,7 +101,7 @@ class DQN(stable_baselines3.DQN):
 
     @property
     def _steps_between_target_updates(self) -> int:
-        """In steps of all environments, as SB3 counts."""
+        """In steps of all environments, as in `stable_baselines3.DQN._on_step`."""
         return max(self.target_update_interval // self.n_envs, 1)
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
@@ -107,8 +109,12 @@ class DQN(stable_baselines3.DQN):
 
         Raises:
             Divergence: If the loss is not finite; the weights are those before that update.
+            ValueError: If the batch size is not that of the agent.
         """
-        assert batch_size == self.batch_size  # the network keeps as many activations
+        if batch_size != self.batch_size:
+            raise ValueError(
+                f"`batch_size` must be the agent's own, {self.batch_size}, got {batch_size}."
+            )
         optimizer = self.policy.optimizer
         self._update_learning_rate(optimizer)
         losses = []

@@ -220,9 +220,8 @@ class FrameReplay:
         ages = self._ages[environments, places % ring].astype(np.int64)
         window = (places[:, None] + np.arange(1 - STACKED_FRAMES, 2)) % ring
         frames = self._frames[environments[:, None], window]
-        behind = (
-            np.arange(STACKED_FRAMES, -1, -1) - 1
-        )  # how many frames before the observation's newest
+        # How many frames each is before the observation's newest.
+        behind = np.arange(STACKED_FRAMES, -1, -1) - 1
         frames[behind > ages[:, None]] = 0
         stacks = empty_stacks(len(numbers), *self._frame_shape)
         channels = frames_of(stacks).reshape(len(numbers), -1, STACKED_FRAMES)

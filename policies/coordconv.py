@@ -315,7 +315,7 @@ class ExtraChannelConv2d(nn.Conv2d):
             padded = F.pad(channels, padding, self.padding_mode)
         elif isinstance(self.padding, str):
             padded = F.pad(channels, padding)
-        else:
+        else:  # `padding` may have been set since, which a convolution with zeros follows
             padded = F.pad(channels, [size for size in reversed(self.padding) for _ in range(2)])
         rows, columns = (
             (size - dilation * (kernel_size - 1) - 1) // stride + 1
@@ -350,6 +350,8 @@ class CoordConv2d(ExtraChannelConv2d):
     image and convolving; the state dict is that of such a convolution. The padding applies to the
     concatenation: with zeros, the border reads as the middle of the image, whose coordinate is 0.
     See `coordinate_channels` for the coordinates and `ExtraChannelConv2d` for how it is computed.
+    What the kernel sees of the coordinates at each position, K x kernel size x H' x W' numbers, is
+    kept for the last input size.
 
     Args:
         in_channels: C_in, the channels of the image; the layer adds the coordinates itself.
@@ -447,10 +449,11 @@ class CoordConv2d(ExtraChannelConv2d):
         if not self._may_store():
             return super()._patches(height, width)
         key = (*self._geometry(height, width), self.weight.dtype, self.weight.device)
-        if self._stored_patches is None or self._stored_patches[0] != key:
+        stored = self._stored_patches
+        if stored is None or stored[0] != key:
             with torch.inference_mode(False):
-                self._stored_patches = key, super()._patches(height, width)
-        return self._stored_patches[1]
+                stored = self._stored_patches = key, super()._patches(height, width)
+        return stored[1]
 
     def extra_repr(self) -> str:
         """Describe the layer as `nn.Conv2d` does."""

@@ -49,18 +49,24 @@ def test_weights_set_from_outside_are_read_when_learning_goes_on():
     model = make(DQN, "coordconv")
     model.replay_buffer = PlainReplay(model)
     model.learn(24, log_interval=None)
+    networks = (model.q_net, model.q_net_target)
     with torch.no_grad():
-        for parameter in model.q_net.parameters():
+        for parameter in (p for network in networks for p in network.parameters()):
             parameter.mul_(1.5)
-    model.learn(4, log_interval=None, reset_num_timesteps=False)
+    model._setup_learn(4, reset_num_timesteps=False)
     observations = torch.randint(0, 256, (2, 4, 84, 84), dtype=torch.uint8)
     with torch.no_grad():
-        for network, cached in (
-            (model.q_net, model._network),
-            (model.q_net_target, model._target_network),
-        ):
+        for network, cached in zip(networks, (model._network, model._target_network), strict=True):
             expected = network.features_extractor(observations / 255)
             torch.testing.assert_close(cached.compute(observations), expected)
+
+
+def test_an_update_needs_the_batch_size_of_the_agent():
+    model = make(DQN, "cnn")
+    model.replay_buffer = PlainReplay(model)
+    model.learn(20, log_interval=None)
+    with pytest.raises(ValueError, match=r"^`batch_size` must be the agent's own, 8, got 100\.$"):
+        model.train(gradient_steps=1)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 80])

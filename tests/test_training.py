@@ -51,6 +51,7 @@ def config_of(algo: str, **overrides) -> RunConfig:
             "batch_size": 4,
             "exploration_fraction": 0.6,
             "target_update_interval": 40,
+            "threads": 2,  # target values are computed ahead
         }
     return make_config("Breakout", algo, common | overrides)
 
@@ -123,7 +124,7 @@ def test_a_run_leaves_what_it_promises(uninterrupted):
     assert config == config_of(config.run.algo)
     assert uninterrupted.read_status() == RunStatus("finished", 600)
     start = json.loads(uninterrupted.provenance_path.read_text())["starts"][0]
-    assert start["threads"] == 1
+    assert start["threads"] == config.execution.threads
     assert start["device"] == "cpu"
     assert start["protocol"]["life_loss_ends_episode"] is True
     names = sorted(path.name for path in uninterrupted.checkpoints_path.iterdir())
