@@ -5,6 +5,8 @@
 Parts and whole trainings are timed in turn, in one process, round after round. The bound of a
 part is ALE's own vector environment for the emulation, and for the network its multiply-adds at the
 rate of a large matrix product. This project's settings of the process hold for both sides here.
+DQN's target values, which training computes while the agent acts, count in the update, so its whole
+can take less than the sum of its parts.
 """
 
 import argparse
@@ -122,8 +124,11 @@ def _parts_of(agent: Any, algo: str) -> dict[str, Callable[[], Any]]:
 
     @torch.no_grad()
     def act() -> Any:
-        if algo == "dqn":
+        if algo == "dqn" and network is None:
             return agent._sample_action(0)
+        if algo == "dqn":
+            with agent._batches.one_thread():
+                return agent._sample_action(0)
         if network is not None:
             logits, values = agent._evaluate(network.compute(torch.from_numpy(observations), 0))
             chances = torch.softmax(logits, dim=1)
