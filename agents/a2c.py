@@ -1,7 +1,7 @@
 """A2C as SB3 defines it, with each observation passed through the network once."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import stable_baselines3
@@ -13,9 +13,18 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from torch.nn import functional as F
 
-from agents.cached_network import CachedNetwork, Precision
+from agents.cached_network import CachedNetwork, Precision, Weights
 from agents.divergence import Divergence
+from agents.recorded_calls import RecordedCalls
+from agents.transfer import to_device
 from policies.extractors import NatureCoordCNN
+
+
+class _Losses(NamedTuple):
+    policy: Tensor
+    value: Tensor
+    entropy: Tensor
+    whole: Tensor
 
 
 class A2C(stable_baselines3.A2C):
@@ -27,13 +36,22 @@ class A2C(stable_baselines3.A2C):
 
     Args:
         precision: Arithmetic of the network: "fp32", or "bf16" with float32 weights and heads.
+        cuda_graphs: Whether to record acting and learning as CUDA graphs; needs a GPU.
         arguments: As for `stable_baselines3.A2C`, with a `NatureCoordCNN` as features extractor
             and a discrete action space.
     """
 
-    def __init__(self, *arguments: Any, precision: Precision = "fp32", **keywords: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        precision: Precision = "fp32",
+        cuda_graphs: bool = False,
+        **keywords: Any,
+    ) -> None:
         self.precision: Precision = precision
+        self._calls = RecordedCalls(cuda_graphs)
         self._network: CachedNetwork | None = None
+        self._weights: Weights = []
         super().__init__(*arguments, **keywords)
 
     def _setup_model(self) -> None:
@@ -41,7 +59,13 @@ class A2C(stable_baselines3.A2C):
         self.policy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_network", "precision"]
+        return [
+            *super()._excluded_save_params(),
+            "_calls",
+            "_network",
+            "_weights",
+            "precision",
+        ]
 
     def collect_rollouts(
         self,
@@ -59,11 +83,12 @@ class A2C(stable_baselines3.A2C):
         assert isinstance(self._last_obs, np.ndarray)
         rollout_buffer.reset()
         callback.on_rollout_start()
-        network.read_weights()
+        # With gradient, since the update starts from them; recorded, it reads them itself.
+        with torch.set_grad_enabled(not self._calls.enabled):
+            self._weights = self._calls.run("read", network.read_weights)
         for step in range(n_rollout_steps):
             with torch.no_grad():
-                features = network.compute(torch.from_numpy(self._last_obs), step * env.num_envs)
-                logits, values = self._evaluate(features)
+                logits, values = self._score(self._last_obs, step * env.num_envs)
                 # What torch.distributions.Categorical, SB3's choice, does to sample.
                 actions = torch.multinomial(F.softmax(logits, dim=1), 1, replacement=True)
             action_array = actions.cpu().numpy()
@@ -77,7 +102,7 @@ class A2C(stable_baselines3.A2C):
                 # A game cut off by the time limit would have gone on: add the value of its end.
                 if infos[index].get("TimeLimit.truncated", False):
                     terminal = infos[index]["terminal_observation"][None]
-                    rewards[index] += self.gamma * self._value_of(terminal)[0]
+                    rewards[index] += self.gamma * self._score(terminal)[1][0]
             rollout_buffer.actions[step] = action_array
             rollout_buffer.rewards[step] = rewards
             rollout_buffer.episode_starts[step] = self._last_episode_starts
@@ -85,7 +110,7 @@ class A2C(stable_baselines3.A2C):
             assert isinstance(new_obs, np.ndarray)
             self._last_obs = new_obs
             self._last_episode_starts = dones
-        rollout_buffer.compute_returns_and_advantage(self._value_of(self._last_obs), dones)
+        rollout_buffer.compute_returns_and_advantage(self._score(self._last_obs)[1], dones)
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
@@ -100,24 +125,17 @@ class A2C(stable_baselines3.A2C):
         optimizer = self.policy.optimizer
         self._update_learning_rate(optimizer)
         buffer = self.rollout_buffer
-        actions = self._to_tensor(buffer.actions).long()
-        advantages = self._to_tensor(buffer.advantages)
-        returns = self._to_tensor(buffer.returns)
-        if self.normalize_advantage:
-            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-
-        logits, values = self._evaluate(self._network.features())
-        log_probabilities = F.log_softmax(logits, dim=1)
-        log_probability = log_probabilities.gather(1, actions[:, None])[:, 0]
-        policy_loss = -(advantages * log_probability).mean()
-        value_loss = F.mse_loss(returns, values)
-        entropy_loss = (log_probabilities.exp() * log_probabilities).sum(1).mean()
-        loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
-        if not math.isfinite(loss_value := loss.item()):
+        actions, advantages, returns = (
+            self._calls.hold(name, to_device(values.reshape(-1), self.device))
+            for name, values in (
+                ("actions", buffer.actions),
+                ("advantages", buffer.advantages),
+                ("returns", buffer.returns),
+            )
+        )
+        losses = self._calls.run("learn", lambda: self._differentiate(actions, advantages, returns))
+        if not math.isfinite(loss_value := losses.whole.item()):
             raise Divergence("the loss", loss_value, self.num_timesteps)
-
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
         optimizer.step()
 
@@ -128,9 +146,26 @@ class A2C(stable_baselines3.A2C):
             "train/explained_variance",
             explained_variance(buffer.values.flatten(), buffer.returns.flatten()),
         )
-        record("train/entropy_loss", entropy_loss.item())
-        record("train/policy_loss", policy_loss.item())
-        record("train/value_loss", value_loss.item())
+        record("train/entropy_loss", losses.entropy.item())
+        record("train/policy_loss", losses.policy.item())
+        record("train/value_loss", losses.value.item())
+
+    def _differentiate(self, actions: Tensor, advantages: Tensor, returns: Tensor) -> _Losses:
+        """The losses of the rollout, [T * N] step after step; leaves their gradients behind."""
+        assert self._network is not None
+        if self.normalize_advantage:
+            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        weights = self._network.read_weights() if self._calls.enabled else self._weights
+        logits, values = self._evaluate(self._network.features(weights))
+        log_probabilities = F.log_softmax(logits, dim=1)
+        log_probability = log_probabilities.gather(1, actions.long()[:, None])[:, 0]
+        policy_loss = -(advantages * log_probability).mean()
+        value_loss = F.mse_loss(returns, values)
+        entropy_loss = (log_probabilities.exp() * log_probabilities).sum(1).mean()
+        loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
+        self.policy.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return _Losses(*(each.detach() for each in (policy_loss, value_loss, entropy_loss, loss)))
 
     def _evaluate(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Action logits [B, actions] and values [B] of features [B, F]."""
@@ -138,10 +173,13 @@ class A2C(stable_baselines3.A2C):
         return self.policy.action_net(latent_policy), self.policy.value_net(latent_value)[:, 0]
 
     @torch.no_grad()
-    def _value_of(self, observations: np.ndarray[Any, Any]) -> Tensor:
+    def _score(
+        self, observations: np.ndarray[Any, Any], first_kept: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Action logits [B, actions] and values [B] of observations, with the rollout's weights."""
         assert self._network is not None
-        return self._evaluate(self._network.compute(torch.from_numpy(observations)))[1]
-
-    def _to_tensor(self, values: np.ndarray[Any, Any]) -> Tensor:
-        """[T, N, ...] as a tensor [T * N] on the network's device, step after step."""
-        return torch.from_numpy(values.reshape(-1)).to(self.device)
+        network, call = self._network, (first_kept, len(observations))
+        pixels = self._calls.hold(call, to_device(observations, self.device))
+        return self._calls.run(
+            call, lambda: self._evaluate(network.compute(self._weights, pixels, first_kept))
+        )

@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.a2c import A2C
 from agents.dqn import DQN
-from configs.run_config import A2CHyperparameters, NetworkSettings, RunConfig
+from configs.run_config import A2CHyperparameters, ExecutionSettings, NetworkSettings, RunConfig
 from policies.extractors import NatureCoordCNN
 
 
@@ -35,6 +35,18 @@ def find_device(name: str) -> torch.device:
     return device
 
 
+def device_of(execution: ExecutionSettings) -> torch.device:
+    """The device a run computes on.
+
+    Raises:
+        ValueError: If there is no such device here, or it cannot do what is asked of it.
+    """
+    device = find_device(execution.device)
+    if execution.cuda_graphs and device.type != "cuda":
+        raise ValueError(f"`cuda_graphs` needs a GPU, and the device is {device}; leave it out.")
+    return device
+
+
 def make_agent(
     config: RunConfig, env: VecEnv, device: torch.device, replay_folder: Path | None = None
 ) -> A2C | DQN:
@@ -43,7 +55,7 @@ def make_agent(
     Args:
         config: The run's config.
         env: What it plays.
-        device: Where it computes.
+        device: Where it computes; see `device_of`.
         replay_folder: Where DQN keeps its replay memory; None for memory alone.
     """
     settings = config.hyperparameters
@@ -60,6 +72,7 @@ def make_agent(
         "seed": config.run.seed,
         "device": device,
         "precision": config.run.precision,
+        "cuda_graphs": config.execution.cuda_graphs,
     }
     if isinstance(settings, A2CHyperparameters):
         return A2C(

@@ -1,6 +1,6 @@
 """The Nature CNN run once per observation, for acting and for learning.
 
-Between two updates the weights do not change. `CachedNetwork` reads them once, folds in what
+Between two updates the weights do not change. A `CachedNetwork` reads them once, folds in what
 position adds, and keeps the activations of the observations an update is made from: the update
 starts from them, and only the backward pass is left to do. Losses and gradients are those of
 running the network again, to the last bits of floating point (tests/test_a2c.py, test_dqn.py).
@@ -22,7 +22,7 @@ Precision = Literal["fp32", "bf16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-class _LayerWeights(NamedTuple):
+class LayerWeights(NamedTuple):
     """A layer's weight, and its bias or, in place of it, a position map [C, H, W]."""
 
     weight: Tensor
@@ -30,12 +30,14 @@ class _LayerWeights(NamedTuple):
     position_map: Tensor | None = None
 
 
+Weights = list[LayerWeights]  # of the convolutions, then of the linear layer
+
+
 class CachedNetwork:
     """The features of observations, with the weights read once and the activations kept.
 
     Args:
-        extractor: The network; `read_weights` must be called before all else, and again whenever
-            its weights have changed.
+        extractor: The network.
         kept: Observations whose activations are kept for the update.
         precision: Arithmetic of the convolutions and the linear layer; features are float32.
     """
@@ -58,11 +60,10 @@ class CachedNetwork:
         self._features = torch.empty(
             kept, linear.out_features, dtype=self._dtype, device=linear.weight.device
         )
-        self._weights: list[_LayerWeights] = []
 
-    def read_weights(self) -> None:
+    def read_weights(self) -> Weights:
         """Read the weights, with gradient if gradients are enabled."""
-        weights: list[_LayerWeights] = []
+        weights: Weights = []
         for layer, size in zip(self._convolutions, self._input_sizes, strict=True):
             weight, bias, position_map = layer.weight, layer.bias, None
             if isinstance(layer, CoordConv2d | RandomChannelConv2d | BiasMapConv2d):
@@ -72,32 +73,35 @@ class CachedNetwork:
             if not weights:
                 weight = weight / 255  # the pixels are not: bfloat16 holds whole numbers exactly
             bias = None if bias is None else bias.to(self._dtype)
-            weights.append(_LayerWeights(self._lay_out(weight), bias, position_map))
+            weights.append(LayerWeights(self._lay_out(weight), bias, position_map))
         linear = self._linear
-        weights.append(_LayerWeights(linear.weight.to(self._dtype), linear.bias.to(self._dtype)))
-        self._weights = weights
+        weights.append(LayerWeights(linear.weight.to(self._dtype), linear.bias.to(self._dtype)))
+        return weights
 
     @torch.no_grad()
-    def compute(self, observations: Tensor, first_kept: int | None = None) -> Tensor:
+    def compute(
+        self, weights: Weights, observations: Tensor, first_kept: int | None = None
+    ) -> Tensor:
         """The features of observations.
 
         Args:
+            weights: From `read_weights`.
             observations: uint8 [B, C, H, W]; fastest with the channels last in memory.
             first_kept: Where their activations are kept for the update, or None if they are not.
 
         Returns:
             float32 [B, F], without gradient.
         """
-        pixels = observations.to(self._linear.weight.device)
+        batch_size = len(observations)
         if first_kept is None:
-            kept = [self._empty(len(pixels), *a.shape[1:]) for a in self._activations]
-            features = self._features.new_empty(len(pixels), self._features.shape[1])
+            kept = [self._empty(batch_size, *a.shape[1:]) for a in self._activations]
+            features = self._features.new_empty(batch_size, self._features.shape[1])
         else:
-            rows = slice(first_kept, first_kept + len(pixels))
+            rows = slice(first_kept, first_kept + batch_size)
             kept = [activation[rows] for activation in self._activations]
             features = self._features[rows]
-        kept[0].copy_(pixels)
-        *convolutions, linear = self._weights
+        kept[0].copy_(observations)
+        *convolutions, linear = weights
         for index, (weight, bias, position_map) in enumerate(convolutions):
             output = F.conv2d(kept[index], weight, bias, self._convolutions[index].stride)
             if position_map is not None:
@@ -106,16 +110,18 @@ class CachedNetwork:
         output = multiply(kept[-1].flatten(1), linear.weight, linear.bias)
         return torch.clamp_min(output, 0, out=features).float()
 
-    def features(self) -> Tensor:
+    def features(self, weights: Weights) -> Tensor:
         """The features of all kept observations, as a function of the network's weights.
 
-        To be called once for each `read_weights`, since its backward pass uses up their graph.
+        Args:
+            weights: From `read_weights`, with gradient; those the observations were computed with.
+                Its backward pass uses up their graph.
 
         Returns:
             float32 [B, F]; its gradient reaches the parameters.
         """
         value = self._activations[0]
-        *convolutions, linear = self._weights
+        *convolutions, linear = weights
         for index, (weight, bias, position_map) in enumerate(convolutions):
             value = _KnownConvolution.apply(  # type: ignore[no-untyped-call]
                 value,

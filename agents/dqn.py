@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from agents.batch_ahead import BatchAhead
-from agents.cached_network import CachedNetwork, Precision
+from agents.cached_network import CachedNetwork, Precision, Weights
 from agents.divergence import Divergence
 from agents.frame_replay import FrameReplay
+from agents.recorded_calls import RecordedCalls
+from agents.transfer import to_device
 from policies.extractors import NatureCoordCNN
 
 
@@ -30,13 +32,21 @@ class DQN(stable_baselines3.DQN):
 
     Args:
         precision: Arithmetic of the networks: "fp32", or "bf16" with float32 weights.
+        cuda_graphs: Whether to record acting and learning as CUDA graphs; needs a GPU.
         arguments: As for `stable_baselines3.DQN`, with a `NatureCoordCNN` as features extractor.
     """
 
     replay_buffer: FrameReplay  # type: ignore[assignment]
 
-    def __init__(self, *arguments: Any, precision: Precision = "fp32", **keywords: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        precision: Precision = "fp32",
+        cuda_graphs: bool = False,
+        **keywords: Any,
+    ) -> None:
         self.precision: Precision = precision
+        self.cuda_graphs = cuda_graphs
         keywords["replay_buffer_class"] = FrameReplay
         super().__init__(*arguments, **keywords)
 
@@ -48,8 +58,12 @@ class DQN(stable_baselines3.DQN):
         return [
             *super()._excluded_save_params(),
             "_batches",
+            "_calls",
             "_network",
             "_target_network",
+            "_target_weights",
+            "_weights",
+            "cuda_graphs",
             "precision",
             "replay_buffer_class",
             "replay_buffer_kwargs",
@@ -66,21 +80,32 @@ class DQN(stable_baselines3.DQN):
             CachedNetwork(_extractor_of(network), self.batch_size, self.precision)
             for network in (self.q_net, self.q_net_target)
         )
-        self._network.read_weights()
+        self._calls = RecordedCalls(self.cuda_graphs)
+        self._weights = self._read_weights()
         self._batches = BatchAhead(self.replay_buffer, self._compute_target_values)
         self._read_target_weights()
+
+    def _read_weights(self) -> Weights:
+        # With gradient, since the update starts from them; recorded, it reads them itself.
+        with torch.set_grad_enabled(not self._calls.enabled):
+            return self._calls.run("read", self._network.read_weights)
 
     @torch.no_grad()
     def _read_target_weights(self) -> None:
         with self._batches.one_thread():  # always, so that the bits do not depend on a resume
-            self._target_network.read_weights()
+            self._target_weights = self._calls.run("read target", self._target_network.read_weights)
 
     @torch.no_grad()
     def _compute_target_values(self, observations: Tensor) -> Tensor:
         """The target network's highest values [B, 1] of observations uint8 [B, 4, H, W]."""
-        features = self._target_network.compute(observations, first_kept=0)
-        values: Tensor = self.q_net_target.q_net(features)
-        return values.max(dim=1, keepdim=True).values
+        pixels = self._calls.hold("next observations", observations)
+
+        def compute() -> Tensor:
+            features = self._target_network.compute(self._target_weights, pixels, first_kept=0)
+            values: Tensor = self.q_net_target.q_net(features)
+            return values.max(dim=1, keepdim=True).values
+
+        return self._calls.run("target values", compute)
 
     def collect_rollouts(self, *arguments: Any, **keywords: Any) -> RolloutReturn:
         """Act and store, as SB3 does, while the next update's target values are computed."""
@@ -121,20 +146,37 @@ class DQN(stable_baselines3.DQN):
         for _ in range(gradient_steps):
             batch, next_values = self._batches.take(batch_size)
             targets = batch.rewards + (1 - batch.dones) * self.gamma * next_values
-            self._network.compute(batch.observations, first_kept=0)
-            values = self.q_net.q_net(self._network.features()).gather(1, batch.actions)
-            loss = F.smooth_l1_loss(values, targets)
-            losses.append(loss.item())
+            losses.append(self._differentiate(batch.observations, batch.actions, targets))
             if not math.isfinite(losses[-1]):
                 raise Divergence("the loss", losses[-1], self.num_timesteps)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
             optimizer.step()
-            self._network.read_weights()
+            self._weights = self._read_weights()
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/loss", np.mean(losses))
+
+    def _differentiate(self, observations: Tensor, actions: Tensor, targets: Tensor) -> float:
+        """The loss of a batch; leaves its gradient behind."""
+        observations, actions, targets = (
+            self._calls.hold(name, values)
+            for name, values in (
+                ("observations", observations),
+                ("actions", actions),
+                ("targets", targets),
+            )
+        )
+
+        def compute() -> Tensor:
+            weights = self._network.read_weights() if self._calls.enabled else self._weights
+            self._network.compute(weights, observations, first_kept=0)
+            values = self.q_net.q_net(self._network.features(weights)).gather(1, actions)
+            loss = F.smooth_l1_loss(values, targets)
+            self.policy.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss.detach()
+
+        return self._calls.run("learn", compute).item()
 
     def play_without_learning(self, env: VecEnv, steps: int) -> None:
         """Add at least `steps` transitions to the replay memory, acting as in training."""
@@ -164,10 +206,20 @@ class DQN(stable_baselines3.DQN):
             actions = np.array([self.action_space.sample() for _ in range(n_envs)])
         else:
             assert isinstance(self._last_obs, np.ndarray)
-            with torch.no_grad():
-                features = self._network.compute(torch.from_numpy(self._last_obs))
-                actions = self.q_net.q_net(features).argmax(dim=1).cpu().numpy()
+            actions = self._choose_best(self._last_obs)
         return actions, actions
+
+    @torch.no_grad()
+    def _choose_best(self, observations: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """The actions [B] of the highest values."""
+        pixels = self._calls.hold("seen", to_device(observations, self.device))
+
+        def compute() -> Tensor:
+            features = self._network.compute(self._weights, pixels)
+            best: Tensor = self.q_net.q_net(features).argmax(dim=1)
+            return best
+
+        return self._calls.run("choose", compute).cpu().numpy()
 
 
 def _extractor_of(network: QNetwork) -> NatureCoordCNN:

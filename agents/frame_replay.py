@@ -25,6 +25,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 
+from agents.transfer import to_device
 from configs.files import naming_write_errors
 from envs.frame_stack import (
     STACKED_FRAMES,
@@ -231,11 +232,15 @@ class FrameReplay:
         drop_oldest(next_stacks)
         frames_of(next_stacks)[..., -1] = frames[:, -1].reshape(stacks.shape)
         return ReplayBufferSamples(
-            observations=self._to_device(observations_of(stacks)),
-            actions=self._to_device(self._actions[environments, slots, None].astype(np.int64)),
-            next_observations=self._to_device(observations_of(next_stacks)),
-            dones=self._to_device(self._terminals[environments, slots, None].astype(np.float32)),
-            rewards=self._to_device(self._rewards[environments, slots, None]),
+            observations=to_device(observations_of(stacks), self.device),
+            actions=to_device(
+                self._actions[environments, slots, None].astype(np.int64), self.device
+            ),
+            next_observations=to_device(observations_of(next_stacks), self.device),
+            dones=to_device(
+                self._terminals[environments, slots, None].astype(np.float32), self.device
+            ),
+            rewards=to_device(self._rewards[environments, slots, None], self.device),
         )
 
     def get_state(self) -> dict[str, Any]:
@@ -296,9 +301,6 @@ class FrameReplay:
                 break
             oldest += 1
         self._oldest[index] = oldest
-
-    def _to_device(self, array: npt.NDArray[Any]) -> torch.Tensor:
-        return torch.from_numpy(array).to(self.device)
 
 
 def ring_lengths(transitions: int, slack_transitions: int) -> tuple[int, tuple[int, int]]:

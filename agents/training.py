@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from agents.build import find_device, make_agent, replay_slack
+from agents.build import device_of, make_agent, replay_slack
 from agents.checkpoints import (
     check_weights,
     newest_good_checkpoint,
@@ -97,7 +97,9 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
         Divergence: If a loss or a weight is not finite; the last checkpoint is kept.
         ValueError: If the run cannot go on as it is; one line.
     """
-    device = find_device(config.execution.device)
+    device = device_of(config.execution)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # where CUDA graphs are recorded
     game, protocol = find_game(config.run.game), load_protocol(config.run.protocol)
     threads = config.execution.threads or os.cpu_count() or 1
     config = config.with_execution(replace(config.execution, threads=threads))

@@ -130,7 +130,7 @@ def _parts_of(agent: Any, algo: str) -> dict[str, Callable[[], Any]]:
             with agent._batches.one_thread():
                 return agent._sample_action(0)
         if network is not None:
-            logits, values = agent._evaluate(network.compute(torch.from_numpy(observations), 0))
+            logits, values = agent._score(observations, 0)
             chances = torch.softmax(logits, dim=1)
             return torch.multinomial(chances, 1).numpy(), values.numpy()
         return agent.policy(torch.from_numpy(observations))
@@ -140,7 +140,7 @@ def _parts_of(agent: Any, algo: str) -> dict[str, Callable[[], Any]]:
 
         def update() -> None:
             if network is not None:
-                network.read_weights()
+                agent._weights = network.read_weights()
             agent.train()
 
         parts["update"] = update

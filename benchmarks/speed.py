@@ -3,6 +3,7 @@ r"""Rates beside Stable-Baselines3 as rl-baselines3-zoo configures it.
     python -m benchmarks.speed                          # training (A2C, DQN) and evaluation
     python -m benchmarks.speed --task a2c --rounds 12 --against cnn \
         --contestants cnn coordconv coordconv-all       # what the coordinates cost
+    python -m benchmarks.speed --task a2c --side-by-side 8  # a card shared by eight runs
 
 Each contestant is a process of its own. They take turns, a second or two each, in an order that is
 drawn anew in every round, so that a machine whose speed drifts slows them alike. Quote the ratios:
@@ -18,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from configs.command_line import OneLineParser, exit_on_user_error
@@ -34,6 +35,7 @@ class Contestant:
         name: In the table.
         overrides: Settings of this project's run; None for SB3.
         processes: How many run side by side; with more than one, each computes with one thread.
+            In `TASKS` 0 stands for as many as the command says.
         against: The contestant it is compared with, unless the command says otherwise.
     """
 
@@ -50,9 +52,11 @@ TRAINING = (
     Contestant("coordconv-all", {"coord_layers": [0, 1, 2]}),
     Contestant("cnn bf16", {"precision": "bf16"}),
     Contestant("coordconv bf16", {"coord_layers": [0], "precision": "bf16"}),
-    Contestant("sb3 x 2", None, 2, "sb3 x 2"),
-    Contestant("cnn x 2", {}, 2, "sb3 x 2"),
-    Contestant("cnn bf16 x 2", {"precision": "bf16"}, 2, "sb3 x 2"),
+    Contestant("cnn graphs", {"cuda_graphs": True}),
+    Contestant("cnn bf16 graphs", {"precision": "bf16", "cuda_graphs": True}),
+    Contestant("sb3 x N", None, 0, "sb3 x N"),
+    Contestant("cnn x N", {}, 0, "sb3 x N"),
+    Contestant("cnn bf16 x N", {"precision": "bf16"}, 0, "sb3 x N"),
 )
 EVALUATION = (
     Contestant("sb3", None),
@@ -99,27 +103,51 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     with exit_on_user_error():
         check_options(options.game, options.rounds)
+        if options.side_by_side < 2:
+            raise ValueError(f"--side-by-side must be at least 2, got {options.side_by_side}.")
+        for name in options.contestants or ():
+            if name.endswith("graphs") and not _has_gpu():
+                raise ValueError(f"--contestants: {name!r} needs a GPU; leave it out.")
     for name in options.task:
-        known = {contestant.name: contestant for contestant in TASKS[name].contestants}
-        chosen = [known[each] for each in options.contestants or known if each in known]
+        known = {
+            contestant.name: replace(
+                contestant, processes=contestant.processes or options.side_by_side
+            )
+            for contestant in TASKS[name].contestants
+        }
+        asked = options.contestants or [
+            each for each in known if not each.endswith("graphs") or _has_gpu()
+        ]
+        chosen = [known[each] for each in asked if each in known]
         rates = measure_rates(chosen, name, options.game, options.rounds)
         print(f"\n{name}, {options.game}, {options.rounds} rounds\n")
         print("| | agent steps a second | against | times | 95 % interval |")
         print("|---|---:|---|---:|---:|")
         for contestant, own in zip(chosen, rates, strict=True):
-            row = [contestant.name, f"{statistics.median(own):.0f}", "", "", ""]
+            row = [label(contestant), f"{statistics.median(own):.0f}", "", "", ""]
             against = known.get(options.against or contestant.against)
             if against in chosen and against is not contestant:
                 others = rates[chosen.index(against)]
                 ratios = [a / b for a, b in zip(own, others, strict=True)]
                 row[2:] = [
-                    against.name,
+                    label(against),
                     f"{statistics.median(ratios):.2f}",
                     "{:.2f} - {:.2f}".format(*bootstrap_median(ratios)),
                 ]
             print("| " + " | ".join(row) + " |")
         sys.stdout.flush()
     return 0
+
+
+def label(contestant: Contestant) -> str:
+    """Its name, with the number of processes."""
+    return contestant.name.replace(" x N", f" x {contestant.processes}")
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def check_options(game: str, rounds: int) -> None:
@@ -252,7 +280,7 @@ def _prepare_evaluation(contestant: Contestant, game: str) -> Callable[[], float
 
 def make_ours(algo: str, game: str, overrides: dict[str, Any]) -> Any:
     """This project's untrained agent, on its environments."""
-    from agents.build import find_device, make_agent
+    from agents.build import device_of, make_agent
     from configs.protocols import load_protocol
     from configs.run_config import make_config
     from envs.atari_vec_env import AtariVecEnv
@@ -261,7 +289,7 @@ def make_ours(algo: str, game: str, overrides: dict[str, Any]) -> Any:
     env = AtariVecEnv(
         find_game(game), load_protocol(config.run.protocol), config.hyperparameters.n_envs, 0
     )
-    return make_agent(config, env, find_device("auto"))
+    return make_agent(config, env, device_of(config.execution))
 
 
 def make_sb3(algo: str, game: str) -> Any:
@@ -307,6 +335,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=15)
     names = [contestant.name for contestant in TRAINING]
     parser.add_argument("--contestants", nargs="+", choices=names)
+    parser.add_argument("--side-by-side", type=int, default=2, help="what N is in x N")
     parser.add_argument("--against", choices=names, help="compare all with this one")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     return parser

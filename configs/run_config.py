@@ -109,6 +109,7 @@ class ExecutionSettings:
     """How a run is carried out; recorded with it, never compared."""
 
     device: str
+    cuda_graphs: bool
     threads: Annotated[int, Bounds(0, 4096)]
     checkpoint_every_agent_steps: Annotated[int, Bounds(1, 10**12)]
     log_every_agent_steps: Annotated[int, Bounds(1, 10**12)]
@@ -221,7 +222,10 @@ def load_config(path: Path) -> RunConfig:
 
 
 def from_mapping(values: Any, source: str) -> RunConfig:
-    """Build a config from the parsed content of a `config.json`."""
+    """Build a config from the parsed content of a `config.json`.
+
+    An execution setting that an older release did not have gets its default.
+    """
     if not isinstance(values, dict):
         raise ValueError(f"{source}: a config must be a JSON object; restore the file.")
     version = values.get("format_version")
@@ -230,7 +234,10 @@ def from_mapping(values: Any, source: str) -> RunConfig:
             f"{source}: format version {version!r:.60} is not the one this release reads "
             f"({FORMAT_VERSION}); use the release that wrote it."
         )
-    return _build_config({k: v for k, v in values.items() if k != "format_version"}, source)
+    sections = {name: section for name, section in values.items() if name != "format_version"}
+    if isinstance(sections.get("execution"), dict):
+        sections["execution"] = load_preset("run")["execution"] | sections["execution"]
+    return _build_config(sections, source)
 
 
 def experiment_differences(one: RunConfig, other: RunConfig) -> list[str]:

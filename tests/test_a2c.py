@@ -9,7 +9,7 @@ from configs.run_config import NetworkSettings
 from tests.random_frames import NETWORKS, RandomFrames
 
 
-def make(algorithm, settings: NetworkSettings, **arguments):
+def make(algorithm, settings: NetworkSettings, device="cpu", **arguments):
     return algorithm(
         "CnnPolicy",
         RandomFrames(n_envs=3),
@@ -17,7 +17,7 @@ def make(algorithm, settings: NetworkSettings, **arguments):
         ent_coef=0.01,
         vf_coef=0.25,
         seed=1,
-        device="cpu",
+        device=device,
         policy_kwargs=extractor_arguments(settings),
         **arguments,
     )

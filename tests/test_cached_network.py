@@ -32,13 +32,13 @@ def test_features_and_gradients_are_those_of_the_extractor(arm, channels_last):
     gradients = torch.autograd.grad((expected * weights).sum(), list(extractor.parameters()))
 
     network = CachedNetwork(extractor, 6, "fp32")
-    network.read_weights()
+    read = network.read_weights()
     observations = pixels.contiguous(memory_format=torch.channels_last) if channels_last else pixels
     for first in (0, 2, 4):  # in parts, as a rollout does
-        computed = network.compute(observations[first : first + 2], first)
+        computed = network.compute(read, observations[first : first + 2], first)
         torch.testing.assert_close(computed, expected[first : first + 2].detach())
-    torch.testing.assert_close(network.compute(observations[:1]), expected[:1].detach())
-    features = network.features()
+    torch.testing.assert_close(network.compute(read, observations[:1]), expected[:1].detach())
+    features = network.features(read)
     torch.testing.assert_close(features, expected)
     (features * weights).sum().backward()
     for parameter, gradient in zip(extractor.parameters(), gradients, strict=True):
@@ -56,9 +56,14 @@ def test_weights_set_from_outside_are_read_when_learning_goes_on():
     model._setup_learn(4, reset_num_timesteps=False)
     observations = torch.randint(0, 256, (2, 4, 84, 84), dtype=torch.uint8)
     with torch.no_grad():
-        for network, cached in zip(networks, (model._network, model._target_network), strict=True):
+        for network, cached, weights in zip(
+            networks,
+            (model._network, model._target_network),
+            (model._weights, model._target_weights),
+            strict=True,
+        ):
             expected = network.features_extractor(observations / 255)
-            torch.testing.assert_close(cached.compute(observations), expected)
+            torch.testing.assert_close(cached.compute(weights, observations), expected)
 
 
 def test_an_update_needs_the_batch_size_of_the_agent():

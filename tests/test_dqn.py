@@ -18,7 +18,7 @@ class PlainReplay(ReplayBuffer):
     """
 
     def __init__(self, model):
-        super().__init__(60, model.observation_space, model.action_space, "cpu")
+        super().__init__(60, model.observation_space, model.action_space, model.device)
 
     def draw(self, batch_size):
         upper = self.buffer_size if self.full else self.pos
@@ -32,7 +32,7 @@ class PlainReplay(ReplayBuffer):
         return self._get_samples(numbers)
 
 
-def make(algorithm, arm: str, n_envs: int = 1, **arguments):
+def make(algorithm, arm: str, n_envs: int = 1, device="cpu", **arguments):
     return algorithm(
         "CnnPolicy",
         RandomFrames(n_envs),
@@ -46,7 +46,7 @@ def make(algorithm, arm: str, n_envs: int = 1, **arguments):
         learning_rate=1e-4,
         max_grad_norm=10,
         seed=1,
-        device="cpu",
+        device=device,
         policy_kwargs=extractor_arguments(NETWORKS[arm]),
         **arguments,
     )

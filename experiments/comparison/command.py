@@ -4,7 +4,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from agents.build import find_device
+from agents.build import device_of
 from configs.run_directory import RunDirectory
 from configs.stop_request import StopRequest
 from experiments.comparison.estimate import check_needs, describe_plan
@@ -57,7 +57,7 @@ def run_comparison(
             print(describe_plan(plan, runs, jobs))
             return 0
         if cluster is None:
-            find_device(plan.template.execution.device)
+            device_of(plan.template.execution)
             check_needs(unfinished, runs, jobs)
         stack.enter_context(RunDirectory(runs).lock())  # one comparison per folder
         stack.enter_context(stop.on_signals())
