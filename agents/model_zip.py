@@ -89,9 +89,10 @@ def write_model_zip(
 
 
 def write_shared_agent(path: str | Path, model: ModelFile) -> None:
-    """Write what acting takes of a model, half as large; `A2C.load` and `DQN.load` open it.
+    """Write what acting takes of a model; `A2C.load` and `DQN.load` open it.
 
-    The optimiser starts anew if it learns on, and what a run resumes from is left out.
+    Half as large for A2C, a quarter for DQN. If it learns on, the optimiser starts anew, and DQN's
+    target network as a copy of the network; what a run resumes from is left out.
 
     Args:
         path: The file; its directory must exist.
@@ -114,6 +115,13 @@ def write_shared_agent(path: str | Path, model: ModelFile) -> None:
     optimizer = io.BytesIO()
     torch.save(model.optimizer_state | {"state": {}}, optimizer)
     members["policy.optimizer.pth"] = optimizer.getvalue()
+    state = dict(model.policy_state)
+    for name in state:
+        if name.startswith("q_net_target."):  # tensors that are one are saved once
+            state[name] = state[name.replace("q_net_target.", "q_net.")]
+    policy = io.BytesIO()
+    torch.save(state, policy)
+    members["policy.pth"] = policy.getvalue()
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():

@@ -15,7 +15,7 @@ from configs.run_directory import RunDirectory
 from configs.stop_request import StopRequest
 from tests.short_runs import short_config
 
-TRAINED = Path(__file__).parent.parent / "trained" / "Breakout-a2c-coordconv-seed0.zip"
+TRAINED = Path(__file__).parent.parent / "trained"
 
 
 @pytest.mark.parametrize("algo", ["a2c", "dqn"])
@@ -30,15 +30,22 @@ def test_a_shared_agent_acts_as_the_run_does(tmp_path, algo, capsys):
 
     verify_checksum(out)
     whole, shared = read_model_zip(directory.final_path), read_model_zip(out)
-    assert all(torch.equal(shared.policy_state[k], v) for k, v in whole.policy_state.items())
+    acting = {k: v for k, v in whole.policy_state.items() if not k.startswith("q_net_target.")}
+    expected = acting | {
+        name: acting[name.replace("q_net_target.", "q_net.")]
+        for name in whole.policy_state.keys() - acting.keys()
+    }
+    assert shared.policy_state.keys() == expected.keys()
+    assert all(torch.equal(shared.policy_state[name], v) for name, v in expected.items())
     assert shared.config == whole.config
     assert shared.optimizer_state is not None
     assert shared.optimizer_state["state"] == {}
     assert "_last_obs" not in zipfile.ZipFile(out).read("data").decode()
-    assert out.stat().st_size < 0.6 * directory.final_path.stat().st_size
+    share_of_size = {"a2c": 0.6, "dqn": 0.3}[algo]
+    assert out.stat().st_size < share_of_size * directory.final_path.stat().st_size
     loaded = getattr(stable_baselines3, algo.upper()).load(out)
     state = loaded.policy.state_dict()
-    assert all(torch.equal(state[name], value) for name, value in whole.policy_state.items())
+    assert all(torch.equal(state[name], value) for name, value in expected.items())
 
 
 def test_an_existing_file_is_kept(tmp_path, capsys):
@@ -72,9 +79,22 @@ def test_what_cannot_be_shared(tmp_path, capsys, run, out, line):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_agent_in_the_repository_plays(tmp_path, capsys):
-    assert TRAINED.stat().st_size < 10e6
-    assert evaluate.main([str(TRAINED), "--episodes", "3", "--out", str(tmp_path)]) == 0
-    # What it scored on the machine that trained it; a random player has 1.7.
+# Beside each agent, what a player at random does not reach: it has 1.7 in Breakout, -20.7 in Pong.
+@pytest.mark.parametrize(
+    ("name", "games", "least"),
+    [
+        ("Breakout-a2c-coordconv-seed0", 3, 6),
+        ("Pong-a2c-coordconv-seed0", 2, 0),
+        ("Pong-dqn-coordconv-seed0", 2, -10),
+    ],
+)
+def test_the_agents_in_the_repository_play(tmp_path, capsys, name, games, least):
+    path = TRAINED / f"{name}.zip"
+    assert path.stat().st_size < 10e6
+    assert evaluate.main([str(path), "--episodes", str(games), "--out", str(tmp_path)]) == 0
     mean = float(capsys.readouterr().out.splitlines()[-2].split()[4])
-    assert mean > 6
+    assert mean > least
+
+
+def test_every_agent_in_the_repository_is_played():
+    assert len(list(TRAINED.iterdir())) == 3
