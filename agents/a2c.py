@@ -1,6 +1,7 @@
 """A2C as SB3 defines it, with each observation passed through the network once."""
 
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,7 +37,8 @@ class A2C(stable_baselines3.A2C):
 
     Args:
         precision: Arithmetic of the network: "fp32", or "bf16" with float32 weights and heads.
-        cuda_graphs: Whether to record acting and learning as CUDA graphs; needs a GPU.
+        cuda_graphs: Whether to record acting and the gradients as CUDA graphs, one for each step of
+            a rollout; needs a GPU.
         arguments: As for `stable_baselines3.A2C`, with a `NatureCoordCNN` as features extractor
             and a discrete action space.
     """
@@ -49,19 +51,23 @@ class A2C(stable_baselines3.A2C):
         **keywords: Any,
     ) -> None:
         self.precision: Precision = precision
-        self._calls = RecordedCalls(cuda_graphs)
-        self._network: CachedNetwork | None = None
-        self._weights: Weights = []
+        self._cuda_graphs = cuda_graphs
         super().__init__(*arguments, **keywords)
 
     def _setup_model(self) -> None:
         super()._setup_model()
         self.policy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        extractor = self.policy.features_extractor
+        assert isinstance(extractor, NatureCoordCNN)
+        self._network = CachedNetwork(extractor, self.n_steps * self.n_envs, self.precision)
+        self._calls = RecordedCalls(self._cuda_graphs, self.device)
+        self._weights: Weights = []  # those of the rollout
 
     def _excluded_save_params(self) -> list[str]:
         return [
             *super()._excluded_save_params(),
             "_calls",
+            "_cuda_graphs",
             "_network",
             "_weights",
             "precision",
@@ -75,17 +81,12 @@ class A2C(stable_baselines3.A2C):
         n_rollout_steps: int,
     ) -> bool:
         """Play `n_rollout_steps` in every environment; see SB3."""
-        if self._network is None:
-            extractor = self.policy.features_extractor
-            assert isinstance(extractor, NatureCoordCNN)
-            self._network = CachedNetwork(extractor, n_rollout_steps * env.num_envs, self.precision)
-        network = self._network
         assert isinstance(self._last_obs, np.ndarray)
         rollout_buffer.reset()
         callback.on_rollout_start()
         # With gradient, since the update starts from them; recorded, it reads them itself.
         with torch.set_grad_enabled(not self._calls.enabled):
-            self._weights = self._calls.run("read", network.read_weights)
+            self._weights = self._calls.run("read", self._network.read_weights)
         for step in range(n_rollout_steps):
             with torch.no_grad():
                 logits, values = self._score(self._last_obs, step * env.num_envs)
@@ -121,19 +122,18 @@ class A2C(stable_baselines3.A2C):
         Raises:
             Divergence: If the loss is not finite; the weights are those before the update.
         """
-        assert self._network is not None
         optimizer = self.policy.optimizer
         self._update_learning_rate(optimizer)
         buffer = self.rollout_buffer
-        actions, advantages, returns = (
+        inputs = [
             self._calls.hold(name, to_device(values.reshape(-1), self.device))
             for name, values in (
                 ("actions", buffer.actions),
                 ("advantages", buffer.advantages),
                 ("returns", buffer.returns),
             )
-        )
-        losses = self._calls.run("learn", lambda: self._differentiate(actions, advantages, returns))
+        ]
+        losses = self._calls.run("learn", partial(self._differentiate, *inputs))
         if not math.isfinite(loss_value := losses.whole.item()):
             raise Divergence("the loss", loss_value, self.num_timesteps)
         torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
@@ -152,7 +152,6 @@ class A2C(stable_baselines3.A2C):
 
     def _differentiate(self, actions: Tensor, advantages: Tensor, returns: Tensor) -> _Losses:
         """The losses of the rollout, [T * N] step after step; leaves their gradients behind."""
-        assert self._network is not None
         if self.normalize_advantage:
             advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
         weights = self._network.read_weights() if self._calls.enabled else self._weights
@@ -176,10 +175,12 @@ class A2C(stable_baselines3.A2C):
     def _score(
         self, observations: np.ndarray[Any, Any], first_kept: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Action logits [B, actions] and values [B] of observations, with the rollout's weights."""
-        assert self._network is not None
-        network, call = self._network, (first_kept, len(observations))
+        """Action logits [B, actions] and values [B] of observations, with the rollout's weights.
+
+        `first_kept` is where their activations are kept for the update, or None.
+        """
+        call = first_kept, len(observations)
         pixels = self._calls.hold(call, to_device(observations, self.device))
         return self._calls.run(
-            call, lambda: self._evaluate(network.compute(self._weights, pixels, first_kept))
+            call, lambda: self._evaluate(self._network.compute(self._weights, pixels, first_kept))
         )

@@ -1,6 +1,7 @@
 """DQN as SB3 defines it, on a replay memory that stores each frame once."""
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ class DQN(stable_baselines3.DQN):
 
     Args:
         precision: Arithmetic of the networks: "fp32", or "bf16" with float32 weights.
-        cuda_graphs: Whether to record acting and learning as CUDA graphs; needs a GPU.
+        cuda_graphs: Whether to record acting and the gradients as CUDA graphs; needs a GPU.
         arguments: As for `stable_baselines3.DQN`, with a `NatureCoordCNN` as features extractor.
     """
 
@@ -46,24 +47,29 @@ class DQN(stable_baselines3.DQN):
         **keywords: Any,
     ) -> None:
         self.precision: Precision = precision
-        self.cuda_graphs = cuda_graphs
+        self._cuda_graphs = cuda_graphs
         keywords["replay_buffer_class"] = FrameReplay
         super().__init__(*arguments, **keywords)
 
     def _setup_model(self) -> None:
         super()._setup_model()
         self.policy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network, self._target_network = (
+            CachedNetwork(_extractor_of(network), self.batch_size, self.precision)
+            for network in (self.q_net, self.q_net_target)
+        )
+        self._calls = RecordedCalls(self._cuda_graphs, self.device)
 
     def _excluded_save_params(self) -> list[str]:
         return [
             *super()._excluded_save_params(),
             "_batches",
             "_calls",
+            "_cuda_graphs",
             "_network",
             "_target_network",
             "_target_weights",
             "_weights",
-            "cuda_graphs",
             "precision",
             "replay_buffer_class",
             "replay_buffer_kwargs",
@@ -71,16 +77,11 @@ class DQN(stable_baselines3.DQN):
 
     def _setup_learn(self, *arguments: Any, **keywords: Any) -> tuple[int, BaseCallback]:
         result = super()._setup_learn(*arguments, **keywords)
-        self._prepare_networks()
+        self._read_anew()
         return result
 
-    def _prepare_networks(self) -> None:
-        """Read the weights, which may have been set from outside."""
-        self._network, self._target_network = (
-            CachedNetwork(_extractor_of(network), self.batch_size, self.precision)
-            for network in (self.q_net, self.q_net_target)
-        )
-        self._calls = RecordedCalls(self.cuda_graphs)
+    def _read_anew(self) -> None:
+        """Read all weights, which may have been set from outside."""
         self._weights = self._read_weights()
         self._batches = BatchAhead(self.replay_buffer, self._compute_target_values)
         self._read_target_weights()
@@ -146,7 +147,16 @@ class DQN(stable_baselines3.DQN):
         for _ in range(gradient_steps):
             batch, next_values = self._batches.take(batch_size)
             targets = batch.rewards + (1 - batch.dones) * self.gamma * next_values
-            losses.append(self._differentiate(batch.observations, batch.actions, targets))
+            inputs = [
+                self._calls.hold(name, values)
+                for name, values in (
+                    ("observations", batch.observations),
+                    ("actions", batch.actions),
+                    ("targets", targets),
+                )
+            ]
+            loss = self._calls.run("learn", partial(self._differentiate, *inputs))
+            losses.append(loss.item())
             if not math.isfinite(losses[-1]):
                 raise Divergence("the loss", losses[-1], self.num_timesteps)
             torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
@@ -156,31 +166,19 @@ class DQN(stable_baselines3.DQN):
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/loss", np.mean(losses))
 
-    def _differentiate(self, observations: Tensor, actions: Tensor, targets: Tensor) -> float:
+    def _differentiate(self, observations: Tensor, actions: Tensor, targets: Tensor) -> Tensor:
         """The loss of a batch; leaves its gradient behind."""
-        observations, actions, targets = (
-            self._calls.hold(name, values)
-            for name, values in (
-                ("observations", observations),
-                ("actions", actions),
-                ("targets", targets),
-            )
-        )
-
-        def compute() -> Tensor:
-            weights = self._network.read_weights() if self._calls.enabled else self._weights
-            self._network.compute(weights, observations, first_kept=0)
-            values = self.q_net.q_net(self._network.features(weights)).gather(1, actions)
-            loss = F.smooth_l1_loss(values, targets)
-            self.policy.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            return loss.detach()
-
-        return self._calls.run("learn", compute).item()
+        weights = self._network.read_weights() if self._calls.enabled else self._weights
+        self._network.compute(weights, observations, first_kept=0)
+        values = self.q_net.q_net(self._network.features(weights)).gather(1, actions)
+        loss = F.smooth_l1_loss(values, targets)
+        self.policy.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
 
     def play_without_learning(self, env: VecEnv, steps: int) -> None:
         """Add at least `steps` transitions to the replay memory, acting as in training."""
-        self._prepare_networks()
+        self._read_anew()
         for _ in range(-(-steps // env.num_envs)):
             actions, _ = self._sample_action(learning_starts=0, n_envs=env.num_envs)
             observations, rewards, dones, infos = env.step(actions)

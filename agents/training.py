@@ -98,8 +98,6 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
         ValueError: If the run cannot go on as it is; one line.
     """
     device = device_of(config.execution)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # where CUDA graphs are recorded
     game, protocol = find_game(config.run.game), load_protocol(config.run.protocol)
     threads = config.execution.threads or os.cpu_count() or 1
     config = config.with_execution(replace(config.execution, threads=threads))

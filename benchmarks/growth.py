@@ -2,7 +2,7 @@
 
 Left: agent steps a second against the number of environments, one process with all cores. Middle:
 the total rate of several runs side by side, as `--jobs` has them. Right: what a vector step of one
-run spends its time on, measured with a profiler's clock around each part.
+run spends its time on, measured with a profiler's clock around each part. A GPU is left alone.
 """
 
 import os
@@ -30,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args(arguments)
     game: str = options.game
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # for what it starts, too
     with exit_on_user_error():
         check_options(game, options.rounds)
         if not options.out.parent.is_dir():

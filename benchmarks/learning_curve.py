@@ -26,6 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
         for path in options.runs:
             directory = RunDirectory(path)
             config = load_config(directory.config_path)
+            precision = config.run.precision
+            name = config.name if precision == "fp32" else f"{config.name} in {precision}"
             steps, returns = _read_episodes(directory.episodes_path)
             dots = axes.plot(steps / 1e6, returns, ".", markersize=1, alpha=0.25)
             means = np.convolve(returns, np.ones(WINDOW) / WINDOW, "valid")
@@ -33,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
                 steps[WINDOW - 1 :] / 1e6,
                 means,
                 color=dots[0].get_color(),
-                label=f"{config.name}, mean of {WINDOW} games",
+                label=f"{name}, mean of {WINDOW} games",
             )
         axes.set(xlabel="million agent steps (4 frames each)", ylabel="return of a whole game")
         axes.grid(alpha=0.3)

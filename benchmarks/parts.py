@@ -4,12 +4,13 @@
 
 Parts and whole trainings are timed in turn, in one process, round after round. The bound of a
 part is ALE's own vector environment for the emulation, and for the network its multiply-adds at the
-rate of a large matrix product. This project's settings of the process hold for both sides here.
-DQN's target values, which training computes while the agent acts, count in the update, so its whole
-can take less than the sum of its parts.
+rate of a large matrix product. This project's settings of the process hold for both sides here, and
+a GPU is left alone. DQN's target values, which training computes while the agent acts, count in the
+update, so its whole can take less than the sum of its parts.
 """
 
 import argparse
+import os
 import statistics
 import sys
 import time
@@ -28,6 +29,7 @@ MULTIPLY_ADDS = (20 * 20 * 32 * 256, 9 * 9 * 64 * 512, 7 * 7 * 64 * 576, 3136 * 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, and print a Markdown table; returns the exit status."""
     options = _parser().parse_args(arguments)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     prepare_process()
     from benchmarks.speed import TASKS, check_options, make_ours, make_sb3, measure_training
 

@@ -53,6 +53,7 @@ TRAINING = (
     Contestant("cnn bf16", {"precision": "bf16"}),
     Contestant("coordconv bf16", {"coord_layers": [0], "precision": "bf16"}),
     Contestant("cnn graphs", {"cuda_graphs": True}),
+    Contestant("coordconv graphs", {"coord_layers": [0], "cuda_graphs": True}),
     Contestant("cnn bf16 graphs", {"precision": "bf16", "cuda_graphs": True}),
     Contestant("sb3 x N", None, 0, "sb3 x N"),
     Contestant("cnn x N", {}, 0, "sb3 x N"),
@@ -105,9 +106,10 @@ def main(arguments: list[str] | None = None) -> int:
         check_options(options.game, options.rounds)
         if options.side_by_side < 2:
             raise ValueError(f"--side-by-side must be at least 2, got {options.side_by_side}.")
-        for name in options.contestants or ():
-            if name.endswith("graphs") and not _has_gpu():
-                raise ValueError(f"--contestants: {name!r} needs a GPU; leave it out.")
+        for contestant in TRAINING:
+            asked_for = contestant.name in (options.contestants or ())
+            if asked_for and _needs_gpu(contestant) and not _has_gpu():
+                raise ValueError(f"--contestants: {contestant.name!r} needs a GPU; leave it out.")
     for name in options.task:
         known = {
             contestant.name: replace(
@@ -116,7 +118,7 @@ def main(arguments: list[str] | None = None) -> int:
             for contestant in TASKS[name].contestants
         }
         asked = options.contestants or [
-            each for each in known if not each.endswith("graphs") or _has_gpu()
+            each for each in known if not _needs_gpu(known[each]) or _has_gpu()
         ]
         chosen = [known[each] for each in asked if each in known]
         rates = measure_rates(chosen, name, options.game, options.rounds)
@@ -142,6 +144,10 @@ def main(arguments: list[str] | None = None) -> int:
 def label(contestant: Contestant) -> str:
     """Its name, with the number of processes."""
     return contestant.name.replace(" x N", f" x {contestant.processes}")
+
+
+def _needs_gpu(contestant: Contestant) -> bool:
+    return bool((contestant.overrides or {}).get("cuda_graphs"))
 
 
 def _has_gpu() -> bool:

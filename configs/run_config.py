@@ -224,7 +224,10 @@ def load_config(path: Path) -> RunConfig:
 def from_mapping(values: Any, source: str) -> RunConfig:
     """Build a config from the parsed content of a `config.json`.
 
-    An execution setting that an older release did not have gets its default.
+    Files from before there was the execution setting `cuda_graphs` get its default.
+
+    Raises:
+        ValueError: If it is damaged, or of another format version; one line.
     """
     if not isinstance(values, dict):
         raise ValueError(f"{source}: a config must be a JSON object; restore the file.")
@@ -236,7 +239,7 @@ def from_mapping(values: Any, source: str) -> RunConfig:
         )
     sections = {name: section for name, section in values.items() if name != "format_version"}
     if isinstance(sections.get("execution"), dict):
-        sections["execution"] = load_preset("run")["execution"] | sections["execution"]
+        sections["execution"] = {"cuda_graphs": False} | sections["execution"]
     return _build_config(sections, source)
 
 

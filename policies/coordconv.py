@@ -262,8 +262,8 @@ class ExtraChannelConv2d(nn.Conv2d):
     def _may_store(self) -> bool:
         """Tell whether results may outlive this call.
 
-        Not while a graph is recorded, nor with weights that are not the layer's own: those that
-        `torch.func` or a parametrisation puts in place may carry a batch or a tangent.
+        Not while torch.compile or jit traces, nor with weights that are not the layer's own: those
+        that `torch.func` or a parametrisation puts in place may carry a batch or a tangent.
         """
         return (
             not torch.compiler.is_compiling()

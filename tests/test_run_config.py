@@ -121,7 +121,7 @@ def test_a_config_with_one_part_replaced_is_read_or_refused_in_one_line(
         assert from_json(to_json(config), "text") == config
 
 
-def test_an_execution_setting_that_an_older_release_did_not_have_gets_its_default() -> None:
+def test_a_file_from_before_cuda_graphs_gets_their_default() -> None:
     values = json.loads(to_json(make_config("Pong", "dqn", {"threads": 3})))
     del values["execution"]["cuda_graphs"]
     assert from_json(json.dumps(values), "text") == make_config("Pong", "dqn", {"threads": 3})
