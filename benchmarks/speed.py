@@ -6,8 +6,9 @@ r"""Rates beside Stable-Baselines3 as rl-baselines3-zoo configures it.
     python -m benchmarks.speed --task a2c --side-by-side 8  # a card shared by eight runs
 
 Each contestant is a process of its own. They take turns, a second or two each, in an order that is
-drawn anew in every round, so that a machine whose speed drifts slows them alike. Quote the ratios:
-the median of those taken within a round, and its 95 % bootstrap interval.
+drawn anew in every round, so that a machine whose speed drifts slows them alike; a turn begins with
+some steps that are not timed. Quote the ratios: the median of those taken within a round, and its
+95 % bootstrap interval.
 """
 
 import argparse
@@ -244,7 +245,8 @@ def serve(contestant: Contestant, name: str, game: str) -> None:
 
 
 def measure_training(agent: Any, task: Task) -> float:
-    """Agent steps a second of an SB3 agent that learns on."""
+    """Agent steps a second of an SB3 agent that learns on, once it has its caches back."""
+    agent.learn(task.steps // 4, reset_num_timesteps=False)
     before, started = agent.num_timesteps, time.perf_counter()
     agent.learn(task.steps, reset_num_timesteps=False)
     return float((agent.num_timesteps - before) / (time.perf_counter() - started))
