@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks.speed import TASKS, Contestant, check_options, make_ours, measure_rates
@@ -46,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         rates |= {key: values for (key, _), values in zip(points, measured, strict=True)}
     shares = {precision: _measure_shares(game, precision) for precision in PRECISIONS}
     for key, values in rates.items():
-        print(*key, f"{sorted(values)[len(values) // 2]:.0f}", sep="\t")
+        print(*key, f"{median(values):.0f}", sep="\t")
     for precision, spent in shares.items():
         for part, seconds in spent.items():
             print("ms of a vector step", precision, part, f"{seconds * 1e3:.2f}", sep="\t")
@@ -96,8 +97,7 @@ def _draw(
             (middle, "jobs", JOBS),
         ):
             values = [rates[what, precision, count] for count in counts]
-            medians = [sorted(each)[len(each) // 2] for each in values]
-            axes.plot(counts, medians, style, label=precision)
+            axes.plot(counts, [median(each) for each in values], style, label=precision)
             axes.fill_between(counts, [min(v) for v in values], [max(v) for v in values], alpha=0.2)
     left.set_xscale("log", base=2)
     left.set(xlabel="environments of one run", ylabel="agent steps a second")
@@ -125,7 +125,8 @@ def _draw(
         for precision, height in zip(PRECISIONS, heights, strict=True):
             bottom[precision] += height
     right.set(ylabel="ms of a step of 16 environments")
-    right.legend(fontsize=8)
+    right.set_ylim(top=1.4 * max(bottom.values()))
+    right.legend(fontsize=8, ncols=2, loc="upper center")
     figure.savefig(path, dpi=110)
 
 
