@@ -2,10 +2,9 @@
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Annotated
 
-from configs.command_line import OneLineParser, exit_on_user_error
+from configs.command_line import OneLineParser, exit_on_user_error, parse_folder
 from configs.process_settings import prepare_process
 from configs.settings import Bounds, parse_value
 
@@ -22,12 +21,12 @@ def main(arguments: list[str] | None = None) -> int:
         from agents.evaluation import evaluate
 
         evaluate(
-            Path(options.model),
+            parse_folder(options.model, "RUN_DIR|MODEL.zip"),
             games=games,
             seed=seed,
             deterministic=options.deterministic,
             with_video=options.video,
-            folder=None if options.out is None else Path(options.out),
+            folder=None if options.out is None else parse_folder(options.out, "--out"),
             game_name=options.game,
             protocol_name=options.protocol,
             device_name=options.device,
@@ -37,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
-        description="Score a trained agent: whole games from starts that training never used, raw "
+        description="Score a trained agent: whole games from seeds that training never uses, raw "
         "returns. Writes returns.json, and a video of the game with the median return."
     )
     add = parser.add_argument

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-from configs.command_line import OneLineParser, exit_on_user_error
+from configs.command_line import OneLineParser, exit_on_user_error, parse_folder
 from configs.process_settings import prepare_process
 from configs.run_config import make_config, settable_fields, to_json
 from configs.settings import Bounds, parse_assignments, parse_value
@@ -18,24 +18,23 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse, plan, execute; returns the exit status."""
     prepare_process()
     options = _parser().parse_args(arguments)
-    if options.list_games:
-        from envs.games import all_games
-
-        print("\n".join(all_games()))
-        return 0
     with exit_on_user_error():
-        if not options.runs.strip() or not options.runs.isprintable():
-            raise ValueError(f"--runs must name a folder, got {options.runs!r}.")
+        if options.list_games:
+            from envs.games import all_games
+
+            print("\n".join(all_games()))
+            return 0
+        runs = parse_folder(options.runs, "--runs")
         _check_mode(options)
         if options.compare:
-            return _compare(options)
+            return _compare(options, runs)
         config = _ask(options)
         if options.dry_run:
             print(to_json(config), end="")
             return 0
         from agents.command import run_training
 
-        return run_training(config, Path(options.runs))
+        return run_training(config, runs)
 
 
 def _ask(options: argparse.Namespace) -> Any:
@@ -50,7 +49,7 @@ def _ask(options: argparse.Namespace) -> Any:
     return make_config(find_game(options.game).name, options.algo, overrides)
 
 
-def _compare(options: argparse.Namespace) -> int:
+def _compare(options: argparse.Namespace, runs: Path) -> int:
     """Carry out the comparison that the command line asks for; returns the exit status."""
     from experiments.comparison.command import run_comparison
     from experiments.comparison.plan import make_plan, settable_criteria
@@ -70,7 +69,7 @@ def _compare(options: argparse.Namespace) -> int:
     )
     return run_comparison(
         plan,
-        Path(options.runs),
+        runs,
         jobs=count("jobs", 1024),
         ray_address=options.ray,
         dry_run=options.dry_run,
@@ -148,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="any other setting of configs/*.toml; repeatable",
+        help="any other setting of configs/run.toml, a2c.toml, dqn.toml; repeatable",
     )
     add("--compare", action="store_true", help="train a whole comparison, and write its report")
     add("--games", nargs="+", metavar="NAME", help="games of the comparison (nine)")

@@ -24,15 +24,17 @@ def run_training(config: RunConfig, runs: Path) -> int:
     directory = RunDirectory(runs / config.name)
     plan, config = plan_run(directory, config)
     if plan == "finished":
+        status = directory.read_status()
+        assert status is not None
         print(
-            f"{directory.path}: finished, {config.run.total_agent_steps:_} agent steps; "
+            f"{directory.path}: finished, {status.agent_steps:_} agent steps; "
             "a larger --steps extends it."
         )
         return 0
     stop = StopRequest()
     try:
         with stop.on_signals():
-            train_run(directory, config, stop)
+            agent_steps = train_run(directory, config, stop)
     except TrainingStopped:
         assert stop.signal is not None
         print(f"{directory.path}: saved; the same command goes on from here.", flush=True)
@@ -46,5 +48,5 @@ def run_training(config: RunConfig, runs: Path) -> int:
             file=sys.stderr,
         )
         return FAILED
-    print(f"{directory.path}: finished, {config.run.total_agent_steps:_} agent steps.")
+    print(f"{directory.path}: finished, {agent_steps:_} agent steps.")
     return 0

@@ -13,6 +13,7 @@ still there when a run that was killed goes on from it.
 import math
 import os
 import secrets
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -355,5 +356,9 @@ def _open_array(
     if not path.exists():
         # Room must be there before it is mapped: a full disk would end the process otherwise.
         with naming_write_errors(path), path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, math.prod(shape) * dtype.itemsize)
+            size = math.prod(shape) * dtype.itemsize
+            if sys.platform == "darwin":  # has no such call
+                file.truncate(size)
+            else:
+                os.posix_fallocate(file.fileno(), 0, size)
     return np.memmap(path, dtype=dtype, mode="r+", shape=shape)

@@ -3,12 +3,14 @@
 import math
 import os
 import shutil
-from contextlib import AbstractContextManager, ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from typing import Literal
 
 import torch
 
+from agents.a2c import A2C
 from agents.build import device_of, make_agent, replay_slack
 from agents.checkpoints import (
     check_weights,
@@ -84,13 +86,16 @@ def plan_run(directory: RunDirectory, asked: RunConfig) -> tuple[Plan, RunConfig
     return ("extend" if finished else "resume"), asked
 
 
-def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> None:
+def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> int:
     """Train a run to its end, from its newest checkpoint if it has one.
 
     Args:
         directory: The run's directory.
         config: From `plan_run`.
         stop: Asked between updates.
+
+    Returns:
+        The agent steps trained: those asked for, and what the last round of updates went beyond.
 
     Raises:
         TrainingStopped: If asked to stop; a checkpoint is saved.
@@ -101,9 +106,13 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
     game, protocol = find_game(config.run.game), load_protocol(config.run.protocol)
     threads = config.execution.threads or os.cpu_count() or 1
     config = config.with_execution(replace(config.execution, threads=threads))
+    total_agent_steps = config.run.total_agent_steps
     torch.set_num_threads(threads)
     check_resources(directory, config)
-    with directory.lock(), ExitStack() as stack:
+    with ExitStack() as stack:
+        env = AtariVecEnv(game, protocol, config.hyperparameters.n_envs, config.run.seed)
+        stack.callback(env.close)
+        stack.enter_context(directory.lock())
         checkpoint, complaints = newest_good_checkpoint(directory)
         for complaint in complaints:
             print(f"{complaint} The checkpoint before it is used.", flush=True)
@@ -111,8 +120,6 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
             _check_origin(checkpoint, config, directory)
         elif directory.replay_path.exists():
             shutil.rmtree(directory.replay_path)
-        env = AtariVecEnv(game, protocol, config.hyperparameters.n_envs, config.run.seed)
-        stack.callback(env.close)
         agent = make_agent(config, env, device, directory.replay_path)
         logs = None
         if checkpoint is not None:
@@ -122,7 +129,7 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
         if isinstance(agent, DQN):
             _check_slack(agent.replay_buffer, config)
 
-        progress = Progress(config.name, done, config.run.total_agent_steps)
+        progress = Progress(config.name, done, total_agent_steps)
         stack.callback(progress.close)
         watchdog = Watchdog(
             config.execution.hang_timeout_seconds,
@@ -147,41 +154,58 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
         stack.callback(recorder.close)
         agent.set_logger(recorder.open())
         stack.enter_context(watchdog.watch())
-        try:
+        with _record_outcome(directory, agent, recorder):
             if (
                 isinstance(agent, DQN)
-                and 0 < done < config.run.total_agent_steps
+                and 0 < done < total_agent_steps
                 and agent.replay_buffer.size() == 0
             ):
                 _refill_replay(agent, env, progress, watchdog, stop)
-            try:
-                agent.learn(
-                    config.run.total_agent_steps - done,
-                    callback=recorder,
-                    log_interval=None,  # type: ignore[arg-type]
-                    reset_num_timesteps=checkpoint is None,
-                )
-            except RuntimeError as error:
-                check_weights(agent)
-                if "probability tensor" in str(error):  # torch.multinomial of what is not finite
-                    raise Divergence(
-                        "an action's probability", math.nan, agent.num_timesteps
-                    ) from error
-                raise
+            _learn(agent, total_agent_steps - done, recorder, is_new=checkpoint is None)
             save_agent(directory.final_path, config, agent)
             if not config.execution.keep_replay and directory.replay_path.exists():
                 shutil.rmtree(directory.replay_path)
-        except TrainingStopped:
-            directory.write_status("interrupted", agent.num_timesteps)
-            raise
-        except Divergence as error:
-            directory.write_status("diverged", recorder.saved_agent_steps, str(error))
-            raise
-        except Exception as error:
-            with suppress(OSError):  # a full disk has no room for the status either
-                directory.write_status("failed", recorder.saved_agent_steps, one_line(error))
-            raise
-        directory.write_status("finished", agent.num_timesteps)
+        return agent.num_timesteps
+
+
+@contextmanager
+def _record_outcome(
+    directory: RunDirectory, agent: A2C | DQN, recorder: RunRecorder
+) -> Iterator[None]:
+    """Write down how what is done inside ends."""
+    try:
+        yield
+    except TrainingStopped:
+        directory.write_status("interrupted", agent.num_timesteps)
+        raise
+    except Divergence as error:
+        directory.write_status("diverged", recorder.saved_agent_steps, str(error))
+        raise
+    except Exception as error:
+        with suppress(OSError):  # a full disk has no room for the status either
+            directory.write_status("failed", recorder.saved_agent_steps, one_line(error))
+        raise
+    directory.write_status("finished", agent.num_timesteps)
+
+
+def _learn(agent: A2C | DQN, agent_steps: int, recorder: RunRecorder, *, is_new: bool) -> None:
+    """Let the agent learn.
+
+    Raises:
+        Divergence: If a loss, a weight or an action's probability is not finite.
+    """
+    try:
+        agent.learn(
+            agent_steps,
+            callback=recorder,
+            log_interval=None,  # type: ignore[arg-type]
+            reset_num_timesteps=is_new,
+        )
+    except RuntimeError as error:
+        check_weights(agent)
+        if "probability tensor" in str(error):  # torch.multinomial of what is not finite
+            raise Divergence("an action's probability", math.nan, agent.num_timesteps) from error
+        raise
 
 
 def _check_origin(checkpoint: ModelFile, config: RunConfig, directory: RunDirectory) -> None:

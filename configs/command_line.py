@@ -1,13 +1,16 @@
 """How every command speaks of a user's error: one line on stderr, exit status 2."""
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 USER_ERROR = 2
 INTERRUPTED = 130  # a shell's exit status for Ctrl-C
+READER_GONE = 141  # a shell's exit status for SIGPIPE
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -27,10 +30,16 @@ class OneLineParser(argparse.ArgumentParser):
 def exit_on_user_error() -> Iterator[None]:
     """Turn what a user can cause into one line and an exit status.
 
-    ValueError and OSError give 2; Ctrl-C, where nothing needs saving, gives 130.
+    ValueError and OSError give 2; Ctrl-C, where nothing needs saving, gives 130; a reader of the
+    output that has gone, as `head` does, gives 141, without a line.
     """
     try:
         yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is left in the buffer goes nowhere, or the interpreter would complain at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(READER_GONE)
     except (ValueError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(USER_ERROR)
@@ -39,6 +48,19 @@ def exit_on_user_error() -> Iterator[None]:
         sys.exit(INTERRUPTED)
 
 
+def parse_folder(text: str, name: str) -> Path:
+    """The path that an option names.
+
+    Raises:
+        ValueError: If it is empty or has characters that cannot be printed.
+    """
+    if not text.strip() or not text.isprintable():
+        raise ValueError(f"{name} must name a folder, got {text!r:.60}.")
+    return Path(text)
+
+
 def one_line(error: BaseException) -> str:
     """What an exception says, on one line."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}."
     return " ".join(str(error).split()) or type(error).__name__

@@ -32,5 +32,5 @@ def load_protocol(name: str) -> Protocol:
     """
     protocols = load_preset("protocols")
     if name not in protocols:
-        raise ValueError(f"protocol: {describe_unknown(name, protocols)}")
+        raise ValueError(describe_unknown(name, protocols, "protocol"))
     return build(Protocol, protocols[name], f"protocols.toml [{name}]")

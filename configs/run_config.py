@@ -186,7 +186,9 @@ def make_config(game: str, algo: str, overrides: Mapping[str, Any]) -> RunConfig
     """
     if algo not in HYPERPARAMETERS:
         raise ValueError(f"`algo` must be one of {', '.join(HYPERPARAMETERS)}, got {algo!r}.")
-    values = load_preset("run") | load_preset(algo)
+    values = load_preset("run")
+    for table, preset in load_preset(algo).items():
+        values[table] = values.get(table, {}) | preset
     values["run"] |= {"game": game, "algo": algo}
     for name, value in overrides.items():
         section = next((s for s, c in _sections(algo).items() if name in annotations_of(c)), None)

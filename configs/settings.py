@@ -146,12 +146,12 @@ def parse_value(name: str, text: str, annotation: Any, source: str) -> Any:
     return _check(name, value, annotation, source)
 
 
-def describe_unknown(name: str, known: Iterable[str]) -> str:
+def describe_unknown(name: str, known: Iterable[str], kind: str = "setting") -> str:
     """Say that `name` is unknown and which known name is nearest, as part of a message."""
     names = list(known)
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     remedy = f"did you mean `{nearest[0]}`?" if nearest else f"known: {', '.join(names)}."
-    return f"unknown setting {name!r:.60}; {remedy}"
+    return f"unknown {kind} {name!r:.60}; {remedy}"
 
 
 def load_preset(name: str) -> dict[str, Any]:

@@ -35,14 +35,14 @@ class AtariVecEnv(VecEnv):
     `infos[i]["terminal_observation"]` has its last, `infos[i]["TimeLimit.truncated"]` tells whether
     the frame limit ended it. `infos[i]["episode"]` reports each whole game through all its lives:
     raw return "r", length in frames "l", in agent steps "agent_steps", seconds "t", and
-    "time_limit". Differences from SB3's wrappers are listed in the README and bounded by
+    "time_limit". Differences from SB3's wrappers are listed and bounded in
     tests/test_equivalence_with_sb3.py.
 
     Args:
         game: The game.
         protocol: How it is presented.
         n_envs: Number of environments.
-        seed: The run's seed; with the environment's and the game's number it sets every start.
+        seed: The run's seed; with the environment's and a game's number it seeds the emulator.
     """
 
     def __init__(self, game: Game, protocol: Protocol, n_envs: int, seed: int) -> None:

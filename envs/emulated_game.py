@@ -140,10 +140,11 @@ class EmulatedGame:
     Args:
         game: The game.
         protocol: How it is presented.
-        run_seed: With `environment` and the game's number, determines every start.
+        run_seed: With `environment` and a game's number, the seed of the emulator.
         environment: The number of this environment in its run.
         purpose: Training or evaluation; they never share a seed.
-        agent_steps_between_seedings: 0 seeds every single game.
+        agent_steps_between_seedings: The first game that begins this long after the last seeding
+            is seeded, the games between go on from the emulator's state; 0 seeds every game.
 
     Raises:
         ValueError: If the protocol presses FIRE on reset and the game's FIRE is not action 1.
@@ -188,7 +189,8 @@ class EmulatedGame:
         self._fires = protocol.fire_on_reset and "FIRE" in action_names
         if self._fires and action_names.index("FIRE") != _FIRE:
             raise ValueError(
-                f"{game.name}: FIRE is not action 1; use a protocol without fire_on_reset."
+                f"{game.name}: FIRE is not action 1, as fire_on_reset needs; use a protocol "
+                "without it, such as machado."
             )
 
         self.unreported: list[FinishedGame] = []

@@ -58,6 +58,10 @@ def find_game(name: str) -> Game:
     if game is not None:
         return game
     nearest = difflib.get_close_matches(_plain(name), by_plain_name, n=1, cutoff=0.5)
+    if _plain(name) in map(_plain, _MULTI_PLAYER_ONLY):
+        raise ValueError(
+            f"{name} is for several players only, and this is for one; --list-games lists what is."
+        )
     hint = f" Did you mean {by_plain_name[nearest[0]].name}?" if nearest else ""
     raise ValueError(f"Unknown game {name!r}.{hint} --list-games lists them.")
 

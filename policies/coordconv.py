@@ -144,6 +144,8 @@ class ExtraChannelConv2d(nn.Conv2d):
             raise ValueError(
                 f"`groups` must be 1, since every filter sees the coordinates, got {groups}."
             )
+        if in_channels < 1:
+            raise ValueError(f"`in_channels` must be at least 1, got {in_channels}.")
         super().__init__(in_channels + extra_channel_count, groups=groups, **conv_arguments)
         self.in_channels = in_channels
         self._stored_map: _StoredMap | None = None
@@ -278,7 +280,8 @@ class ExtraChannelConv2d(nn.Conv2d):
         needs_gradient = torch.is_grad_enabled() and any(
             source is not None and source.requires_grad for source in sources
         )
-        if needs_gradient or image.device.type != "cpu" or not self._may_store():
+        of_numbers = type(image) is Tensor  # not of shapes alone, as under FakeTensorMode
+        if needs_gradient or image.device.type != "cpu" or not of_numbers or not self._may_store():
             return self._make_map(extra_weight, self.bias, height, width)
 
         geometry = (
@@ -373,7 +376,7 @@ class CoordConv2d(ExtraChannelConv2d):
         bias: [C_out] or None.
 
     Raises:
-        ValueError: If `groups` is not 1.
+        ValueError: If `groups` is not 1 or `in_channels` is less.
     """
 
     def __init__(
@@ -452,7 +455,9 @@ class CoordConv2d(ExtraChannelConv2d):
         stored = self._stored_patches
         if stored is None or stored[0] != key:
             with torch.inference_mode(False):
-                stored = self._stored_patches = key, super()._patches(height, width)
+                stored = key, super()._patches(height, width)
+            if type(stored[1]) is Tensor:  # of numbers, not of shapes alone
+                self._stored_patches = stored
         return stored[1]
 
     def extra_repr(self) -> str:

@@ -251,9 +251,9 @@ def test_wrong_options(
         (["--set", "n_envs=1024", "--set", "n_steps=10_000"], "5121.23 GB of memory"),
         (
             ["--algo", "dqn", "--set", "batch_size=1_000_000"],
-            "501.49 GB of memory",
+            "500.90 GB of memory",
         ),
-        (["--algo", "dqn", "--set", "buffer_size=1e9"], "7424.62 GB of memory"),
+        (["--algo", "dqn", "--set", "buffer_size=1e9"], "7424.02 GB of memory"),
         (["--steps", "1e12"], "500.12 GB of disk"),
     ],
 )

@@ -261,8 +261,8 @@ def test_the_dry_run_says_what_it_would_take_and_writes_nothing(tmp_path, capsys
     assert lines["seeds"] == "0 1 2 3 4"
     assert lines["runs"] == "90, of which 0 have ended; 2 at a time"
     assert lines["steps"] == "900_000_000 agent steps, 0 of them done"
-    # 9e8 / (2 * 600) s
-    assert lines["time"].startswith("208 h 20 min at 600 agent steps/s a job (configs/")
+    # 9e8 / (2 * 1150) s
+    assert lines["time"].startswith("108 h 41 min at 1150 agent steps/s a job (configs/")
     assert lines["memory"].startswith("1.3 GB")  # a process 0.6 GB, 80 samples of 0.5 MB
     # scipy.stats.nct: sf(t.ppf(1 - 0.04 / 9 / 2, 4), 4, 3.25 * sqrt(5)) = 0.80
     assert lines["verdicts"] == (

@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from stable_baselines3.common.utils import polyak_update
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from policies.coordconv import (
     CoordConv2d,
@@ -250,10 +252,9 @@ def plain_sgd_step(layer: CoordConv2d) -> None:
     optimizer.step()
 
 
-def polyak_update(layer: CoordConv2d) -> None:
-    for target in layer.parameters():
-        target.data.mul_(0.5)
-        torch.add(target.data, torch.ones_like(target), alpha=0.5, out=target.data)
+def average_as_sb3_does(layer: CoordConv2d) -> None:
+    ones = [torch.ones_like(target) for target in layer.parameters()]
+    polyak_update(ones, layer.parameters(), tau=0.5)
 
 
 def foreach_update(layer: CoordConv2d) -> None:
@@ -308,7 +309,7 @@ def change_only_the_image_weights(layer: CoordConv2d) -> None:
     [
         fused_adam_step,
         plain_sgd_step,
-        polyak_update,
+        average_as_sb3_does,
         foreach_update,
         load_other_weights,
         assign_other_weights,
@@ -782,6 +783,17 @@ def test_repr(options: dict[str, Any], expected: str) -> None:
 # Errors
 
 
+@pytest.mark.parametrize("used_before", [False, True])
+def test_a_pass_of_shapes_alone_leaves_no_trace(used_before: bool) -> None:
+    layer, images = make_layer(), torch.rand(2, 2, 6, 7)
+    with torch.no_grad():
+        if used_before:
+            layer(images)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            assert layer(torch.rand(2, 2, 6, 7)).shape == layer(images).shape
+        torch.testing.assert_close(layer(images), reference(layer, images))
+
+
 def give_two_dimensions() -> None:
     make_layer()(torch.rand(6, 7))
 
@@ -796,6 +808,10 @@ def ask_for_groups() -> None:
 
 def convert_groups() -> None:
     CoordConv2d.from_conv2d(nn.Conv2d(4, 4, 3, groups=4))
+
+
+def ask_for_no_image_channels() -> None:
+    CoordConv2d(0, 4, 3)
 
 
 def ask_for_unknown_init() -> None:
@@ -815,6 +831,7 @@ def ask_for_unknown_init() -> None:
         ),
         (ask_for_groups, "`groups` must be 1, since every filter sees the coordinates, got 2."),
         (convert_groups, "`groups` must be 1, since every filter sees the coordinates, got 4."),
+        (ask_for_no_image_channels, "`in_channels` must be at least 1, got 0."),
         (ask_for_unknown_init, "`coord_init` must be 'default' or 'zero', got 'ones'."),
     ],
 )

@@ -76,6 +76,22 @@ def test_learns_what_sb3_learns(arm):
         assert difference < 0.02 * torch.linalg.vector_norm(expected[name].grad), name
 
 
+@pytest.mark.parametrize("arm", NETWORKS)
+def test_the_first_gradient_is_sb3s(arm):
+    """One update on the same batch, before any rounding can reach the weights."""
+    gradients = []
+    for algorithm in (DQN, stable_baselines3.DQN):
+        agent = make(algorithm, arm)
+        if algorithm is DQN:
+            agent.replay_buffer = PlainReplay(agent)
+        agent.learn(24, log_interval=None)
+        assert agent._n_updates == 1
+        gradients.append({name: p.grad for name, p in agent.q_net.named_parameters()})
+    for name, expected in gradients[1].items():
+        difference = torch.linalg.vector_norm(gradients[0][name] - expected)
+        assert difference < 1e-5 * torch.linalg.vector_norm(expected), name
+
+
 def test_bf16_gradients_point_where_fp32_gradients_point():
     """Cosine of the two gradients of one update on the same batch."""
     flat = {}

@@ -145,7 +145,10 @@ def test_frame_limit(max_frames: int) -> None:
 
 @pytest.mark.parametrize("name", ["Backgammon", "VideoCheckers"])
 def test_games_whose_fire_is_action_0(name: str) -> None:
-    message = f"{name}: FIRE is not action 1; use a protocol without fire_on_reset."
+    message = (
+        f"{name}: FIRE is not action 1, as fire_on_reset needs; use a protocol without it, such as "
+        "machado."
+    )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         make_game(name, BASELINES)
     make_game(name, MACHADO).close()

@@ -138,6 +138,10 @@ COUNT = "`episodes` must be a whole number at least 1 and at most 1_000_000"
             "cannot write to {run}/config.json (File exists); choose another folder with --out.",
         ),
         (
+            ["--out", ""],
+            "--out must name a folder, got ''.",
+        ),
+        (
             ["--out", "{run}/config.json/x"],
             "cannot write to {run}/config.json/x (Not a directory); choose another folder with "
             "--out.",
@@ -164,7 +168,7 @@ def test_what_is_wrong_with_a_run_is_one_line(tmp_path, capsys, flags, message):
         ),
         (
             ["--game", "Breakout", "--protocol", "machad"],
-            "protocol: unknown setting 'machad'; did you mean `machado`?",
+            "unknown protocol 'machad'; did you mean `machado`?",
         ),
     ],
 )
@@ -176,6 +180,9 @@ def test_what_is_wrong_with_somebody_elses_model_is_one_line(tmp_path, capsys, f
 
 
 def test_a_path_without_an_agent_is_one_line(tmp_path, capsys):
+    assert refuse([""], capsys) == "RUN_DIR|MODEL.zip must name a folder, got ''."
+    long = tmp_path / ("x" * 300)
+    assert refuse([str(long)], capsys) == f"{long}: File name too long."
     missing = tmp_path / "missing.zip"
     assert refuse([str(missing)], capsys) == f"{missing} does not exist; check the path."
     assert refuse([str(tmp_path)], capsys) == (

@@ -50,13 +50,21 @@ def test_every_game_is_found_by_name_and_by_rom_id() -> None:
         ("Pongg", " Did you mean Pong?"),
         ("breakuot", " Did you mean Breakout?"),
         ("Space Invaders", " Did you mean SpaceInvaders?"),
-        ("combat", ""),  # only ever played by two
         ("xyzzy", ""),
         ("", ""),
     ],
 )
 def test_unknown_game(name: str, hint: str) -> None:
     message = f"Unknown game {name!r}.{hint} --list-games lists them."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        find_game(name)
+
+
+@pytest.mark.parametrize("name", ["Combat", "maze_craze"])
+def test_games_for_several_players_only(name: str) -> None:
+    message = (
+        f"{name} is for several players only, and this is for one; --list-games lists what is."
+    )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         find_game(name)
 

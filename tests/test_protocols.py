@@ -39,7 +39,7 @@ def test_the_default_protocol_comes_first() -> None:
     [("baseline", "did you mean `baselines`?"), ("x", "known: baselines, machado.")],
 )
 def test_unknown_protocol(name: str, remedy: str) -> None:
-    message = f"protocol: unknown setting {name!r}; {remedy}"
+    message = f"unknown protocol {name!r}; {remedy}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         load_protocol(name)
 

@@ -19,28 +19,28 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, int | None]:
     return has
 
 
-# Replay memory of 100_000 transitions: 211_066 frames of 7056 + 1 bytes in its ring (1.05 frames a
-# transition, with the slack of 2 x 50_000 + 1000), 201_000 transitions of 14 bytes, 16 bytes:
-# 1_492_306_778. With 32 samples of 500 kB and an environment of 1.2 MB: 1.51 GB.
+# Replay memory of 100_000 transitions: 127_066 frames of 7056 + 1 bytes in its ring (1.05 frames a
+# transition, with the slack of 2 x 10_000 + 1000), 121_000 transitions of 14 bytes, 16 bytes:
+# 898_398_778. With 32 samples of 500 kB and an environment of 1.2 MB: 0.92 GB.
 # Disk: the replay memory, 4 files of 30 MB, and half a byte per agent step.
 @pytest.mark.parametrize(
     ("algo", "overrides", "has", "message"),
     [
-        ("dqn", {}, {"memory": 1_509_506_778}, None),
+        ("dqn", {}, {"memory": 915_598_778}, None),
         (
             "dqn",
             {},
-            {"memory": 1_509_506_777},
-            "Pong/dqn-cnn/seed0 needs 1.51 GB of memory, 1.51 GB are available; set a smaller "
+            {"memory": 915_598_777},
+            "Pong/dqn-cnn/seed0 needs 0.92 GB of memory, 0.92 GB are available; set a smaller "
             "buffer_size, batch_size, n_envs or checkpoint_every_agent_steps.",
         ),
         ("dqn", {}, {"memory": None}, None),  # the system does not tell
-        ("dqn", {}, {"disk": 1_617_306_778}, None),
+        ("dqn", {}, {"disk": 1_023_398_778}, None),
         (
             "dqn",
             {},
-            {"disk": 1_617_306_777},
-            "{path} needs 1.62 GB of disk, 1.62 GB are free; make room or choose another --runs "
+            {"disk": 1_023_398_777},
+            "{path} needs 1.02 GB of disk, 1.02 GB are free; make room or choose another --runs "
             "folder.",
         ),
         ("a2c", {}, {"memory": 80 * 500_000 + 16 * 1_200_000, "disk": 125_000_000}, None),

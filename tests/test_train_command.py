@@ -122,6 +122,43 @@ def test_two_processes_train_the_same_agent(algo: str, tmp_path: Path) -> None:
         assert torch.equal(tensor, states[1][name]), name
 
 
+def test_a_run_tells_the_steps_it_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two environments of five steps each are ten agent steps; 40 are four of these updates."""
+    config = short_config(total_agent_steps=31, n_envs=2, n_steps=5)
+    directory = RunDirectory(tmp_path / config.name)
+    for end in ("", "; a larger --steps extends it"):
+        assert train.main(command_line(config, tmp_path)) == 0
+        assert capsys.readouterr().out == f"{directory.path}: finished, 40 agent steps{end}.\n"
+
+
+def test_a_game_that_its_protocol_cannot_start_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        train.main(["--game", "Backgammon", "--runs", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith("error: Backgammon: FIRE is not action 1")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_gone_ends_it_quietly(unbuffered: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "train.py", "--list-games"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 def test_a_finished_run_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = short_config(total_agent_steps=40)
     directory = RunDirectory(tmp_path / config.name)
