@@ -50,11 +50,10 @@ class CachedNetwork:
         self._dtype = DTYPES[precision]
         channels, height, width = extractor._observation_space.shape or ()
         self._activations = [self._empty(kept, channels, height, width)]
-        self._input_sizes: list[tuple[int, int]] = []
+        self._input_sizes = extractor.input_sizes()
         with torch.no_grad():
             sample = torch.zeros(1, channels, height, width, device=linear.weight.device)
             for layer in self._convolutions:
-                self._input_sizes.append((sample.shape[2], sample.shape[3]))
                 sample = layer(sample)
                 self._activations.append(self._empty(kept, *sample.shape[1:]))
         self._features = torch.empty(

@@ -31,7 +31,6 @@ EPISODE_COLUMNS = (
 )
 IMAGES_EVERY_AGENT_STEPS = 250_000
 LOG_PATTERNS = ("episodes.csv", "events.out.tfevents.*")  # files that grow by appending
-CONVOLUTION_INPUT_SIZES = ((84, 84), (20, 20), (9, 9))  # rows, columns
 
 
 class TrainingStopped(Exception):
@@ -216,11 +215,12 @@ class RunRecorder(BaseCallback):
         show_maps = self._imaged_agent_steps < 0 or (
             step // IMAGES_EVERY_AGENT_STEPS > self._imaged_agent_steps // IMAGES_EVERY_AGENT_STEPS
         )
+        sizes = extractor.input_sizes()
         for index, layer in extractor.position_layers().items():
             share = layer.coordinate_weight_share()
             self.logger.record(f"coordinates/weight_share_layer{index}", share)
             if show_maps:
-                image = tile_maps(layer.coordinate_map(*CONVOLUTION_INPUT_SIZES[index]))
+                image = tile_maps(layer.coordinate_map(*sizes[index]))
                 self.logger.record(f"coordinates/map_layer{index}", Image(image, "HW"))
                 self._imaged_agent_steps = step
 

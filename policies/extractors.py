@@ -65,6 +65,22 @@ class NatureCoordCNN(NatureCNN):
         for index in sorted(coord_layers):
             self.cnn[2 * index] = self._make_layer(index, position, with_radius)
 
+    def input_sizes(self) -> list[tuple[int, int]]:
+        """Return rows and columns of what each of the three convolutions sees."""
+        height, width = self._image_shape[1:]
+        sizes = []
+        for index in range(3):
+            sizes.append((height, width))
+            conv = self.cnn[2 * index]
+            assert isinstance(conv, nn.Conv2d)
+            height, width = (
+                (size - kernel) // stride + 1
+                for size, kernel, stride in zip(
+                    (height, width), conv.kernel_size, conv.stride, strict=True
+                )
+            )
+        return sizes
+
     def position_layers(self) -> dict[int, PositionLayer]:
         """Return the convolutions that know the position, by their index among the three."""
         convolutions = [self.cnn[2 * index] for index in range(3)]
@@ -107,14 +123,10 @@ class NatureCoordCNN(NatureCNN):
             return CoordConv2d.from_conv2d(
                 conv, with_radius=with_radius, coord_init=self._coord_init, generator=generator
             )
-        with torch.no_grad():
-            images = torch.zeros(1, *self._image_shape)
-            height, width = self.cnn[: 2 * index](images).shape[-2:]
+        size = self.input_sizes()[index]
         if position == "bias-map":
-            return BiasMapConv2d(conv, (height, width))
-        return RandomChannelConv2d(
-            conv, (height, width), coord_init=self._coord_init, generator=generator
-        )
+            return BiasMapConv2d(conv, size)
+        return RandomChannelConv2d(conv, size, coord_init=self._coord_init, generator=generator)
 
     def _init_position(self, index: int, layer: PositionLayer) -> None:
         if isinstance(layer, BiasMapConv2d):

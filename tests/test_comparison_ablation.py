@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 
-from agents.recorder import CONVOLUTION_INPUT_SIZES
 from experiments.comparison.ablation import ablate_runs, take_position
 from experiments.comparison.arms import parse_arm
 from experiments.comparison.network_cost import make_extractor, read_weight_shares
@@ -54,7 +53,7 @@ def test_shuffled_keeps_each_maps_values_and_loses_their_places(arm):
     before, after = make_trained(arm), make_trained(arm)
     take_position(after, "shuffled")
     for index, layer in before.position_layers().items():
-        size = CONVOLUTION_INPUT_SIZES[index]
+        size = before.input_sizes()[index]
         old = layer.coordinate_map(*size).flatten(1)
         new = after.position_layers()[index].coordinate_map(*size).flatten(1)
         assert torch.equal(old.sort().values, new.sort().values)

@@ -16,7 +16,6 @@ from stable_baselines3.dqn.policies import CnnPolicy as DQNCnnPolicy
 from torch import Tensor
 
 from agents.evaluation import TrainedAgent, load_agent, play_games
-from agents.recorder import CONVOLUTION_INPUT_SIZES
 from configs.files import read_json, write_json
 from configs.settings import Bounds, build
 from experiments.comparison.plan import load_plan
@@ -109,8 +108,9 @@ def take_position(extractor: NatureCoordCNN, variant: Variant) -> None:
             return position_map.flatten(1)[:, order].view_as(position_map)
         return position_map
 
+    sizes = extractor.input_sizes()
     for index, layer in extractor.position_layers().items():
-        size = CONVOLUTION_INPUT_SIZES[index]
+        size = sizes[index]
         fixed = BiasMapConv2d(plain_convolution(layer), size)
         with torch.no_grad():
             fixed.bias_map.copy_(change(layer.coordinate_map(*size)))
