@@ -19,14 +19,8 @@ import torch
 from agents.a2c import A2C
 from agents.divergence import Divergence
 from agents.dqn import DQN
-from agents.model_zip import (
-    ModelFile,
-    load_optimizer_state,
-    load_policy_state,
-    read_model_zip,
-    verify_checksum,
-    write_model_zip,
-)
+from agents.model_zip import ModelFile, read_model_zip, verify_checksum, write_model_zip
+from agents.policy_state import load_optimizer_state, load_policy_state
 from configs.command_line import one_line
 from configs.files import naming_write_errors, parse_json, remove_stale_temporaries
 from configs.run_config import RunConfig, to_json

@@ -11,8 +11,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Write the agent of a run without what only its training needs; returns the exit status."""
     options = _parser().parse_args(arguments)
     with exit_on_user_error():
-        from agents.evaluation import find_model
         from agents.model_zip import read_model_zip, write_shared_agent
+        from agents.trained_agent import find_model
         from configs.run_directory import RunDirectory
 
         out = Path(options.out)

@@ -10,9 +10,9 @@ from typing import Literal
 
 import torch
 
-from agents.a2c import A2C
 from agents.build import device_of, make_agent, replay_slack
 from agents.checkpoints import (
+    Agent,
     check_weights,
     newest_good_checkpoint,
     restore,
@@ -169,9 +169,7 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
 
 
 @contextmanager
-def _record_outcome(
-    directory: RunDirectory, agent: A2C | DQN, recorder: RunRecorder
-) -> Iterator[None]:
+def _record_outcome(directory: RunDirectory, agent: Agent, recorder: RunRecorder) -> Iterator[None]:
     """Write down how what is done inside ends."""
     try:
         yield
@@ -188,7 +186,7 @@ def _record_outcome(
     directory.write_status("finished", agent.num_timesteps)
 
 
-def _learn(agent: A2C | DQN, agent_steps: int, recorder: RunRecorder, *, is_new: bool) -> None:
+def _learn(agent: Agent, agent_steps: int, recorder: RunRecorder, *, is_new: bool) -> None:
     """Let the agent learn.
 
     Raises:

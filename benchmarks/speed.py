@@ -268,7 +268,8 @@ def _prepare_evaluation(contestant: Contestant, game: str) -> Callable[[], float
     else:
         import torch
 
-        from agents.evaluation import GAMES_SIDE_BY_SIDE, TrainedAgent, play_games
+        from agents.played_games import GAMES_SIDE_BY_SIDE, play_games
+        from agents.trained_agent import TrainedAgent
 
         torch.set_num_threads(1)  # as `agents.evaluation.evaluate` has it
         policy = make_ours("a2c", game, contestant.overrides).policy

@@ -17,6 +17,8 @@ _FILES = (
     "agents/cached_network.py",
     "agents/dqn.py",
     "agents/frame_replay.py",
+    "agents/recorded_calls.py",
+    "agents/transfer.py",
 )  # recording, checkpoints and commands change no result
 
 

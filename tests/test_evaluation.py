@@ -15,19 +15,16 @@ from gymnasium import spaces
 import envs.atari_vec_env
 from agents.build import make_agent
 from agents.checkpoints import save_agent
-from agents.evaluation import (
+from agents.evaluation import find_median_game, format_table, summarise_returns
+from agents.played_games import (
     RecordedGame,
-    TrainedAgent,
     choose_action,
     find_game_seed,
-    find_median_game,
-    format_table,
-    load_agent,
     make_generator,
     play_games,
     score_actions,
-    summarise_returns,
 )
+from agents.trained_agent import TrainedAgent, load_agent
 from agents.video import replay_game
 from configs.protocols import load_protocol
 from configs.run_config import make_config, to_json
@@ -130,7 +127,7 @@ def test_without_randomness_the_best_action_is_taken_and_nothing_drawn():
 def short_games(monkeypatch) -> None:
     """End every game after 50 actions."""
     monkeypatch.setattr(
-        "agents.evaluation.load_protocol",
+        "agents.played_games.load_protocol",
         lambda name: replace(load_protocol(name), max_frames_per_game=200),
     )
 
@@ -174,7 +171,7 @@ def test_the_agent_sees_what_it_saw_in_training(breakout_agent, protocol_name, m
         return score_actions(policy, stacks)
 
     with monkeypatch.context() as patch:
-        patch.setattr("agents.evaluation.score_actions", note_and_score)
+        patch.setattr("agents.played_games.score_actions", note_and_score)
         [(_, played)] = play_games(agent, 1, 6, None)
     env: Any = AtariVecEnv(agent.game, load_protocol(protocol_name), 1, 6)
     generator = make_generator(6, 0)

@@ -24,16 +24,14 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch import Tensor, nn
 
-from agents.model_zip import (
+from agents.model_zip import read_model_zip, verify_checksum, write_model_zip
+from agents.policy_state import (
     Architecture,
     infer_architecture,
     load_optimizer_state,
     load_policy_state,
-    parse_npz,
-    read_model_zip,
-    verify_checksum,
-    write_model_zip,
 )
+from agents.safe_archive import parse_npz
 
 INTACT = "give an intact model saved by Stable-Baselines3."
 NETWORK = "give a model trained with this network on this game."

@@ -10,7 +10,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
-from agents.evaluation import RecordedGame, find_game_seed
+from agents.played_games import RecordedGame, find_game_seed
 from agents.video import find_ffmpeg, replay_game, write_video
 from configs.protocols import load_protocol
 from envs.games import find_game

@@ -15,7 +15,8 @@ import torch
 from stable_baselines3.dqn.policies import CnnPolicy as DQNCnnPolicy
 from torch import Tensor
 
-from agents.evaluation import TrainedAgent, load_agent, play_games
+from agents.played_games import play_games
+from agents.trained_agent import TrainedAgent, load_agent
 from configs.files import read_json, write_json
 from configs.settings import Bounds, build
 from experiments.comparison.plan import load_plan
