@@ -62,5 +62,5 @@ def parse_folder(text: str, name: str) -> Path:
 def one_line(error: BaseException) -> str:
     """What an exception says, on one line."""
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return " ".join(str(error).split()) or type(error).__name__
