@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Annotated
 
-from configs.command_line import OneLineParser, exit_on_user_error, parse_folder
+from configs.command_line import OneLineParser, exit_on_user_error, parse_path
 from configs.process_settings import prepare_process
 from configs.settings import Bounds, parse_value
 
@@ -21,12 +21,12 @@ def main(arguments: list[str] | None = None) -> int:
         from agents.evaluation import evaluate
 
         evaluate(
-            parse_folder(options.model, "RUN_DIR|MODEL.zip"),
+            parse_path(options.model, "RUN_DIR|MODEL.zip", "a run or a model"),
             games=games,
             seed=seed,
             deterministic=options.deterministic,
             with_video=options.video,
-            folder=None if options.out is None else parse_folder(options.out, "--out"),
+            folder=None if options.out is None else parse_path(options.out, "--out"),
             game_name=options.game,
             protocol_name=options.protocol,
             device_name=options.device,

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-from configs.command_line import OneLineParser, exit_on_user_error, parse_folder
+from configs.command_line import OneLineParser, exit_on_user_error, parse_path
 from configs.process_settings import prepare_process
 from configs.run_config import make_config, settable_fields, to_json
 from configs.settings import Bounds, parse_assignments, parse_value
@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
 
             print("\n".join(all_games()))
             return 0
-        runs = parse_folder(options.runs, "--runs")
+        runs = parse_path(options.runs, "--runs")
         _check_mode(options)
         if options.compare:
             return _compare(options, runs)

@@ -47,7 +47,11 @@ class _CappedReader(io.BufferedReader):
 
 
 def open_archive(stream: io.FileIO | io.BytesIO, source: str, max_members: int) -> zipfile.ZipFile:
-    """Open a zip and check its list of members: few, each name once, nothing encrypted or odd."""
+    """Open a zip and check its list of members: few, each name once, nothing encrypted or odd.
+
+    Raises:
+        ValueError: It cannot be trusted or read; one line.
+    """
     reader = _CappedReader(stream)
     try:
         archive = zipfile.ZipFile(reader)
@@ -84,7 +88,11 @@ def _find_fault(info: zipfile.ZipInfo) -> str | None:
 
 
 def check_ratios(archive: zipfile.ZipFile, source: str) -> None:
-    """Refuse members that unpack to far more than they take: no model compresses like that."""
+    """Refuse members that unpack to far more than they take: no model compresses like that.
+
+    Raises:
+        ValueError: It cannot be trusted or read; one line.
+    """
     for info in archive.infolist():
         if info.file_size > max(_RATIO_FREE_BYTES, _MAX_RATIO * info.compress_size):
             fault = f"member {quote(info.filename)} unpacks to over {_MAX_RATIO} times its size"
@@ -92,7 +100,11 @@ def check_ratios(archive: zipfile.ZipFile, source: str) -> None:
 
 
 def read_member(archive: zipfile.ZipFile, name: str, max_bytes: int, source: str) -> bytes:
-    """Read a member in pieces, no further than ``max_bytes``; its CRC is checked."""
+    """Read a member in pieces, no further than ``max_bytes``; its CRC is checked.
+
+    Raises:
+        ValueError: It cannot be trusted or read; one line.
+    """
     try:
         info = archive.getinfo(name)
     except KeyError:
@@ -146,6 +158,9 @@ def load_tensors(content: bytes, source: str) -> Any:
     The records are read under our own bounds, the pickle among them is checked instruction by
     instruction (`_check_pickle`), and both are packed anew for ``torch.load``: it never sees the
     archive as it came, so nothing in that can look different to torch than it did here.
+
+    Raises:
+        ValueError: It cannot be trusted or read; one line.
     """
     if not content.startswith(b"PK\x03\x04"):
         raise refusal(source, "it is not in the zip format that torch.save writes since 1.6")

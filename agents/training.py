@@ -110,6 +110,7 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
     torch.set_num_threads(threads)
     check_resources(directory, config)
     with ExitStack() as stack:
+        # Before anything is written: not every protocol can start every game.
         env = AtariVecEnv(game, protocol, config.hyperparameters.n_envs, config.run.seed)
         stack.callback(env.close)
         stack.enter_context(directory.lock())

@@ -1,6 +1,7 @@
 """Draw the learning curves of runs: `python -m benchmarks.learning_curve OUT.png RUN_DIR...`.
 
-Each dot is a whole game, the line the mean of the last 100, over the agent steps of training.
+Each dot is a whole game, the line the mean of the last 100, over the agent steps of training. The
+means at every million agent steps, or every `--every`, are printed as rows of a table.
 """
 
 import argparse
@@ -22,6 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Draw and write the picture; returns the exit status."""
     options = _parser().parse_args(arguments)
     with exit_on_user_error():
+        if options.every < 1:
+            raise ValueError(f"--every must be at least 1, got {options.every}.")
         figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
         for path in options.runs:
             directory = RunDirectory(path)
@@ -30,18 +33,36 @@ def main(arguments: list[str] | None = None) -> int:
             name = config.name if precision == "fp32" else f"{config.name} in {precision}"
             steps, returns = _read_episodes(directory.episodes_path)
             dots = axes.plot(steps / 1e6, returns, ".", markersize=1, alpha=0.25)
-            means = np.convolve(returns, np.ones(WINDOW) / WINDOW, "valid")
+            means = np.convolve(returns, np.ones(WINDOW), "valid") / WINDOW
             axes.plot(
                 steps[WINDOW - 1 :] / 1e6,
                 means,
                 color=dots[0].get_color(),
                 label=f"{name}, mean of {WINDOW} games",
             )
+            status = directory.read_status()
+            trained = 0 if status is None else status.agent_steps
+            marks = np.arange(options.every, trained + 1, options.every)
+            cells = (f"{mean:.1f}" for mean in means_at(marks, steps, means))
+            print(f"| {name} | {' | '.join(cells)} |")
         axes.set(xlabel="million agent steps (4 frames each)", ylabel="return of a whole game")
         axes.grid(alpha=0.3)
         axes.legend(loc="upper left")
         figure.savefig(options.out, dpi=110)
     return 0
+
+
+def means_at(marks: np.ndarray, steps: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """The mean of the last games that had ended at each mark; NaN where they were too few.
+
+    Args:
+        marks: Agent steps, [M].
+        steps: Agent steps at the end of each game, ascending, [N].
+        means: Mean return of a game and those before it that make up the window, for each game
+            that has as many before it, [N - WINDOW + 1].
+    """
+    ended = np.searchsorted(steps, marks, side="right")
+    return np.where(ended < WINDOW, np.nan, means[np.maximum(ended, WINDOW) - WINDOW])
 
 
 def _read_episodes(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -58,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="python -m benchmarks.learning_curve", description=__doc__)
     parser.add_argument("out", type=Path, help="the PNG to write")
     parser.add_argument("runs", type=Path, nargs="+", help="run directories")
+    parser.add_argument("--every", type=int, default=1_000_000, help="agent steps (1_000_000)")
     return parser
 
 

@@ -48,14 +48,19 @@ def exit_on_user_error() -> Iterator[None]:
         sys.exit(INTERRUPTED)
 
 
-def parse_folder(text: str, name: str) -> Path:
-    """The path that an option names.
+def parse_path(text: str, name: str, kind: str = "a folder") -> Path:
+    """The path that an argument names.
+
+    Args:
+        text: What the user typed.
+        name: The argument, as messages call it.
+        kind: What it should name, for the message.
 
     Raises:
         ValueError: If it is empty or has characters that cannot be printed.
     """
     if not text.strip() or not text.isprintable():
-        raise ValueError(f"{name} must name a folder, got {text!r:.60}.")
+        raise ValueError(f"{name} must name {kind}, got {text!r:.60}.")
     return Path(text)
 
 

@@ -180,7 +180,7 @@ def test_what_is_wrong_with_somebody_elses_model_is_one_line(tmp_path, capsys, f
 
 
 def test_a_path_without_an_agent_is_one_line(tmp_path, capsys):
-    assert refuse([""], capsys) == "RUN_DIR|MODEL.zip must name a folder, got ''."
+    assert refuse([""], capsys) == "RUN_DIR|MODEL.zip must name a run or a model, got ''."
     long = tmp_path / ("x" * 300)
     assert refuse([str(long)], capsys) == f"{long}: File name too long"
     missing = tmp_path / "missing.zip"
