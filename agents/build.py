@@ -83,13 +83,8 @@ def make_agent(
             vf_coef=settings.vf_coef,
             normalize_advantage=settings.normalize_advantage,
             policy_kwargs=extractor_arguments(config.network)
-            | {
-                "optimizer_class": RMSpropTFLike,
-                "optimizer_kwargs": {
-                    "alpha": settings.rms_prop_alpha,
-                    "eps": settings.rms_prop_eps,
-                },
-            },
+            | {"ortho_init": settings.ortho_init}
+            | _optimizer_arguments(settings),
         )
     return DQN(
         **common,
@@ -110,6 +105,22 @@ def make_agent(
         },
         policy_kwargs=extractor_arguments(config.network) | {"optimizer_kwargs": {"fused": True}},
     )
+
+
+def _optimizer_arguments(settings: A2CHyperparameters) -> dict[str, Any]:
+    """The `policy_kwargs` that give an SB3 policy its optimiser."""
+    eps = settings.rms_prop_eps
+    if settings.optimizer == "adam":
+        return {
+            "optimizer_class": torch.optim.Adam,
+            "optimizer_kwargs": {"eps": eps, "fused": True},
+        }
+    return {
+        "optimizer_class": RMSpropTFLike
+        if settings.optimizer == "rmsprop_tf_like"
+        else torch.optim.RMSprop,
+        "optimizer_kwargs": {"alpha": settings.rms_prop_alpha, "eps": eps},
+    }
 
 
 def replay_slack(config: RunConfig) -> int:

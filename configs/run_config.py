@@ -79,6 +79,8 @@ class A2CHyperparameters:
     vf_coef: Annotated[float, Bounds(0, LARGEST)]
     max_grad_norm: Annotated[float, Bounds(above=0, maximum=LARGEST)]
     normalize_advantage: bool
+    ortho_init: bool
+    optimizer: Literal["rmsprop", "rmsprop_tf_like", "adam"]
     rms_prop_eps: Annotated[float, Bounds(above=0, maximum=LARGEST)]
     rms_prop_alpha: Annotated[float, Bounds(0, below=1)]
 
@@ -226,7 +228,8 @@ def load_config(path: Path) -> RunConfig:
 def from_mapping(values: Any, source: str) -> RunConfig:
     """Build a config from the parsed content of a `config.json`.
 
-    Files from before there was the execution setting `cuda_graphs` get its default.
+    Files from before there were the settings `cuda_graphs`, `optimizer` and `ortho_init` get what
+    was done then.
 
     Raises:
         ValueError: If it is damaged, or of another format version; one line.
@@ -242,6 +245,11 @@ def from_mapping(values: Any, source: str) -> RunConfig:
     sections = {name: section for name, section in values.items() if name != "format_version"}
     if isinstance(sections.get("execution"), dict):
         sections["execution"] = {"cuda_graphs": False} | sections["execution"]
+    if isinstance(sections.get("hyperparameters"), dict) and "vf_coef" in sections["hyperparameters"]:
+        sections["hyperparameters"] = {
+            "optimizer": "rmsprop_tf_like",
+            "ortho_init": True,
+        } | sections["hyperparameters"]
     return _build_config(sections, source)
 
 
