@@ -4,9 +4,9 @@ import argparse
 import sys
 from typing import Annotated
 
-from configs.command_line import OneLineParser, exit_on_user_error, parse_path
-from configs.process_settings import prepare_process
 from configs.settings import Bounds, parse_value
+from runtime.command_line import OneLineParser, exit_on_user_error, parse_path
+from runtime.process_settings import prepare_process
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
             "episodes", options.episodes, Annotated[int, Bounds(1, 1_000_000)], "--episodes"
         )
         seed = parse_value("seed", options.seed, Annotated[int, Bounds(0, 2**31 - 1)], "--seed")
-        from agents.evaluation import evaluate
+        from agents.evaluation.evaluate import evaluate
 
         evaluate(
             parse_path(options.model, "RUN_DIR|MODEL.zip", "a run or a model"),

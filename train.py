@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-from configs.command_line import OneLineParser, exit_on_user_error, parse_path
-from configs.process_settings import prepare_process
 from configs.run_config import make_config, settable_fields, to_json
 from configs.settings import Bounds, parse_assignments, parse_value
+from runtime.command_line import OneLineParser, exit_on_user_error, parse_path
+from runtime.process_settings import prepare_process
 
 _OF_ONE_RUN = ("game", "seed", "coordconv", "coord_layers", "radius", "coord_init")
 _OF_A_COMPARISON = ("games", "arms", "seeds", "jobs", "ray")
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.dry_run:
             print(to_json(config), end="")
             return 0
-        from agents.command import run_training
+        from agents.training.command import run_training
 
         return run_training(config, runs)
 

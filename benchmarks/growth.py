@@ -15,8 +15,8 @@ from statistics import median
 from typing import Any
 
 from benchmarks.speed import TASKS, Contestant, check_options, make_ours, measure_rates
-from configs.command_line import OneLineParser, exit_on_user_error
-from configs.process_settings import prepare_process
+from runtime.command_line import OneLineParser, exit_on_user_error
+from runtime.process_settings import prepare_process
 
 ENVIRONMENTS = (1, 2, 4, 8, 16, 32, 64, 128)
 JOBS = (1, 2, 3, 4)

@@ -12,9 +12,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from configs.command_line import OneLineParser, exit_on_user_error
 from configs.run_config import load_config
-from configs.run_directory import RunDirectory
+from runtime.command_line import OneLineParser, exit_on_user_error
+from runtime.run_directory import RunDirectory
 
 WINDOW = 100  # games
 

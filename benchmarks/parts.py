@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal
 
-from configs.command_line import OneLineParser, exit_on_user_error
-from configs.process_settings import prepare_process
+from runtime.command_line import OneLineParser, exit_on_user_error
+from runtime.process_settings import prepare_process
 
 SIDES = ("SB3", "here", "bound")
 SECONDS = 0.4  # a part is repeated for this long in every round
@@ -106,7 +106,7 @@ def measure_product_rate(precision: Literal["fp32", "bf16"]) -> float:
     """Floating-point operations a second of a product of two 1024 x 1024 matrices."""
     import torch
 
-    from agents.cached_network import DTYPES, multiply
+    from agents.algorithms.cached_network import DTYPES, multiply
 
     left, right = (torch.ones(1024, 1024, dtype=DTYPES[precision]) for _ in range(2))
     return 2 * 1024**3 / time_call(lambda: multiply(left, right))

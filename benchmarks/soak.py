@@ -26,9 +26,9 @@ from typing import Any
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agents.model_zip import read_model_zip
-from configs.command_line import OneLineParser
-from configs.run_directory import RunDirectory
+from agents.models.model_file import read_model_zip
+from runtime.command_line import OneLineParser
+from runtime.run_directory import RunDirectory
 
 ROOT = Path(__file__).parent.parent
 POLL_SECONDS = 0.005

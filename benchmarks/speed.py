@@ -23,9 +23,9 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from configs.command_line import OneLineParser, exit_on_user_error
-from configs.process_settings import prepare_process
 from envs.games import find_game
+from runtime.command_line import OneLineParser, exit_on_user_error
+from runtime.process_settings import prepare_process
 
 
 @dataclass(frozen=True)
@@ -268,10 +268,10 @@ def _prepare_evaluation(contestant: Contestant, game: str) -> Callable[[], float
     else:
         import torch
 
-        from agents.played_games import GAMES_SIDE_BY_SIDE, play_games
-        from agents.trained_agent import TrainedAgent
+        from agents.evaluation.agent import TrainedAgent
+        from agents.evaluation.games import GAMES_SIDE_BY_SIDE, play_games
 
-        torch.set_num_threads(1)  # as `agents.evaluation.evaluate` has it
+        torch.set_num_threads(1)  # as `agents.evaluation.evaluate.evaluate` has it
         policy = make_ours("a2c", game, contestant.overrides).policy
         policy.set_training_mode(False)
         trained = TrainedAgent(policy, find_game(game), "baselines", None, "untrained", 0, None)
@@ -289,7 +289,7 @@ def _prepare_evaluation(contestant: Contestant, game: str) -> Callable[[], float
 
 def make_ours(algo: str, game: str, overrides: dict[str, Any]) -> Any:
     """This project's untrained agent, on its environments."""
-    from agents.build import device_of, make_agent
+    from agents.algorithms.build import device_of, make_agent
     from configs.protocols import load_protocol
     from configs.run_config import make_config
     from envs.atari_vec_env import AtariVecEnv

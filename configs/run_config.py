@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from configs.files import parse_json, read_json
 from configs.settings import (
     Bounds,
     annotations_of,
@@ -20,6 +19,7 @@ from configs.settings import (
     differing_keys,
     load_preset,
 )
+from runtime.files import parse_json, read_json
 
 FORMAT_VERSION = 1
 CONVOLUTIONS = 3
@@ -245,11 +245,10 @@ def from_mapping(values: Any, source: str) -> RunConfig:
     sections = {name: section for name, section in values.items() if name != "format_version"}
     if isinstance(sections.get("execution"), dict):
         sections["execution"] = {"cuda_graphs": False} | sections["execution"]
-    if isinstance(sections.get("hyperparameters"), dict) and "vf_coef" in sections["hyperparameters"]:
-        sections["hyperparameters"] = {
-            "optimizer": "rmsprop_tf_like",
-            "ortho_init": True,
-        } | sections["hyperparameters"]
+    settings = sections.get("hyperparameters")
+    if isinstance(settings, dict) and "vf_coef" in settings:
+        as_before = {"optimizer": "rmsprop_tf_like", "ortho_init": True}
+        sections["hyperparameters"] = as_before | settings
     return _build_config(sections, source)
 
 

@@ -13,11 +13,11 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from configs.command_line import one_line
 from configs.protocols import Protocol
 from envs.emulated_game import FRAME_SIZE, EmulatedGame, EmulatedGameState
 from envs.frame_stack import STACKED_FRAMES, drop_oldest, empty_stacks, frames_of, observations_of
 from envs.games import Game
+from runtime.command_line import one_line
 
 Result = TypeVar("Result")
 
@@ -36,7 +36,7 @@ class AtariVecEnv(VecEnv):
     the frame limit ended it. `infos[i]["episode"]` reports each whole game through all its lives:
     raw return "r", length in frames "l", in agent steps "agent_steps", seconds "t", and
     "time_limit". Differences from SB3's wrappers are listed and bounded in
-    tests/test_equivalence_with_sb3.py.
+    tests/envs/test_equivalence_with_sb3.py.
 
     Args:
         game: The game.

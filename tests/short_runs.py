@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agents.training import plan_run, train_run
+from agents.training.run import plan_run, train_run
 from configs.run_config import RunConfig, make_config
-from configs.run_directory import RunDirectory
-from configs.stop_request import StopRequest
+from runtime.run_directory import RunDirectory
+from runtime.stop_request import StopRequest
 
 SETTINGS: dict[str, Any] = {
     "total_agent_steps": 300,

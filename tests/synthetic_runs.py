@@ -4,10 +4,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from agents.recorder import EPISODE_COLUMNS
+from agents.training.callbacks import EPISODE_COLUMNS
 from configs.run_config import RunConfig, to_json
-from configs.run_directory import RunDirectory, State
-from configs.source_version import hash_source
+from runtime.run_directory import RunDirectory, State
+from runtime.source_version import hash_source
 
 
 def write_run(

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from configs.command_line import OneLineParser, exit_on_user_error
 from configs.settings import Bounds, parse_value
+from runtime.command_line import OneLineParser, exit_on_user_error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,8 +17,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         games = parse_value(
             "episodes", options.episodes, Annotated[int, Bounds(1, 1_000_000)], "--episodes"
         )
-        from experiments.comparison.ablation import ablate_runs
-        from experiments.comparison.report import write_report
+        from experiments.comparison.report.position_use import ablate_runs
+        from experiments.comparison.report.write import write_report
 
         if options.ablate:
             ablate_runs(Path(options.runs), games)

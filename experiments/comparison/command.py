@@ -4,16 +4,16 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from agents.build import device_of
-from configs.run_directory import RunDirectory
-from configs.stop_request import StopRequest
-from experiments.comparison.estimate import check_needs, describe_plan
-from experiments.comparison.execute import LocalWorker, count_cores, execute, find_unfinished
-from experiments.comparison.live_table import LiveTable
+from agents.algorithms.build import device_of
+from experiments.comparison.execution.forecast import check_needs, describe_plan
+from experiments.comparison.execution.live_table import LiveTable
+from experiments.comparison.execution.pool import LocalWorker, count_cores, execute, find_unfinished
+from experiments.comparison.execution.ray_cluster import connect
 from experiments.comparison.plan import ComparisonPlan, continue_plan, load_plan, save_plan
-from experiments.comparison.ray_cluster import connect
-from experiments.comparison.records import has_ended
-from experiments.comparison.report import write_report
+from experiments.comparison.report.records import has_ended
+from experiments.comparison.report.write import write_report
+from runtime.run_directory import RunDirectory
+from runtime.stop_request import StopRequest
 
 FAILED = 1
 SIGNAL_BASE = 128  # a shell's exit status for a process that a signal ended

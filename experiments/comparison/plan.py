@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from configs.files import read_json, write_atomically
 from configs.run_config import (
     RunConfig,
     experiment_differences,
@@ -22,10 +21,11 @@ from configs.settings import (
     describe_unknown,
     load_preset,
 )
-from configs.source_version import hash_source
 from envs.games import find_game
 from experiments.comparison.arms import parse_arm
-from experiments.comparison.statistics import Criteria
+from experiments.comparison.statistics.verdicts import Criteria
+from runtime.files import read_json, write_atomically
+from runtime.source_version import hash_source
 
 FORMAT_VERSION = 1
 PLAN_NAME = "comparison.json"
@@ -53,7 +53,7 @@ class ComparisonPlan:
         seeds: Of the runs, for every game and arm.
         template: What all runs share: everything but game, network and seed.
         criteria: What the verdicts are judged by.
-        source: The version of the source that trains the runs (`configs.source_version`).
+        source: The version of the source that trains the runs (`runtime.source_version`).
         looks: Numbers of seeds at which the plan was judged, before more seeds were added.
     """
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from configs.process_settings import prepare_process
+from runtime.process_settings import prepare_process
 
 if __name__ == "__main__":
     prepare_process()  # before torch is loaded

@@ -18,12 +18,12 @@ from typing import Annotated, Any, Literal, TypeGuard
 import torch
 from torch import nn
 
-from configs.files import read_bytes, read_json, write_atomically, write_json
-from configs.run_directory import RunDirectory
 from configs.settings import Bounds
 from experiments.coordinates.config import CellConfig, load_config
 from experiments.coordinates.table import headline_of
 from experiments.coordinates.tasks import make_network
+from runtime.files import read_bytes, read_json, write_atomically, write_json
+from runtime.run_directory import RunDirectory
 
 _MAX_BYTES = 1 << 30
 

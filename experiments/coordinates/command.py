@@ -8,9 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from configs.command_line import OneLineParser, exit_on_user_error
 from configs.settings import parse_assignments, parse_value
-from configs.stop_request import StopRequest
 from experiments.coordinates.cells import CellDirectory
 from experiments.coordinates.config import (
     MODELS,
@@ -25,6 +23,8 @@ from experiments.coordinates.config import (
 from experiments.coordinates.pictures import draw_group
 from experiments.coordinates.table import format_table
 from experiments.coordinates.training import Divergence, TrainingStopped, plan_cell, train_cell
+from runtime.command_line import OneLineParser, exit_on_user_error
+from runtime.stop_request import StopRequest
 
 FAILED = 1
 SIGNAL_BASE = 128  # a shell's exit status for a process that a signal ended

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from configs.files import read_json
 from configs.settings import (
     Bounds,
     annotations_of,
@@ -20,6 +19,7 @@ from configs.settings import (
     load_preset,
 )
 from experiments.coordinates.data import SplitName
+from runtime.files import read_json
 
 FORMAT_VERSION = 1
 _LARGEST = 1e30  # of factors: float32 must hold it

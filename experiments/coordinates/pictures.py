@@ -20,12 +20,12 @@ from matplotlib.patches import Patch, Rectangle
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from configs.files import write_atomically
 from experiments.coordinates.cells import CellDirectory
 from experiments.coordinates.config import MODELS, CellConfig
 from experiments.coordinates.data import SQUARE_RADIUS, Split, split_positions
 from experiments.coordinates.table import headline_of, show_figure
 from experiments.coordinates.tasks import Figure, examples_per_pass, judge_positions, make_task
+from runtime.files import write_atomically
 
 _DOTS_PER_INCH = 110
 _NAMES = {"cnn": "plain network", "coordconv": "CoordConv"}

@@ -12,10 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from configs.files import write_atomically, write_json
-from configs.provenance import describe_start
 from configs.settings import Bounds
-from configs.stop_request import StopRequest
 from experiments.coordinates.cells import (
     CellDirectory,
     CellStatus,
@@ -40,6 +37,9 @@ from experiments.coordinates.tasks import (
     make_network,
     make_task,
 )
+from runtime.files import write_atomically, write_json
+from runtime.provenance import describe_start
+from runtime.stop_request import StopRequest
 
 Plan = Literal["start", "resume", "extend", "finished"]
 Say = Callable[[str], None]

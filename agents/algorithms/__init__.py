@@ -1,0 +1,1 @@
+"""A2C and DQN: what is computed when an agent acts and learns."""

@@ -1,0 +1,143 @@
+"""From a config to an SB3 algorithm."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv
+
+from agents.algorithms.a2c import A2C
+from agents.algorithms.dqn import DQN
+from configs.run_config import A2CHyperparameters, ExecutionSettings, NetworkSettings, RunConfig
+from policies.extractors import NatureCoordCNN
+
+
+def find_device(name: str) -> torch.device:
+    """The device a name stands for; "auto" is the GPU if there is one.
+
+    Raises:
+        ValueError: If there is no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ValueError(f"`device` must be auto, cpu, cuda or cuda:N, got {name!r}.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"`device` {name} is not there: {torch.cuda.device_count()} GPUs found; use auto."
+        )
+    return device
+
+
+def device_of(execution: ExecutionSettings) -> torch.device:
+    """The device a run computes on.
+
+    Raises:
+        ValueError: If there is no such device here, or it cannot do what is asked of it.
+    """
+    device = find_device(execution.device)
+    if execution.cuda_graphs and device.type != "cuda":
+        raise ValueError(f"`cuda_graphs` needs a GPU, and the device is {device}; leave it out.")
+    return device
+
+
+def make_agent(
+    config: RunConfig, env: VecEnv, device: torch.device, replay_folder: Path | None = None
+) -> A2C | DQN:
+    """The untrained agent of a config: SB3's algorithm with this project's extractor.
+
+    Args:
+        config: The run's config.
+        env: What it plays.
+        device: Where it computes; see `device_of`.
+        replay_folder: Where DQN keeps its replay memory; None for memory alone.
+    """
+    settings = config.hyperparameters
+    rate = settings.learning_rate
+    schedule = (
+        LinearSchedule(rate, 0.0, 1.0) if settings.learning_rate_schedule == "linear" else rate
+    )
+    common: dict[str, Any] = {
+        "policy": "CnnPolicy",
+        "env": env,
+        "learning_rate": schedule,
+        "gamma": settings.gamma,
+        "max_grad_norm": settings.max_grad_norm,
+        "seed": config.run.seed,
+        "device": device,
+        "precision": config.run.precision,
+        "cuda_graphs": config.execution.cuda_graphs,
+    }
+    if isinstance(settings, A2CHyperparameters):
+        return A2C(
+            **common,
+            n_steps=settings.n_steps,
+            gae_lambda=settings.gae_lambda,
+            ent_coef=settings.ent_coef,
+            vf_coef=settings.vf_coef,
+            normalize_advantage=settings.normalize_advantage,
+            policy_kwargs=extractor_arguments(config.network)
+            | {"ortho_init": settings.ortho_init}
+            | _optimizer_arguments(settings),
+        )
+    return DQN(
+        **common,
+        buffer_size=settings.buffer_size,
+        learning_starts=settings.learning_starts,
+        batch_size=settings.batch_size,
+        train_freq=settings.train_freq,
+        gradient_steps=settings.gradient_steps,
+        target_update_interval=settings.target_update_interval,
+        tau=settings.tau,
+        exploration_fraction=settings.exploration_fraction,
+        exploration_initial_eps=settings.exploration_initial_eps,
+        exploration_final_eps=settings.exploration_final_eps,
+        replay_buffer_kwargs={
+            "folder": replay_folder,
+            "slack_transitions": replay_slack(config),
+            "seed": config.run.seed,
+        },
+        policy_kwargs=extractor_arguments(config.network) | {"optimizer_kwargs": {"fused": True}},
+    )
+
+
+def _optimizer_arguments(settings: A2CHyperparameters) -> dict[str, Any]:
+    """The `policy_kwargs` that give an SB3 policy its optimiser."""
+    eps = settings.rms_prop_eps
+    if settings.optimizer == "adam":
+        return {
+            "optimizer_class": torch.optim.Adam,
+            "optimizer_kwargs": {"eps": eps, "fused": True},
+        }
+    return {
+        "optimizer_class": RMSpropTFLike
+        if settings.optimizer == "rmsprop_tf_like"
+        else torch.optim.RMSprop,
+        "optimizer_kwargs": {"alpha": settings.rms_prop_alpha, "eps": eps},
+    }
+
+
+def replay_slack(config: RunConfig) -> int:
+    """Transitions that may be stored since the older of the two kept checkpoints."""
+    return 2 * config.execution.checkpoint_every_agent_steps + 1_000
+
+
+def extractor_arguments(network: NetworkSettings) -> dict[str, Any]:
+    """The `policy_kwargs` that put this project's extractor into an SB3 policy."""
+    return {
+        "features_extractor_class": NatureCoordCNN,
+        "features_extractor_kwargs": {
+            "coord_layers": network.coord_layers,
+            "position": network.position,
+            "with_radius": network.with_radius,
+            "coord_init": network.coord_init,
+        },
+        # SB3 knows NatureCNN by name and puts two layers of 64 behind any other extractor.
+        "net_arch": [],
+    }

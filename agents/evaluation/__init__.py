@@ -1,0 +1,1 @@
+"""Trained agents played on whole games, scored and filmed."""

@@ -1,0 +1,195 @@
+"""Agents that have been trained, loaded from a run's directory or a model file to be played."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticCnnPolicy
+from stable_baselines3.common.torch_layers import NatureCNN
+from stable_baselines3.dqn.policies import CnnPolicy as DQNCnnPolicy
+
+from agents.algorithms.build import extractor_arguments
+from agents.models.model_file import ModelFile, read_model_zip, verify_checksum
+from agents.models.policy_state import infer_architecture, load_policy_state
+from agents.training.checkpoints import newest_good_checkpoint
+from configs.protocols import Protocol, load_protocol
+from configs.run_config import RunConfig, experiment_differences, from_mapping, load_config
+from envs.emulated_game import FRAME_SIZE, EmulatedGame
+from envs.frame_stack import STACKED_FRAMES
+from envs.games import Game, find_game
+from runtime.run_directory import RunDirectory
+
+DEFAULT_PROTOCOL = "baselines"
+
+Policy = ActorCriticCnnPolicy | DQNCnnPolicy
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedAgent:
+    """An agent that can be evaluated.
+
+    Attributes:
+        policy: SB3's, with the trained weights.
+        game: What it plays.
+        protocol_name: How that is presented.
+        config: Of the run that trained it; None for a model of somebody else.
+        model_name: The file it came from, as seen from where it was looked for.
+        trained_agent_steps: None if the model does not say.
+        final_epsilon: The share of random actions that a DQN agent ended its training with; None
+            for other agents, and if the model does not say.
+    """
+
+    policy: Policy
+    game: Game
+    protocol_name: str
+    config: RunConfig | None
+    model_name: str
+    trained_agent_steps: int | None
+    final_epsilon: float | None
+
+    @property
+    def name(self) -> str:
+        """The run's name, `Pong/a2c-coordconv/seed0`, or the model's."""
+        return self.model_name if self.config is None else self.config.name
+
+
+def load_agent(
+    path: Path, game_name: str | None, protocol_name: str | None, device: torch.device
+) -> TrainedAgent:
+    """Load the agent of a run directory or of a model file, without running anything in it.
+
+    Args:
+        path: A run's directory: its final model is taken, or while it is unfinished its newest
+            good checkpoint. Or a model saved by this project or by SB3.
+        game_name: What a model without a config plays; None for one with a config.
+        protocol_name: How that was presented to it; None means `baselines`.
+        device: Where the network goes.
+
+    Raises:
+        FileNotFoundError: If there is no such run or file.
+        ValueError: If it is damaged, does not fit the game, or has a config beside a name given
+            here; one line.
+    """
+    if path.is_dir():
+        directory = RunDirectory(path)
+        file = find_model(directory)
+        config: RunConfig | None = load_config(directory.config_path)
+    else:
+        file = read_model_zip(path, with_optimizer=False)
+        config = None
+    if file.config is not None:
+        saved = from_mapping(file.config, f"{file.path}: config.json")
+        differing = experiment_differences(saved, config or saved)
+        if differing:
+            raise ValueError(
+                f"{file.path} is of another run than {path} ({', '.join(differing)} differ); "
+                "evaluate the model file itself."
+            )
+        config = saved
+    if config is None:
+        if game_name is None:
+            raise ValueError(f"{path} does not say its game; add --game, such as --game Pong.")
+        game = find_game(game_name)
+        protocol_name = protocol_name or DEFAULT_PROTOCOL
+    else:
+        for flag, value in (("--game", game_name), ("--protocol", protocol_name)):
+            if value is not None:
+                raise ValueError(f"{path} knows what it was trained on; leave out {flag} {value}.")
+        game = find_game(config.run.game)
+        protocol_name = config.run.protocol
+    policy = _make_policy(file, game, load_protocol(protocol_name), config)
+    load_policy_state(policy, file.policy_state, source=str(file.path))
+    policy.to(device)
+    policy.set_training_mode(False)
+    return TrainedAgent(
+        policy=policy,
+        game=game,
+        protocol_name=protocol_name,
+        config=config,
+        model_name=str(file.path.relative_to(path)) if path.is_dir() else path.name,
+        trained_agent_steps=_read_count(file.sb3_data.get("num_timesteps")),
+        final_epsilon=_read_share(file.sb3_data.get("exploration_final_eps"))
+        if isinstance(policy, DQNCnnPolicy)
+        else None,
+    )
+
+
+def find_model(directory: RunDirectory) -> ModelFile:
+    """A finished run's model, or an unfinished one's newest good checkpoint.
+
+    Raises:
+        FileNotFoundError: If there is no such run, or it has no model yet.
+        ValueError: If its model is damaged.
+    """
+    if not directory.exists():
+        raise FileNotFoundError(
+            f"{directory.path} is not a run's directory: it has no config.json; give one, such as "
+            "runs/Pong/a2c-coordconv/seed0, or a model's .zip file."
+        )
+    status = directory.read_status()
+    if status is not None and status.state != "finished":
+        file, complaints = newest_good_checkpoint(directory)
+        for complaint in complaints:
+            print(f"{complaint} The checkpoint before it is used.", flush=True)
+        if file is not None:
+            print(
+                f"{directory.path} is not finished ({status.state}); its checkpoint "
+                f"{file.path.name} is evaluated.",
+                flush=True,
+            )
+            return file
+    if not directory.final_path.exists():
+        raise FileNotFoundError(
+            f"{directory.path} has no model yet; train it up to its first checkpoint."
+        )
+    verify_checksum(directory.final_path)
+    return read_model_zip(directory.final_path, with_optimizer=False)
+
+
+def _make_policy(
+    file: ModelFile, game: Game, protocol: Protocol, config: RunConfig | None
+) -> Policy:
+    """The untrained policy that a model's weights belong in."""
+    actions = EmulatedGame(game, protocol, 0, 0, "evaluation").action_count
+    arguments: dict[str, Any]
+    if config is not None:
+        is_dqn = config.run.algo == "dqn"
+        arguments = extractor_arguments(config.network)
+    else:
+        found = infer_architecture(file.policy_state, source=str(file.path))
+        if found.frames != STACKED_FRAMES:
+            raise ValueError(
+                f"{file.path} sees {found.frames} frames at once; give an agent that sees "
+                f"{STACKED_FRAMES}."
+            )
+        if found.actions != actions:
+            raise ValueError(
+                f"{file.path} chooses among {found.actions} actions, {game.name} has {actions}; "
+                "name the game it was trained on with --game."
+            )
+        is_dqn = found.kind == "dqn"
+        arguments = {
+            "features_extractor_class": NatureCNN,
+            "features_extractor_kwargs": {"features_dim": found.features_dim},
+            "net_arch": [],
+        }
+        if not is_dqn:
+            arguments["share_features_extractor"] = found.share_features_extractor
+    policy_class: type[Policy] = DQNCnnPolicy if is_dqn else ActorCriticCnnPolicy
+    return policy_class(
+        spaces.Box(0, 255, (STACKED_FRAMES, FRAME_SIZE, FRAME_SIZE), dtype=np.uint8),
+        spaces.Discrete(actions),
+        lambda _: 0.0,  # the learning rate
+        **arguments,
+    )
+
+
+def _read_count(value: Any) -> int | None:
+    return value if type(value) is int and value >= 0 else None
+
+
+def _read_share(value: Any) -> float | None:
+    return float(value) if type(value) in (int, float) and 0 <= value <= 1 else None

@@ -1,0 +1,231 @@
+"""Scoring a trained agent: the returns of whole games, their mean and interval, a video of one."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+import torch
+from scipy.special import stdtrit
+from stable_baselines3.common.policies import ActorCriticCnnPolicy
+from stable_baselines3.dqn.policies import CnnPolicy as DQNCnnPolicy
+
+from agents.algorithms.build import find_device
+from agents.evaluation.agent import TrainedAgent, load_agent
+from agents.evaluation.games import PlayedGame, play_games
+from agents.evaluation.video import find_ffmpeg, replay_game, write_video
+from configs.protocols import load_protocol
+from runtime.files import remove_stale_temporaries, write_json
+from runtime.provenance import describe_start
+from runtime.run_directory import RunDirectory
+
+FORMAT_VERSION = 1
+RETURNS_NAME, VIDEO_NAME = "returns.json", "game.mp4"
+
+
+def summarise_returns(returns: Sequence[int]) -> dict[str, Any]:
+    """Mean, sample standard deviation, and Student's 95 % interval of the mean.
+
+    The last two are None for a single game.
+    """
+    count = len(returns)
+    mean = sum(returns) / count
+    if count == 1:
+        return {"mean_return": mean, "standard_deviation": None, "interval_95": None}
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in returns) / (count - 1))
+    margin = float(stdtrit(count - 1, 0.975)) * deviation / math.sqrt(count)
+    return {
+        "mean_return": mean,
+        "standard_deviation": deviation,
+        "interval_95": [mean - margin, mean + margin],
+    }
+
+
+def find_median_game(returns: Sequence[int]) -> int:
+    """The first game with the median return; of two medians, the lower."""
+    return returns.index(sorted(returns)[(len(returns) - 1) // 2])
+
+
+def evaluate(
+    path: Path,
+    *,
+    games: int,
+    seed: int,
+    deterministic: bool,
+    with_video: bool,
+    folder: Path | None,
+    game_name: str | None,
+    protocol_name: str | None,
+    device_name: str,
+) -> None:
+    """Evaluate an agent, and write `returns.json` and the video.
+
+    An actor samples its actions unless `deterministic`. A DQN agent acts at random in the share of
+    steps it ended its training with (SB3's `exploration_final_eps`; what SB3's own `predict` does,
+    and so rl-baselines3-zoo), or never if `deterministic`.
+
+    Args:
+        path: A run's directory or a model file.
+        games: How many to play.
+        seed: Of the games and the agent's draws.
+        deterministic: Whether the agent always takes what it holds best.
+        with_video: Whether to write the video of the game with the median return.
+        folder: Where the files go; None: `evaluation` in the run's directory, or
+            `<name>-evaluation` beside the model.
+        game_name: As for `load_agent`.
+        protocol_name: Likewise.
+        device_name: As for `agents.algorithms.build.find_device`.
+
+    Raises:
+        OSError: If something is not there or cannot be written; one line.
+        ValueError: If the agent cannot be evaluated as asked; one line.
+    """
+    device = find_device(device_name)
+    # More threads gain little with 8 stacks, and lose much beside a training; and with one, what
+    # is played does not depend on the number of cores.
+    torch.set_num_threads(1)
+    if with_video:
+        find_ffmpeg()
+    agent = load_agent(path, game_name, protocol_name, device)
+    epsilon = _find_epsilon(agent, path, deterministic)
+    if folder is None and path.is_dir():
+        folder = RunDirectory(path).evaluation_path
+    elif folder is None:
+        folder = path.with_name(f"{path.stem}-evaluation")
+    with _prepare_folder(folder):
+        played: dict[int, PlayedGame] = {}
+        for number, game in play_games(agent, games, seed, epsilon):
+            played[number] = game
+            print(
+                f"{agent.name}: game {number}: return {game.raw_return:_} in "
+                f"{game.length_frames:_} frames ({len(played)} of {games} played)",
+                flush=True,
+            )
+        ordered = [played[number] for number in range(games)]
+        report = _describe_agent(agent, epsilon, seed, device) | _describe_games(agent, ordered)
+        (folder / VIDEO_NAME).unlink(missing_ok=True)  # it shows a game of an earlier evaluation
+        write_json(folder / RETURNS_NAME, report | {"video": None})
+        if with_video:
+            report["video"] = _write_video(agent, ordered, folder / VIDEO_NAME)
+            write_json(folder / RETURNS_NAME, report)
+    print(format_table(report))
+    print(f"written: {folder / RETURNS_NAME}")
+
+
+def format_table(report: dict[str, Any]) -> str:
+    """The closing line of an evaluation, under its heading."""
+    interval, score = report["interval_95"], report["human_normalised_score"]
+    deviation, steps = report["standard_deviation"], report["trained_agent_steps"]
+    columns = {
+        "game": report["game"],
+        "agent": report["model"]
+        if report["run"] is None
+        else f"{report['algo']}-{report['arm']}/seed{report['run_seed']}",
+        "trained": "unknown" if steps is None else f"{steps:_}",
+        "games": str(len(report["returns"])),
+        "mean return": f"{report['mean_return']:.1f}",
+        "std": "-" if deviation is None else f"{deviation:.1f}",
+        "95 % interval": "-" if interval is None else f"{interval[0]:.1f} to {interval[1]:.1f}",
+        "human-normalised": "-" if score is None else f"{score:.3f}",
+    }
+    widths = [max(len(name), len(value)) for name, value in columns.items()]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+        for cells in (columns.keys(), columns.values())
+    )
+
+
+def _find_epsilon(agent: TrainedAgent, path: Path, deterministic: bool) -> float | None:
+    """The share of random actions; None where an actor samples."""
+    if deterministic:
+        return 0.0
+    if isinstance(agent.policy, ActorCriticCnnPolicy):
+        return None
+    if agent.final_epsilon is None:
+        raise ValueError(f"{path} does not say its exploration_final_eps; add --deterministic.")
+    return agent.final_epsilon
+
+
+def _describe_agent(
+    agent: TrainedAgent, epsilon: float | None, seed: int, device: torch.device
+) -> dict[str, Any]:
+    config = agent.config
+    protocol = asdict(load_protocol(agent.protocol_name))
+    is_dqn = isinstance(agent.policy, DQNCnnPolicy)
+    return {
+        "format_version": FORMAT_VERSION,
+        "run": None if config is None else config.name,
+        "game": agent.game.name,
+        "algo": ("dqn" if is_dqn else None) if config is None else config.run.algo,
+        "arm": None if config is None else config.arm,
+        "run_seed": None if config is None else config.run.seed,
+        "model": agent.model_name,
+        "trained_agent_steps": agent.trained_agent_steps,
+        "protocol": agent.protocol_name,
+        "evaluation_seed": seed,
+        "deterministic": epsilon == 0,
+        "epsilon": epsilon,  # null: actions are sampled from the policy
+        "provenance": describe_start(str(device), torch.get_num_threads(), protocol),
+    }
+
+
+def _describe_games(agent: TrainedAgent, played: Sequence[PlayedGame]) -> dict[str, Any]:
+    returns = [game.raw_return for game in played]
+    summary = summarise_returns(returns)
+    return summary | {
+        "human_normalised_score": agent.game.human_normalised_score(summary["mean_return"]),
+        "returns": returns,
+        "length_frames": [game.length_frames for game in played],
+        "time_limit": [game.time_limit for game in played],
+        "game_seeds": [game.seed for game in played],
+    }
+
+
+def _write_video(agent: TrainedAgent, played: Sequence[PlayedGame], path: Path) -> dict[str, Any]:
+    number = find_median_game([game.raw_return for game in played])
+    game = played[number]
+    print(
+        f"{agent.name}: writing {path}, game {number} with the median return "
+        f"{game.raw_return:_}, {game.length_frames:_} frames",
+        flush=True,
+    )
+    frames = replay_game(
+        agent.game,
+        load_protocol(agent.protocol_name),
+        seed=game.seed,
+        actions=game.actions,
+        raw_return=game.raw_return,
+        length_frames=game.length_frames,
+    )
+    write_video(path, frames)
+    return {
+        "file": path.name,
+        "shows": "the game with the median return",
+        "game": number,
+        "return": game.raw_return,
+        "length_frames": game.length_frames,
+    }
+
+
+@contextmanager
+def _prepare_folder(folder: Path) -> Iterator[None]:
+    """Make a folder that can be written to; one that stays empty is removed again."""
+    is_new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"cannot write to {folder} ({error.strerror}); choose another folder with --out."
+        ) from error
+    remove_stale_temporaries(folder)
+    try:
+        yield
+    finally:
+        if is_new:
+            with suppress(OSError):
+                folder.rmdir()

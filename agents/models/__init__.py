@@ -1,0 +1,1 @@
+"""Model files: SB3 zips, written whole and read without trust."""

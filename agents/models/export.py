@@ -1,0 +1,36 @@
+"""A trained agent, small enough to give away: `python -m agents.models.export RUN_DIR OUT.zip`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from runtime.command_line import OneLineParser, exit_on_user_error
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the agent of a run without what only its training needs; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    with exit_on_user_error():
+        from agents.evaluation.agent import find_model
+        from agents.models.model_file import read_model_zip, write_shared_agent
+        from runtime.run_directory import RunDirectory
+
+        out = Path(options.out)
+        if out.exists():
+            raise ValueError(f"{out} exists; choose another name.")
+        if not out.parent.is_dir():
+            raise FileNotFoundError(f"there is no folder {out.parent}; make it first.")
+        write_shared_agent(out, read_model_zip(find_model(RunDirectory(Path(options.run))).path))
+        print(f"written: {out}, {out.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="python -m agents.models.export", description=__doc__)
+    parser.add_argument("run", metavar="RUN_DIR", help="a run's directory")
+    parser.add_argument("out", metavar="OUT.zip", help="the file to write")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,246 @@
+"""Checkpoints: everything a run needs to go on as if it had never stopped.
+
+A checkpoint is an SB3 model (`agents/models`) with three more members: `config.json`, what was
+asked; `resume.json` and `resume.npz`, the state of all that is not the network: counters, random
+generators, unfinished games, and how long the run's logs were.
+"""
+
+import io
+import json
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+
+from agents.algorithms.a2c import A2C
+from agents.algorithms.divergence import Divergence
+from agents.algorithms.dqn import DQN
+from agents.models.model_file import ModelFile, read_model_zip, verify_checksum, write_model_zip
+from agents.models.policy_state import load_optimizer_state, load_policy_state
+from configs.run_config import RunConfig, to_json
+from configs.settings import Bounds, build
+from envs.atari_vec_env import AtariVecEnv, EnvironmentFailure
+from runtime.command_line import one_line
+from runtime.files import naming_write_errors, parse_json, remove_stale_temporaries
+from runtime.run_directory import RunDirectory
+
+KEPT_CHECKPOINTS = 2
+MAX_RESUME_BYTES = 1 << 30
+
+Agent = A2C | DQN
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class _Counters:
+    agent_steps: Annotated[int, Bounds(1)]
+    updates: Annotated[int, Bounds(0)]
+    episodes: Annotated[int, Bounds(0)]
+    progress_remaining: Annotated[float, Bounds(maximum=1)]
+
+
+_COUNTERS = tuple(field.name for field in fields(_Counters))
+
+
+def checkpoint_path(directory: RunDirectory, agent_steps: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return directory.checkpoints_path / f"{agent_steps:012d}.zip"
+
+
+def save_checkpoint(
+    directory: RunDirectory,
+    config: RunConfig,
+    agent: Agent,
+    env: AtariVecEnv,
+    logs: Mapping[str, Any],
+) -> None:
+    """Write a checkpoint, and delete all but the newest two and damaged ones that were newer.
+
+    Args:
+        directory: The run's directory.
+        config: The run's config.
+        agent: Between two updates.
+        env: What it plays.
+        logs: The recorder's state; JSON values.
+
+    Raises:
+        Divergence: If a weight is not finite; nothing is written.
+    """
+    check_weights(agent)
+    assert isinstance(agent._last_obs, np.ndarray)
+    assert agent._last_episode_starts is not None
+    assert agent.ep_info_buffer is not None
+    state = {
+        "agent_steps": agent.num_timesteps,
+        "updates": agent._n_updates,
+        "episodes": agent._episode_num,
+        "progress_remaining": agent._current_progress_remaining,
+        "dqn": _dqn_state(agent) if isinstance(agent, DQN) else None,
+        "episode_infos": list(agent.ep_info_buffer),
+        "environment": env.get_state(),
+        "action_space_generator": agent.action_space.np_random.bit_generator.state,
+        "numpy_generator": _numpy_generator_state(),
+        "logs": dict(logs),
+    }
+    arrays = {
+        "last_observations": agent._last_obs,
+        "last_episode_starts": np.asarray(agent._last_episode_starts),
+        "torch_generator": torch.get_rng_state().numpy(),
+    }
+    if agent.device.type == "cuda":
+        arrays["cuda_generator"] = torch.cuda.get_rng_state(agent.device).numpy()
+    path = checkpoint_path(directory, agent.num_timesteps)
+    with naming_write_errors(path):
+        path.parent.mkdir(exist_ok=True)
+    remove_stale_temporaries(path.parent)
+    members = {"resume.json": json.dumps(state).encode(), "resume.npz": _to_npz(arrays)}
+    save_agent(path, config, agent, members)
+    kept = [older for older in _checkpoints(directory) if older <= path][:KEPT_CHECKPOINTS]
+    for outdated in set(_checkpoints(directory)) - set(kept):
+        outdated.unlink()
+
+
+def check_weights(agent: Agent) -> None:
+    """Tell a diverged agent.
+
+    Raises:
+        Divergence: If a weight is not finite.
+    """
+    for weights in agent.policy.parameters():
+        finite = torch.isfinite(weights)
+        if not finite.all():
+            value = float(weights[~finite][0])
+            raise Divergence("a weight", value, agent.num_timesteps)
+
+
+def save_agent(
+    path: Path, config: RunConfig, agent: Agent, members: Mapping[str, bytes] | None = None
+) -> None:
+    """Write an agent as an SB3 model with its config in it."""
+    write_model_zip(path, agent, {"config.json": to_json(config).encode(), **(members or {})})
+
+
+def newest_good_checkpoint(directory: RunDirectory) -> tuple[ModelFile | None, list[str]]:
+    """The newest checkpoint that is whole, and one line about each that is not.
+
+    Raises:
+        ValueError: If there are checkpoints and none is whole.
+    """
+    complaints: list[str] = []
+    paths = _checkpoints(directory)
+    for path in paths:
+        try:
+            verify_checksum(path)
+            return read_model_zip(path), complaints
+        except (ValueError, FileNotFoundError) as error:
+            complaints.append(str(error))
+    if paths:
+        raise ValueError(
+            f"no checkpoint in {directory.checkpoints_path} is whole; delete {directory.path} to "
+            "start the run again."
+        )
+    return None, complaints
+
+
+def restore(file: ModelFile, agent: Agent, env: AtariVecEnv) -> dict[str, Any]:
+    """Put an agent and its environment into the state of a checkpoint.
+
+    A replay memory whose files are not those of the checkpoint stays empty.
+
+    Returns:
+        The recorder's state, as given to `save_checkpoint`.
+
+    Raises:
+        EnvironmentFailure: If an emulator fails.
+        ValueError: If the checkpoint does not fit the agent or its games cannot be rebuilt.
+    """
+    state = parse_json(
+        file.read_member("resume.json", MAX_RESUME_BYTES), f"{file.path}: resume.json"
+    )
+    arrays = file.load_npz("resume.npz")
+    try:
+        return _restore(file, state, arrays, agent, env)
+    except EnvironmentFailure:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"{file.path}: what it would go on from is not what this release writes "
+            f"({type(error).__name__}: {one_line(error)}); delete it to go on from an earlier one."
+        ) from error
+
+
+def _restore(
+    file: ModelFile,
+    state: dict[str, Any],
+    arrays: dict[str, Array],
+    agent: Agent,
+    env: AtariVecEnv,
+) -> dict[str, Any]:
+    counters = build(_Counters, {name: state[name] for name in _COUNTERS}, str(file.path))
+    load_policy_state(agent.policy, file.policy_state, source=str(file.path))
+    assert agent.policy.optimizer is not None
+    if file.optimizer_state is None:
+        raise ValueError(f"{file.path}: has no optimiser state; resume from another checkpoint.")
+    load_optimizer_state(agent.policy.optimizer, file.optimizer_state, source=str(file.path))
+    agent.num_timesteps = counters.agent_steps
+    agent._n_updates = counters.updates
+    agent._episode_num = counters.episodes
+    agent._current_progress_remaining = counters.progress_remaining
+    if isinstance(agent, DQN):
+        saved, replay = state["dqn"], agent.replay_buffer
+        agent._n_calls = int(saved["environment_steps"])
+        agent.exploration_rate = float(saved["exploration_rate"])
+        if replay.holds(saved["replay"]):
+            replay.set_state(saved["replay"])
+    # SB3 makes these at the start of learn() unless they are there.
+    agent.ep_info_buffer = deque(state["episode_infos"], maxlen=agent._stats_window_size)
+    agent.ep_success_buffer = deque(maxlen=agent._stats_window_size)
+    env.set_state(state["environment"], arrays["last_observations"])
+    agent._last_obs = arrays["last_observations"]
+    agent._last_episode_starts = arrays["last_episode_starts"]
+    if agent._last_episode_starts.shape != (env.num_envs,):
+        raise TypeError("last_episode_starts are not one for each environment")
+    try:
+        agent.action_space.np_random.bit_generator.state = state["action_space_generator"]
+        _set_numpy_generator_state(state["numpy_generator"])
+    except ValueError as error:
+        raise TypeError(f"a random generator's state is damaged: {error}") from error
+    torch.set_rng_state(torch.from_numpy(arrays["torch_generator"]))
+    if agent.device.type == "cuda" and "cuda_generator" in arrays:
+        torch.cuda.set_rng_state(torch.from_numpy(arrays["cuda_generator"]), agent.device)
+    return dict(state["logs"].items())
+
+
+def _dqn_state(agent: DQN) -> dict[str, Any]:
+    return {
+        "environment_steps": agent._n_calls,
+        "exploration_rate": agent.exploration_rate,
+        "replay": agent.replay_buffer.get_state(),
+    }
+
+
+def _checkpoints(directory: RunDirectory) -> list[Path]:
+    """Newest first."""
+    return sorted(directory.checkpoints_path.glob("[0-9]*.zip"), reverse=True)
+
+
+def _numpy_generator_state() -> list[Any]:
+    kind, keys, position, has_gauss, cached_gaussian = np.random.get_state(legacy=True)  # noqa: NPY002
+    return [kind, np.asarray(keys).tolist(), position, has_gauss, cached_gaussian]
+
+
+def _set_numpy_generator_state(state: list[Any]) -> None:
+    kind, keys, position, has_gauss, cached_gaussian = state
+    np.random.set_state(  # noqa: NPY002
+        (kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached_gaussian)
+    )
+
+
+def _to_npz(arrays: Mapping[str, Array]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()

@@ -1,0 +1,52 @@
+"""The training command: plan one run, train it, and say how it ended."""
+
+import sys
+from pathlib import Path
+
+from agents.algorithms.divergence import Divergence
+from agents.training.callbacks import TrainingStopped
+from agents.training.run import plan_run, train_run
+from configs.run_config import RunConfig
+from envs.atari_vec_env import EnvironmentFailure
+from runtime.run_directory import RunDirectory
+from runtime.stop_request import StopRequest
+
+FAILED = 1
+SIGNAL_BASE = 128  # a shell's exit status for a process that a signal ended
+
+
+def run_training(config: RunConfig, runs: Path) -> int:
+    """Train what a config asks for, below a folder of runs; returns the exit status.
+
+    Raises:
+        ValueError: If it cannot be trained as asked; one line.
+    """
+    directory = RunDirectory(runs / config.name)
+    plan, config = plan_run(directory, config)
+    if plan == "finished":
+        status = directory.read_status()
+        assert status is not None
+        print(
+            f"{directory.path}: finished, {status.agent_steps:_} agent steps; "
+            "a larger --steps extends it."
+        )
+        return 0
+    stop = StopRequest()
+    try:
+        with stop.on_signals():
+            agent_steps = train_run(directory, config, stop)
+    except TrainingStopped:
+        assert stop.signal is not None
+        print(f"{directory.path}: saved; the same command goes on from here.", flush=True)
+        return SIGNAL_BASE + stop.signal
+    except Divergence as error:
+        print(f"{config.name}: {error}", file=sys.stderr)
+        return FAILED
+    except EnvironmentFailure as error:
+        print(
+            f"{config.name}: {error}; the same command goes on from the last checkpoint.",
+            file=sys.stderr,
+        )
+        return FAILED
+    print(f"{directory.path}: finished, {agent_steps:_} agent steps.")
+    return 0

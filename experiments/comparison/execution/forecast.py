@@ -1,0 +1,149 @@
+"""What a plan will take, and what it could show: told before anything is trained."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from agents.training.progress import format_seconds
+from agents.training.requirements import (
+    CHECKPOINT_BYTES,
+    KEPT_FILES,
+    LOG_BYTES_PER_AGENT_STEP,
+    available_memory,
+    count_memory,
+    count_replay_bytes,
+)
+from configs.run_config import RunConfig, load_config
+from configs.settings import load_preset
+from experiments.comparison.plan import ComparisonPlan
+from experiments.comparison.report.records import has_ended, read_episodes, read_progress
+from experiments.comparison.statistics.verdicts import alpha_at_look, find_detectable_difference
+from runtime.run_directory import RunDirectory
+
+PROCESS_BYTES = 600_000_000  # of the program itself, in one training process
+
+
+def describe_plan(plan: ComparisonPlan, runs: Path, jobs: int) -> str:
+    """What `--dry-run` prints."""
+    configs = plan.runs()
+    left = [config for config in configs if not has_ended(RunDirectory(runs / config.name), config)]
+    done = sum(_trained_steps(config, runs) for config in configs)
+    steps = plan.total_agent_steps * len(configs)
+    rate, source = find_rate(plan, runs)
+    free, memory = shutil.disk_usage(_nearest_existing(runs)).free, available_memory()
+    running = min(jobs, len(left))
+    seconds = (steps - done) / (rate * max(running, 1))
+    lines = [
+        f"games      {' '.join(plan.games)}",
+        f"arms       {' '.join(plan.arms)}; {plan.arms[0]} is the baseline",
+        f"seeds      {' '.join(map(str, plan.seeds))}",
+        f"training   {plan.template.run.algo}, protocol {plan.template.run.protocol}, "
+        f"{plan.template.run.precision}, {plan.total_agent_steps:_} agent steps a run",
+        f"runs       {len(configs)}, of which {len(configs) - len(left)} have ended; "
+        f"{jobs} at a time",
+        f"steps      {steps:_} agent steps, {done:_} of them done",
+        f"time       {format_seconds(seconds)} at {rate:.0f} agent steps/s a job ({source})",
+        f"disk       {needed_disk(left, runs, jobs) / 1e9:.1f} GB at most to come; "
+        f"{free / 1e9:.1f} GB free",
+        f"memory     {needed_memory(left, running) / 1e9:.1f} GB"
+        + ("" if memory is None else f"; {memory / 1e9:.1f} GB available"),
+        f"verdicts   {describe_power(plan)}",
+        "order      " + "\n           ".join(_shorten([config.name for config in configs])),
+    ]
+    return "\n".join(lines)
+
+
+def describe_power(plan: ComparisonPlan) -> str:
+    """The smallest difference that the plan could tell from its margin."""
+    criteria = plan.criteria
+    alpha = alpha_at_look(plan.look, criteria.alpha, criteria.look_share) / len(plan.games)
+    smallest = find_detectable_difference(len(plan.seeds), 1.0, alpha=alpha, power=criteria.power)
+    if smallest is None:
+        return f"none possible with {len(plan.seeds)} seeds; 3 or more are needed"
+    return (
+        f"with {criteria.power:.0%} probability a game is told better or worse if the arms differ "
+        f"by {criteria.margin_fraction:.0%} of the baseline's gain (the margin) plus "
+        f"{smallest:.2f} standard deviations of the paired differences"
+    )
+
+
+def find_rate(plan: ComparisonPlan, runs: Path) -> tuple[float, str]:
+    """Agent steps a second of one job, and where the figure is from."""
+    rates = []
+    for path in sorted(runs.glob("*/*/seed*/config.json")):
+        try:
+            run = load_config(path).run
+            episodes = read_episodes(RunDirectory(path.parent).episodes_path)
+        except (OSError, ValueError):
+            continue
+        same = (run.algo, run.precision) == (
+            plan.template.run.algo,
+            plan.template.run.precision,
+        )
+        if same and len(episodes.seconds) and episodes.seconds[-1] > 0:
+            rates.append(episodes.agent_steps[-1] / episodes.seconds[-1])
+    if rates:
+        return float(np.median(rates)), f"median of {len(rates)} runs below {runs}"
+    preset = load_preset("comparison")["agent_steps_per_second"]
+    return float(
+        preset[plan.template.run.algo]
+    ), "configs/comparison.toml; nothing measured here yet"
+
+
+def needed_disk(left: Sequence[RunConfig], runs: Path, jobs: int) -> float:
+    """Bytes that unfinished runs are yet to write: replay memories count while they train."""
+    kept = sum(
+        KEPT_FILES * CHECKPOINT_BYTES + LOG_BYTES_PER_AGENT_STEP * config.run.total_agent_steps
+        for config in left
+    )
+    keep_replay = any(config.execution.keep_replay for config in left)
+    replays = [count_replay_bytes(config) for config in left]
+    written = sum(
+        file.stat().st_size
+        for config in left
+        for file in (runs / config.name).rglob("*")
+        if file.is_file()
+    )
+    return max(kept + sum(replays if keep_replay else replays[:jobs]) - written, 0.0)
+
+
+def needed_memory(left: Sequence[RunConfig], running: int) -> int:
+    """Bytes that the runs take which train at the same time."""
+    return sum(PROCESS_BYTES + count_memory(config) for config in left[:running])
+
+
+def check_needs(left: Sequence[RunConfig], runs: Path, jobs: int) -> None:
+    """Refuse a plan that would fill the disk or the memory.
+
+    Raises:
+        ValueError: One line, with what is needed, what there is and the remedy.
+    """
+    disk, free = needed_disk(left, runs, jobs), shutil.disk_usage(_nearest_existing(runs)).free
+    if disk > free:
+        raise ValueError(
+            f"the plan needs {disk / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free; make room "
+            "or choose another --runs folder."
+        )
+    memory, available = needed_memory(left, min(jobs, len(left))), available_memory()
+    if available is not None and memory > available:
+        raise ValueError(
+            f"{min(jobs, len(left))} jobs need {memory / 1e9:.1f} GB of memory, "
+            f"{available / 1e9:.1f} GB are available; give fewer --jobs."
+        )
+
+
+def _trained_steps(config: RunConfig, runs: Path) -> int:
+    directory = RunDirectory(runs / config.name)
+    if has_ended(directory, config):
+        return config.run.total_agent_steps
+    return min(read_progress(directory).agent_steps, config.run.total_agent_steps)
+
+
+def _shorten(names: list[str], shown: int = 8) -> list[str]:
+    return names if len(names) <= shown else [*names[:shown], f"... {len(names) - shown} more"]
+
+
+def _nearest_existing(path: Path) -> Path:
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())

@@ -1,0 +1,234 @@
+"""Carrying out a plan: one process per run, several at a time, each failure tried once more."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from agents.training.run import plan_run
+from configs.run_config import DQNHyperparameters, RunConfig, load_config, to_json
+from experiments.comparison.execution.live_table import LiveTable
+from experiments.comparison.plan import ComparisonPlan
+from experiments.comparison.report.records import describe_source, has_ended, read_starts
+from runtime.run_directory import RunDirectory
+from runtime.stop_request import StopRequest
+
+LOG_NAME = "output.log"
+SECONDS_BETWEEN_LOOKS = 0.2
+ATTEMPTS = 2
+_WORKER = "experiments.comparison.execution.worker"
+_ROOT = Path(__file__).parents[3]
+
+
+class Worker(Protocol):
+    """A run that was started somewhere."""
+
+    def poll(self) -> int | None:
+        """Its exit status; None while it goes on."""
+
+    def terminate(self) -> None:
+        """Ask it to save and stop."""
+
+    def kill(self) -> None:
+        """End it now, and wait until it is gone."""
+
+
+Launch = Callable[[RunConfig, Path], Worker]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that ended neither finished nor diverged, and was not to be saved."""
+
+    name: str
+    log: Path
+    message: str
+
+
+@dataclass
+class _Job:
+    config: RunConfig
+    attempt: int
+    worker: Worker | None = None
+
+
+class LocalWorker:
+    """A run in a process of this machine, whose output goes to a log in the run's directory.
+
+    It is in a session of its own, so that Ctrl-C on the terminal reaches the parent alone, and
+    ends when the parent does (`experiments.comparison.execution.worker`).
+    """
+
+    def __init__(self, config: RunConfig, runs: Path) -> None:
+        log = runs / config.name / LOG_NAME
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", _WORKER, str(runs.absolute())],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=_ROOT,
+                start_new_session=True,
+            )
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(json.loads(to_json(config))).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it died at once; its exit status and log tell
+
+    def poll(self) -> int | None:
+        """Its exit status; None while it goes on."""
+        code = self._process.poll()
+        if code is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+        return code
+
+    def terminate(self) -> None:
+        """Ask it to save and stop."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """End it now, and wait until it is gone."""
+        self._process.kill()
+        self._process.wait()
+
+
+def count_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def find_unfinished(plan: ComparisonPlan, runs: Path) -> list[RunConfig]:
+    """The planned runs that are still to be trained, in order.
+
+    Finished and diverged runs below the folder are adopted, whoever trained them.
+
+    Raises:
+        ValueError: If a run's directory holds one that does not fit the plan; one line.
+    """
+    unfinished = []
+    for config in plan.runs():
+        directory = RunDirectory(runs / config.name)
+        if directory.exists():
+            plan_run(directory, config)
+            _check_length(directory, config)
+            starts = read_starts(directory)
+            if starts and describe_source(starts) != plan.source:
+                raise ValueError(
+                    f"{directory.path} was trained by source version {describe_source(starts)}, "
+                    f"the plan is for {plan.source}; delete it, or choose another --runs folder."
+                )
+        if not has_ended(directory, config):
+            unfinished.append(config)
+    return unfinished
+
+
+def _check_length(directory: RunDirectory, config: RunConfig) -> None:
+    """Refuse a shorter run whose schedules would have been others at the planned length."""
+    saved = load_config(directory.config_path).run.total_agent_steps
+    settings = config.hyperparameters
+    is_scheduled = (
+        isinstance(settings, DQNHyperparameters) or settings.learning_rate_schedule != "constant"
+    )
+    if is_scheduled and saved != config.run.total_agent_steps:
+        raise ValueError(
+            f"{directory.path} was begun as a run of {saved:_} agent steps, and its schedules "
+            "depend on the length; delete it, or choose another --runs folder."
+        )
+
+
+def execute(
+    plan: ComparisonPlan,
+    unfinished: Sequence[RunConfig],
+    runs: Path,
+    *,
+    jobs: int,
+    threads: int,
+    launch: Launch,
+    stop: StopRequest,
+    table: LiveTable,
+) -> list[Failure]:
+    """Train all unfinished runs of a plan.
+
+    Args:
+        plan: What they belong to.
+        unfinished: From `find_unfinished`.
+        runs: The folder of the runs.
+        jobs: How many at a time.
+        threads: Of each run that has no number of its own yet.
+        launch: Starts a run.
+        stop: When asked to stop, all runs are saved and stopped.
+        table: Told what goes on.
+
+    Returns:
+        The runs that failed, also when tried once more.
+    """
+    waiting = [_Job(config, 1) for config in unfinished]
+    active: list[_Job] = []
+    failures: list[Failure] = []
+    table.begin(plan, runs, len(waiting))
+    told_to_stop = False
+    try:
+        while active or (waiting and not stop):
+            while waiting and len(active) < jobs and not stop:
+                job = waiting.pop(0)
+                job.worker = launch(_with_threads(job.config, runs, threads), runs)
+                active.append(job)
+            if stop and not told_to_stop:
+                table.say(f"stopping: {len(active)} runs are being saved.")
+                for job in active:
+                    assert job.worker is not None
+                    job.worker.terminate()
+                told_to_stop = True
+            for job in list(active):
+                assert job.worker is not None
+                code = job.worker.poll()
+                if code is None:
+                    continue
+                active.remove(job)
+                if stop or has_ended(RunDirectory(runs / job.config.name), job.config):
+                    table.run_ended(job.config, runs)
+                    continue
+                failure = _describe_failure(job.config, runs, code)
+                if job.attempt < ATTEMPTS:
+                    table.say(f"{failure.name}: {failure.message}; it is tried once more.")
+                    waiting.insert(0, _Job(job.config, job.attempt + 1))
+                else:
+                    table.say(f"{failure.name}: {failure.message}; given up, see {failure.log}")
+                    failures.append(failure)
+            table.show([job.config for job in active], len(waiting), len(failures))
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+    finally:
+        for job in active:
+            assert job.worker is not None
+            job.worker.kill()
+        table.close()
+    return failures
+
+
+def _with_threads(config: RunConfig, runs: Path, threads: int) -> RunConfig:
+    """A new run gets its share of the threads; one that goes on keeps its number."""
+    if config.execution.threads or RunDirectory(runs / config.name).exists():
+        return config
+    return config.with_execution(replace(config.execution, threads=threads))
+
+
+def _describe_failure(config: RunConfig, runs: Path, code: int) -> Failure:
+    directory = RunDirectory(runs / config.name)
+    log = directory.path / LOG_NAME
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+    how = f"ended by signal {-code}" if code < 0 else f"ended with exit status {code}"
+    return Failure(config.name, log, f"{how} ({last})")

@@ -1,0 +1,170 @@
+"""The report's figures, as PNG bytes that depend on the runs alone."""
+
+import io
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.style
+import matplotlib.ticker
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Picture
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from envs.games import find_game
+from experiments.comparison.report.records import Comparison
+from experiments.comparison.statistics.verdicts import (
+    BINS,
+    FloatArray,
+    compute_curve_band,
+    smooth_learning_curve,
+)
+
+_DOTS_PER_INCH = 110
+_BASELINE_COLOUR = "#4d4d4d"
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Wong 2011
+_LINES = ("-", "-", "--", "-.", ":")
+_PANELS_ACROSS = 3
+
+
+def draw_figures(comparison: Comparison, analysis: dict[str, Any]) -> dict[str, bytes]:
+    """Draw the figures; PNG by name."""
+    style = {"font.size": 9, "axes.titlesize": 9, "savefig.dpi": _DOTS_PER_INCH}
+    with mpl.style.context(["default", style]):
+        pictures = {"learning-curves": _draw_curves(comparison, analysis)}
+        for compared in analysis["comparisons"]:
+            picture = _draw_differences(compared, analysis["plan"]["criteria"])
+            if picture is not None:
+                pictures[f"differences-{compared['candidate']}"] = picture
+        return {name: _to_png(picture) for name, picture in pictures.items()}
+
+
+def smooth_curves(comparison: Comparison, game: str, arm: str) -> FloatArray:
+    """The smoothed curves of all started runs of a game and arm; shape (S, B)."""
+    return np.array(
+        [
+            smooth_learning_curve(
+                run.episodes.agent_steps,
+                run.episodes.returns,
+                comparison.plan.total_agent_steps,
+            )
+            for seed in comparison.plan.seeds
+            if (run := comparison.runs.get((game, arm, seed))) is not None
+        ]
+    ).reshape(-1, BINS)
+
+
+def bin_middles(total_agent_steps: int) -> FloatArray:
+    """The agent steps that the curves' values belong to; shape (B,)."""
+    middles: FloatArray = (np.arange(BINS) + 0.5) * total_agent_steps / BINS
+    return middles
+
+
+def _colour(place: int) -> str:
+    return _BASELINE_COLOUR if place == 0 else _COLOURS[(place - 1) % len(_COLOURS)]
+
+
+def _draw_curves(comparison: Comparison, analysis: dict[str, Any]) -> Picture:
+    """Return against agent steps, one panel per game."""
+    plan = comparison.plan
+    across = min(_PANELS_ACROSS, len(plan.games))
+    down = -(-len(plan.games) // across)
+    picture = Picture(figsize=(3.4 * across + 0.4, 2.5 * down + 0.7), layout="constrained")
+    grid = picture.subplots(down, across, squeeze=False, sharex=True)
+    labels: dict[str, str] = {}  # by game, on the first candidate
+    for compared in analysis["comparisons"][:1]:
+        for game in compared["games"]:
+            labels[game["game"]] = f"\n{compared['candidate']}: {game['label']}"
+    steps = bin_middles(plan.total_agent_steps)
+    for axes, game in zip(grid.flat, plan.games, strict=False):
+        curves = [smooth_curves(comparison, game, arm) for arm in plan.arms]
+        for place, of_arm in enumerate(curves):
+            _plot_arm(axes, steps, of_arm, place)
+        random_return = find_game(game).random_return
+        _limit_to_curves(axes, np.concatenate(curves), random_return)
+        if random_return is not None:
+            axes.axhline(random_return, color="black", lw=0.8, ls=(0, (1, 3)), zorder=1)
+        axes.set_title(game + labels.get(game, ""))
+        axes.grid(alpha=0.25)
+        axes.set_xlim(0, plan.total_agent_steps)
+        axes.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
+        axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5))
+        axes.tick_params(labelbottom=True)
+    for axes in grid.flat[len(plan.games) :]:
+        axes.set_axis_off()
+    for row in grid:
+        row[0].set_ylabel("return")
+    for number in range(across):
+        lowest = [axes for axes in grid[:, number] if axes.axison]
+        if lowest:
+            lowest[-1].set_xlabel("agent steps")
+    handles: list[Any] = [
+        Line2D([], [], color=_colour(place), ls=_LINES[min(place, 4)], lw=2, label=arm)
+        for place, arm in enumerate(plan.arms)
+    ]
+    handles.append(Patch(fc="#bbbbbb", label="95 % band of the mean"))
+    handles.append(Line2D([], [], color="black", lw=0.8, ls=(0, (1, 3)), label="random play"))
+    picture.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    return picture
+
+
+def _plot_arm(axes: Axes, steps: FloatArray, curves: FloatArray, place: int) -> None:
+    if not len(curves):
+        return
+    colour = _colour(place)
+    for curve in curves:
+        axes.plot(steps, curve, color=colour, lw=0.6, alpha=0.5, zorder=2)
+    band = compute_curve_band(curves)
+    axes.fill_between(steps, band.low, band.high, color=colour, alpha=0.18, lw=0, zorder=1)
+    axes.plot(steps, band.mean, color=colour, ls=_LINES[min(place, 4)], lw=1.8, zorder=3)
+
+
+def _limit_to_curves(axes: Axes, curves: FloatArray, random_return: float | None) -> None:
+    """Keep the band of few seeds, which can be very wide, from making all else small."""
+    shown = [*curves[~np.isnan(curves)], *([] if random_return is None else [random_return])]
+    if shown:
+        room = 0.15 * (max(shown) - min(shown)) or 1.0
+        axes.set_ylim(min(shown) - room, max(shown) + room)
+
+
+def _draw_differences(compared: dict[str, Any], criteria: dict[str, Any]) -> Picture | None:
+    """The paired differences of the primary metric, in shares of what the baseline gained."""
+    fraction = criteria["margin_fraction"]
+    rows = [
+        (game, fraction / game["margin"])
+        for game in compared["games"]
+        if game["margin"] and game["mean_difference"] is not None
+    ]
+    if not rows:
+        return None
+    picture = Picture(figsize=(7.2, 1.5 + 0.38 * len(rows)), layout="constrained")
+    axes = picture.subplots()
+    axes.axvspan(-100 * fraction, 100 * fraction, color="#e8e8e8", zorder=0)
+    axes.axvline(0, color="black", lw=0.8, zorder=1)
+    for height, (game, scale) in enumerate(reversed(rows)):
+        for interval, width in (("judged_interval", 1.0), ("interval_95", 3.2)):
+            if game[interval] is not None:
+                ends = [100 * scale * end for end in game[interval]]
+                axes.plot(ends, [height, height], color=_COLOURS[0], lw=width, zorder=2)
+        axes.plot(100 * scale * game["mean_difference"], height, "o", color="black", ms=4, zorder=3)
+    axes.set_yticks(range(len(rows)), [game["game"] for game, _ in reversed(rows)])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.set_xlabel(
+        f"{compared['candidate']} minus {compared['baseline']}, mean return over training, "
+        f"in % of what {compared['baseline']} gained over random play"
+    )
+    axes.grid(axis="x", alpha=0.25)
+    handles: list[Any] = [
+        Line2D([], [], color=_COLOURS[0], lw=3.2, label="95 % interval"),
+        Line2D([], [], color=_COLOURS[0], lw=1, label="interval that was judged (corrected)"),
+        Patch(fc="#e8e8e8", label=f"margin ({fraction:.0%})"),
+    ]
+    picture.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    return picture
+
+
+def _to_png(picture: Picture) -> bytes:
+    buffer = io.BytesIO()
+    picture.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()

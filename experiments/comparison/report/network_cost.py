@@ -1,0 +1,96 @@
+"""What an arm's network costs, and how much a trained one uses the position."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from agents.algorithms.build import extractor_arguments
+from agents.models.model_file import read_model_zip
+from configs.run_config import NetworkSettings
+from envs.emulated_game import FRAME_SIZE
+from envs.frame_stack import STACKED_FRAMES
+from experiments.comparison.arms import parse_arm
+from policies.coordconv import ExtraChannelConv2d
+from policies.extractors import NatureCoordCNN
+
+_EXTRACTORS = ("features_extractor.", "q_net.features_extractor.")  # of A2C, of DQN
+
+
+@dataclass(frozen=True)
+class NetworkCost:
+    """Of the features extractor; the layers behind it are the same in all arms.
+
+    Attributes:
+        parameters: Trained numbers.
+        multiply_adds: Per observation.
+        multiply_adds_per_update: For the position's part, once whenever the weights have changed.
+    """
+
+    parameters: int
+    multiply_adds: int
+    multiply_adds_per_update: int
+
+
+def make_extractor(network: NetworkSettings) -> NatureCoordCNN:
+    """The untrained features extractor of an arm."""
+    shape = (STACKED_FRAMES, FRAME_SIZE, FRAME_SIZE)
+    return NatureCoordCNN(
+        spaces.Box(0, 255, shape, dtype=np.uint8),
+        **extractor_arguments(network)["features_extractor_kwargs"],
+    )
+
+
+def compute_network_cost(arm: str) -> NetworkCost:
+    """Count an arm's parameters and multiply-adds."""
+    extractor = make_extractor(parse_arm(arm))
+    per_observation, per_update = 0, 0
+
+    def count(layer: nn.Module, _: object, output: Tensor) -> None:
+        nonlocal per_observation, per_update
+        if isinstance(layer, nn.Conv2d):
+            kernel = layer.kernel_size[0] * layer.kernel_size[1]
+            per_observation += output[0].numel() * layer.in_channels * kernel
+            if isinstance(layer, ExtraChannelConv2d):
+                extra = layer.weight.shape[1] - layer.in_channels
+                per_update += output[0].numel() * extra * kernel
+        elif isinstance(layer, nn.Linear):
+            per_observation += layer.weight.numel()
+
+    handles = [layer.register_forward_hook(count) for layer in extractor.modules()]
+    with torch.no_grad():
+        extractor(torch.zeros(1, STACKED_FRAMES, FRAME_SIZE, FRAME_SIZE))
+    for handle in handles:
+        handle.remove()
+    parameters = sum(weight.numel() for weight in extractor.parameters())
+    return NetworkCost(parameters, per_observation, per_update)
+
+
+def read_weight_shares(model: Path, network: NetworkSettings) -> dict[int, float]:
+    """The L2 norm of the position's weights over that of all, by convolution, of a saved model.
+
+    Raises:
+        OSError: If there is no such file; one line.
+        ValueError: If it is damaged or of another network; one line.
+    """
+    state = read_model_zip(model, with_optimizer=False).policy_state
+    extractor = make_extractor(network)
+    for prefix in _EXTRACTORS:
+        own = {
+            name.removeprefix(prefix): value
+            for name, value in state.items()
+            if name.startswith(prefix)
+        }
+        if own:
+            break
+    try:
+        extractor.load_state_dict(own)
+    except RuntimeError:
+        raise ValueError(f"{model} is not of the network its run asked for.") from None
+    return {
+        index: layer.coordinate_weight_share()
+        for index, layer in extractor.position_layers().items()
+    }

@@ -1,0 +1,134 @@
+"""What an agent loses when its position is taken away, after training.
+
+Where a convolution knows the position, position adds one map to its output. The agent plays the
+same games three times: with its maps as trained, with zeros, and with the positions of each map
+shuffled, which keeps the map's values and loses where they were.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from stable_baselines3.dqn.policies import CnnPolicy as DQNCnnPolicy
+from torch import Tensor
+
+from agents.evaluation.agent import TrainedAgent, load_agent
+from agents.evaluation.games import play_games
+from configs.settings import Bounds, build
+from experiments.comparison.plan import load_plan
+from experiments.comparison.report.records import RunRecord, gather
+from policies.coordconv import plain_convolution
+from policies.extractors import NatureCoordCNN
+from policies.position_controls import BiasMapConv2d
+from runtime.files import read_json, write_json
+
+Variant = Literal["intact", "zeroed", "shuffled"]
+VARIANTS: tuple[Variant, ...] = ("intact", "zeroed", "shuffled")
+FILE_NAME = "ablation.json"
+_SEED = 0  # of the games, the agent's draws and the shuffling
+
+
+@dataclass(frozen=True)
+class _Ablation:
+    trained_agent_steps: Annotated[int, Bounds(0)]
+    intact: tuple[int, ...]
+    zeroed: tuple[int, ...]
+    shuffled: tuple[int, ...]
+
+
+def ablate_runs(runs: Path, games: int) -> None:
+    """Play the games of every finished run whose network knows the position, once.
+
+    Args:
+        runs: The folder of the runs; each gets `evaluation/ablation.json`.
+        games: How many of each variant.
+
+    Raises:
+        OSError: If there are no runs; one line.
+        ValueError: If a model is damaged; one line.
+    """
+    torch.set_num_threads(1)
+    comparison = gather(runs, load_plan(runs))
+    for run in comparison.runs.values():
+        if run.state != "finished" or not run.config.network.coord_layers:
+            continue
+        there = read_ablation(run)
+        if there is not None and len(there["intact"]) == games:
+            continue
+        returns = {variant: _play(run, variant, games) for variant in VARIANTS}
+        run.directory.evaluation_path.mkdir(exist_ok=True)
+        write_json(
+            run.directory.evaluation_path / FILE_NAME,
+            {"trained_agent_steps": run.config.run.total_agent_steps, **returns},
+        )
+        means = ", ".join(f"{variant} {np.mean(returns[variant]):.1f}" for variant in VARIANTS)
+        print(f"{run.config.name}: mean return of {games} games: {means}", flush=True)
+
+
+def read_ablation(run: RunRecord) -> dict[Variant, Sequence[int]] | None:
+    """The returns of a run's games by variant; None if they were not played at its length.
+
+    Raises:
+        ValueError: If the file is damaged; one line.
+    """
+    path = run.directory.evaluation_path / FILE_NAME
+    if not path.exists():
+        return None
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: not an ablation; delete the file and give --ablate again.")
+    ablation = build(_Ablation, values, str(path))
+    returns: dict[Variant, Sequence[int]] = {
+        "intact": ablation.intact,
+        "zeroed": ablation.zeroed,
+        "shuffled": ablation.shuffled,
+    }
+    if not all(returns.values()):
+        raise ValueError(f"{path}: has no games; delete the file and give --ablate again.")
+    fits = ablation.trained_agent_steps == run.config.run.total_agent_steps
+    return returns if fits else None
+
+
+def take_position(extractor: NatureCoordCNN, variant: Variant) -> None:
+    """Replace the maps of an extractor's position by those of a variant, in place.
+
+    Args:
+        extractor: Trained.
+        variant: "intact" keeps what it computes, but as a fixed map.
+    """
+    generator = torch.Generator().manual_seed(_SEED)
+
+    def change(position_map: Tensor) -> Tensor:
+        if variant == "zeroed":
+            return torch.zeros_like(position_map)
+        if variant == "shuffled":
+            order = torch.randperm(position_map[0].numel(), generator=generator)
+            return position_map.flatten(1)[:, order].view_as(position_map)
+        return position_map
+
+    sizes = extractor.input_sizes()
+    for index, layer in extractor.position_layers().items():
+        size = sizes[index]
+        fixed = BiasMapConv2d(plain_convolution(layer), size)
+        with torch.no_grad():
+            fixed.bias_map.copy_(change(layer.coordinate_map(*size)))
+        extractor.cnn[2 * index] = fixed
+
+
+def _play(run: RunRecord, variant: Variant, games: int) -> list[int]:
+    """The returns of the agent's games; an actor samples, a DQN agent explores as it ended."""
+    agent = load_agent(run.directory.path, None, None, torch.device("cpu"))
+    take_position(_extractor_of(agent), variant)
+    played = dict(play_games(agent, games, _SEED, agent.final_epsilon))
+    return [played[number].raw_return for number in range(games)]
+
+
+def _extractor_of(agent: TrainedAgent) -> NatureCoordCNN:
+    policy: Any = agent.policy
+    owner = policy.q_net if isinstance(policy, DQNCnnPolicy) else policy
+    extractor = owner.features_extractor
+    assert isinstance(extractor, NatureCoordCNN)
+    return extractor

@@ -1,0 +1,339 @@
+"""What is on the disk of a comparison: its runs, read without opening their models."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.training.callbacks import EPISODE_COLUMNS
+from configs.run_config import RunConfig, experiment_differences, load_config
+from configs.settings import load_preset
+from envs.games import find_game
+from experiments.comparison.arms import BASELINE
+from experiments.comparison.plan import ComparisonPlan
+from experiments.comparison.statistics.verdicts import FINAL_GAMES, Criteria, FloatArray
+from runtime.files import read_bytes, read_json
+from runtime.run_directory import RunDirectory
+
+_MAX_EPISODES_BYTES = 1 << 30
+_MAX_RETURN = 1e15  # far more than a game counts to; sums of squares stay finite
+_ENDED = ("finished", "diverged")
+_TAIL_BYTES = 16 << 10  # enough for the last 100 games
+
+
+@dataclass(frozen=True, eq=False)
+class Episodes:
+    """A run's finished games, in order; every array has shape (games,).
+
+    Attributes:
+        agent_steps: Of the run, at the end of each game.
+        returns: Raw return of each game.
+        seconds: Of training so far, at the end of each game.
+    """
+
+    agent_steps: NDArray[np.int64]
+    returns: FloatArray
+    seconds: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class RunRecord:
+    """One run as it lies on the disk.
+
+    Attributes:
+        directory: Where.
+        config: What was asked.
+        state: What it is doing, or how it ended.
+        agent_steps: Agent steps trained and saved.
+        message: Why it diverged or failed; empty otherwise.
+        starts: The circumstances of each start, as in `provenance.json`.
+        episodes: Its finished games.
+    """
+
+    directory: RunDirectory
+    config: RunConfig
+    state: str
+    agent_steps: int
+    message: str
+    starts: Sequence[dict[str, Any]]
+    episodes: Episodes
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Game, arm and seed."""
+        return self.config.run.game, self.config.arm, self.config.run.seed
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether there is nothing left to do: a diverged run has ended, too."""
+        return self.state in _ENDED
+
+    @property
+    def source(self) -> str:
+        """The version of the source that trained it; several if it changed between starts."""
+        return describe_source(self.starts)
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """The runs of a plan, and what is below the same folder but not part of it.
+
+    Attributes:
+        plan: What was planned.
+        is_declared: Whether the plan was made before the runs; else it was read off them.
+        runs: Those of the plan that were started, by game, arm and seed.
+        left_out: Names of other runs, each with the reason why it is not pooled.
+    """
+
+    plan: ComparisonPlan
+    is_declared: bool
+    runs: dict[tuple[str, str, int], RunRecord]
+    left_out: list[tuple[str, str]]
+
+    def is_complete(self, game: str, arms: Sequence[str] | None = None) -> bool:
+        """Whether every planned run of a game (in the given arms) has ended."""
+        return all(
+            (run := self.runs.get((game, arm, seed))) is not None and run.has_ended
+            for arm in (self.plan.arms if arms is None else arms)
+            for seed in self.plan.seeds
+        )
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    """How far a run has come, at a glance; None is not known yet."""
+
+    agent_steps: int
+    agent_steps_per_second: float | None
+    mean_return: float | None  # of the last 100 games
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def read_run(directory: RunDirectory) -> RunRecord:
+    """Read what a run has left.
+
+    Raises:
+        OSError: If a file is missing; one line.
+        ValueError: If a file is damaged; one line.
+    """
+    status = directory.read_status()
+    return RunRecord(
+        directory=directory,
+        config=load_config(directory.config_path),
+        state="not started" if status is None else status.state,
+        agent_steps=max(0 if status is None else status.agent_steps, _checkpoint_steps(directory)),
+        message="" if status is None else status.message,
+        starts=read_starts(directory),
+        episodes=read_episodes(directory.episodes_path),
+    )
+
+
+def read_starts(directory: RunDirectory) -> list[dict[str, Any]]:
+    """The circumstances of each start of a run; none if it was never started.
+
+    Raises:
+        ValueError: If the file is damaged; one line.
+    """
+    path = directory.provenance_path
+    if not path.exists():
+        return []
+    values = read_json(path)
+    starts = values.get("starts") if isinstance(values, dict) else None
+    if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
+        raise ValueError(f"{path}: not a list of starts; restore the file.")
+    return starts
+
+
+def describe_source(starts: Sequence[dict[str, Any]]) -> str:
+    """The version of the source of all starts; several if it changed between them."""
+    versions = [str(start.get("source", "unknown")) for start in starts]
+    return ", ".join(dict.fromkeys(versions)) or "unknown"
+
+
+def read_episodes(path: Path) -> Episodes:
+    """Read an `episodes.csv`; a last row that is still being written is left out.
+
+    Raises:
+        ValueError: If it is damaged; one line.
+    """
+    if not path.exists():
+        return _parse_rows([], path)
+    try:
+        text = read_bytes(path, max_bytes=_MAX_EPISODES_BYTES).decode("ascii")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not a table of games; restore the file.") from None
+    lines = text.split("\n")[:-1]
+    if lines and lines[0] != ",".join(EPISODE_COLUMNS):
+        raise ValueError(f"{path}: its columns are not those of this release; restore the file.")
+    return _parse_rows(lines[1:], path)
+
+
+def _parse_rows(lines: list[str], path: Path) -> Episodes:
+    try:
+        rows = list(csv.DictReader(lines, EPISODE_COLUMNS, strict=True))
+        episodes = Episodes(
+            np.array([int(row["agent_steps"]) for row in rows], dtype=np.int64),
+            np.array([float(row["return"]) for row in rows], dtype=np.float64),
+            np.array([float(row["seconds"]) for row in rows], dtype=np.float64),
+        )
+        sound = bool(
+            (np.abs(episodes.returns) < _MAX_RETURN).all()
+            and np.isfinite(episodes.seconds).all()
+            and (episodes.agent_steps > 0).all()
+            and (np.diff(episodes.agent_steps) >= 0).all()
+        )
+    except (ValueError, TypeError, OverflowError, csv.Error):
+        sound = False
+    if not sound:
+        raise ValueError(f"{path}: not a table of games; restore the file.")
+    return episodes
+
+
+def read_progress(directory: RunDirectory) -> RunProgress:
+    """Look at a run that may be training at this moment, reading little."""
+    steps, rate, mean_return = _checkpoint_steps(directory), None, None
+    try:
+        with directory.episodes_path.open("rb") as file:
+            start = max(file.seek(0, 2) - _TAIL_BYTES, 0)
+            file.seek(start)
+            lines = file.read().decode("ascii").split("\n")[1:-1]  # the first: header or cut
+        last = _parse_rows(lines, directory.episodes_path)
+    except (OSError, ValueError):
+        return RunProgress(steps, None, None)
+    if len(last.returns):
+        steps = max(steps, int(last.agent_steps[-1]))
+        mean_return = float(last.returns[-FINAL_GAMES:].mean())
+        seconds = last.seconds[-1] - last.seconds[0]
+        if seconds > 0:
+            rate = float((last.agent_steps[-1] - last.agent_steps[0]) / seconds)
+    return RunProgress(steps, rate, mean_return)
+
+
+def has_ended(directory: RunDirectory, planned: RunConfig) -> bool:
+    """Whether a planned run has nothing left to do."""
+    status = directory.read_status() if directory.exists() else None
+    if status is None or status.state not in _ENDED:
+        return False
+    total = load_config(directory.config_path).run.total_agent_steps
+    return total == planned.run.total_agent_steps
+
+
+def _checkpoint_steps(directory: RunDirectory) -> int:
+    names = [path.stem for path in directory.checkpoints_path.glob("*.zip")]
+    return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
+# --- which runs belong together -------------------------------------------------------------------
+
+
+def gather(runs: Path, plan: ComparisonPlan | None) -> Comparison:
+    """Read all runs below a folder, and keep those that a plan asks for.
+
+    Args:
+        runs: The folder.
+        plan: From `load_plan`; None: the plan is read off the runs themselves, as that of the
+            largest group which differs in game, arm and seed alone.
+
+    Raises:
+        FileNotFoundError: If there are neither runs nor a plan; one line.
+    """
+    records, left_out = [], []
+    for path in sorted(runs.glob("*/*/seed*/config.json")):
+        name = path.parent.relative_to(runs).as_posix()
+        try:
+            record = read_run(RunDirectory(path.parent))
+            find_game(record.config.run.game)
+        except (OSError, ValueError) as error:
+            left_out.append((name, str(error)))
+            continue
+        if record.config.name == name:
+            records.append(record)
+        else:
+            left_out.append((name, f"its config is that of {record.config.name}"))
+    is_declared = plan is not None
+    if plan is None:
+        if not records:
+            raise FileNotFoundError(
+                f"{runs} has no readable runs; train some first: python train.py --compare."
+            )
+        plan = _infer_plan(records)
+    planned = {(c.run.game, c.arm, c.run.seed): c for c in plan.runs()}
+    included = {}
+    for record in records:
+        reason = _find_misfit(record, planned.get(record.key), plan)
+        if reason is None:
+            included[record.key] = record
+        else:
+            left_out.append((record.config.name, reason))
+    return Comparison(plan, is_declared, included, sorted(left_out))
+
+
+def _find_misfit(record: RunRecord, planned: RunConfig | None, plan: ComparisonPlan) -> str | None:
+    """Why a run cannot be pooled with the plan's; None if it can."""
+    run = record.config.run
+    if run.algo != plan.template.run.algo:
+        return f"another algorithm ({run.algo})"
+    differing = experiment_differences(
+        record.config, plan.run_of(run.game, record.config.arm, run.seed)
+    )
+    if differing:
+        settings = {**vars(run), **vars(record.config.hyperparameters)}
+        shown = ", ".join(f"{name} = {settings.get(name)}" for name in differing)
+        return f"other settings ({shown})"
+    if run.total_agent_steps != plan.total_agent_steps:
+        return f"another length ({run.total_agent_steps:_} agent steps)"
+    if record.starts and record.source != plan.source:
+        return f"another source version ({record.source})"
+    return None if planned is not None else "not in the plan"
+
+
+def _infer_plan(records: Sequence[RunRecord]) -> ComparisonPlan:
+    """The plan that the largest group of comparable runs would have had."""
+    groups: list[list[RunRecord]] = []
+    for record in records:
+        for group in groups:
+            if _are_comparable(record, group[0]):
+                group.append(record)
+                break
+        else:
+            groups.append([record])
+    largest = max(groups, key=len)  # of equal ones the first by name
+    games = {run.config.run.game for run in largest}
+    arms = {run.config.arm for run in largest}
+    seeds = {run.config.run.seed for run in largest}
+    preset = load_preset("comparison")
+    known_games = preset["comparison"]["games"]
+    first = largest[0].config
+    return ComparisonPlan(
+        games=tuple(
+            sorted(games, key=lambda g: (known_games.index(g) if g in known_games else 99, g))
+        ),
+        arms=tuple(sorted(arms, key=lambda arm: (arm != BASELINE, arm))),
+        seeds=tuple(sorted(seeds)),
+        template=first,
+        criteria=Criteria(**preset["criteria"]),
+        source=largest[0].source,
+    )
+
+
+def _are_comparable(one: RunRecord, other: RunRecord) -> bool:
+    aligned = ComparisonPlan(
+        games=(one.config.run.game,),
+        arms=(one.config.arm,),
+        seeds=(one.config.run.seed,),
+        template=other.config,
+        criteria=Criteria(),
+        source=other.source,
+    )
+    return (
+        one.config.run.algo == other.config.run.algo
+        and one.config.run.total_agent_steps == other.config.run.total_agent_steps
+        and one.source == other.source
+        and not experiment_differences(one.config, aligned.run_of(*one.key))
+    )

@@ -1,0 +1,65 @@
+"""The comparison in TensorBoard: one chart per game with all arms, and the report as text."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard.summary import custom_scalars, scalar, text
+
+from experiments.comparison.report.figures import bin_middles, smooth_curves
+from experiments.comparison.report.records import Comparison
+from experiments.comparison.statistics.verdicts import compute_curve_band
+from runtime.files import write_atomically
+
+FOLDER = "tensorboard"
+_FILE_NAME = "events.out.tfevents.0.report"  # the same report is the same file
+_CHARTS = {"Mean over seeds": "mean_return", "Every run": "return"}
+
+
+def write_tensorboard(
+    runs: Path, comparison: Comparison, markdown: str, figures: Mapping[str, bytes]
+) -> None:
+    """Write TensorBoard's event files of a report, replacing those of the one before.
+
+    The layout of the page "Custom Scalars" has a chart per game, first of the mean curves, which
+    are runs of their own named after the arms, then of all single runs. Times are left at zero.
+    """
+    tables = "\n\n".join(part for part in markdown.split("\n\n") if not part.startswith("!["))
+    layout = {
+        title: {game: ["Multiline", [f"^{tag}/{game}$"]] for game in comparison.plan.games}
+        for title, tag in _CHARTS.items()
+    }
+    summaries = [
+        custom_scalars(layout),  # type: ignore[no-untyped-call]
+        text("report", tables),  # type: ignore[no-untyped-call]
+        *(_picture(f"report/{name}", png) for name, png in figures.items()),
+    ]
+    _write_events(runs / FOLDER / "report", [Event(summary=summary) for summary in summaries])
+    steps = bin_middles(comparison.plan.total_agent_steps)
+    for arm in comparison.plan.arms:
+        events = []
+        for game in comparison.plan.games:
+            band = compute_curve_band(smooth_curves(comparison, game, arm))
+            for step, mean, seeds in zip(steps, band.mean, band.seeds, strict=True):
+                if seeds:
+                    summary = scalar(f"mean_return/{game}", mean)  # type: ignore[no-untyped-call]
+                    events.append(Event(step=round(step), summary=summary))
+        _write_events(runs / FOLDER / arm, events)
+
+
+def _picture(tag: str, png: bytes) -> Summary:
+    height, width = (int.from_bytes(png[start : start + 4]) for start in (20, 16))
+    image = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
+    return Summary(value=[Summary.Value(tag=tag, image=image)])
+
+
+def _write_events(folder: Path, events: list[Event]) -> None:
+    buffer = io.BytesIO()
+    records = RecordWriter(buffer)
+    for event in [Event(file_version="brain.Event:2"), *events]:
+        records.write(event.SerializeToString(deterministic=True))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / _FILE_NAME, buffer.getvalue())

@@ -1,0 +1,1 @@
+"""From returns to verdicts, and the simulation of their error rates."""

@@ -1,0 +1,245 @@
+"""How far the verdicts can be trusted: the comparison's statistics on data with a known truth.
+
+    python -m experiments.comparison.statistics.simulate [--families N] [--seed S] [--out FILE]
+
+A family is a comparison of nine games. A run's learning curve rises from random play to a plateau
+along a logistic function of training time. Plateau (Student t, 4 degrees of freedom) and take-off
+(log-normal) vary between runs; part of that variation belongs to the seed and is common to both
+arms. Now and then a run never takes off. Games differ in scale and in how much their runs vary. An
+effect multiplies what the candidate gains over a random player, so that it makes the differences
+skewed, too; the margin is estimated from the baseline's runs, as in a report. The verdicts are
+those of `statistics.decide`.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from experiments.comparison.statistics.verdicts import (
+    Criteria,
+    FloatArray,
+    alpha_at_look,
+    decide,
+    t_quantile,
+)
+from runtime.files import write_atomically
+
+SEEDS = (3, 5, 10)
+EFFECTS = (0.25, 0.5, 1.0)  # of the baseline's gain, for coverage and power
+GAMES = 9
+_PLATEAU = np.geomspace(20, 30_000, GAMES)  # raw return above random play, by game
+_PLATEAU_SPREAD = np.linspace(0.1, 0.3, GAMES)  # between runs, of the plateau
+_TAKE_OFF_SPREAD = np.linspace(0.5, 0.1, GAMES)  # between runs, of the logarithm of the take-off
+_TAKE_OFF = 0.3  # median share of the training before the steepest point
+_RISE = 0.08  # share of the training that the logistic curve's scale takes
+_SHARED = 0.4  # share of the variance between runs that belongs to the seed
+_STUCK = np.linspace(0.0, 0.1, GAMES)  # share of the runs that never take off, in either arm
+_NOISE = 0.01  # of the plateau: what finitely many games leave in a run's mean
+_TIMES = (np.arange(25) + 0.5) / 25  # shares of the training at which a curve is taken
+_CHUNK = 250  # families at a time, to bound memory
+
+
+@dataclass(frozen=True)
+class SimulatedPlan:
+    """What a plan with so many seeds does; every rate in [0, 1].
+
+    Attributes:
+        seeds: Per game and arm.
+        coverage_same: Of the uncorrected 95 % interval, over games, when the arms are the same.
+        coverage_effects: The same when the candidate gains more by one of `EFFECTS`.
+        false_difference: Families with any better or worse when the arms are the same.
+        false_difference_no_margin: The same judged with margin 0, the hardest case.
+        false_at_margin: Families with any verdict when every difference is as large as its margin.
+        similar_same: Games that are similar when the arms are the same.
+        better: Games that are better, for each of `EFFECTS`.
+    """
+
+    seeds: int
+    coverage_same: float
+    coverage_effects: float
+    false_difference: float
+    false_difference_no_margin: float
+    false_at_margin: float
+    similar_same: float
+    better: tuple[float, ...]
+
+
+def simulate_gains(
+    rng: np.random.Generator, families: int, seeds: int
+) -> tuple[FloatArray, FloatArray]:
+    """Draw the primary metric of every run, less random play, without any effect.
+
+    Args:
+        rng: Source of all variation.
+        families: F, comparisons drawn independently.
+        seeds: S, pairs per game.
+
+    Returns:
+        The baseline's and the candidate's runs, paired by the last axis; each (F, G, S).
+    """
+    shape = (2, families, GAMES, seeds)
+
+    def vary(draws: FloatArray, common: FloatArray) -> FloatArray:
+        mixed: FloatArray = np.sqrt(1 - _SHARED) * draws + np.sqrt(_SHARED) * common
+        return mixed
+
+    heavy = vary(rng.standard_t(4, shape), rng.standard_t(4, shape[1:])) / np.sqrt(2)
+    normal = vary(rng.standard_normal(shape), rng.standard_normal(shape[1:]))
+    plateau = _PLATEAU[:, None] * (1 + _PLATEAU_SPREAD[:, None] * heavy)
+    take_off = _TAKE_OFF * np.exp(_TAKE_OFF_SPREAD[:, None] * normal)
+    noise = _PLATEAU[:, None] * _NOISE * rng.standard_normal(shape)
+    takes_off = rng.random(shape) >= _STUCK[:, None]
+    gains = takes_off * plateau * _mean_of_curve(take_off) + noise
+    return gains[0], gains[1]
+
+
+def compute_expected_gain() -> FloatArray:
+    """The expectation of every value that `simulate_gains` draws; shape (G,)."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    take_off = _TAKE_OFF * np.exp(_TAKE_OFF_SPREAD[:, None] * nodes)
+    curve = _mean_of_curve(take_off) @ weights / weights.sum()
+    expected: FloatArray = (1 - _STUCK) * _PLATEAU * curve
+    return expected
+
+
+def simulate_plan(families: int, seeds: int, rng: np.random.Generator) -> SimulatedPlan:
+    """Judge `families` simulated comparisons with `seeds` pairs per game."""
+    outcomes = []
+    for count in _split(families):
+        gains = simulate_gains(rng, count, seeds)
+        fraction = Criteria().margin_fraction
+        same, covered_same = _judge(*gains, effect=0, margin_fraction=fraction)
+        no_margin, _ = _judge(*gains, effect=0, margin_fraction=0)
+        at_margin, _ = _judge(*gains, effect=fraction, margin_fraction=fraction)
+        effects = [_judge(*gains, effect=effect, margin_fraction=fraction) for effect in EFFECTS]
+        outcomes.append(
+            [
+                covered_same.mean(),
+                np.mean([covered for _, covered in effects]),
+                _any_game(same, "better", "worse"),
+                _any_game(no_margin, "better", "worse"),
+                _any_game(at_margin, "better", "similar", "worse"),
+                (same == "similar").mean(),
+                *((verdicts == "better").mean() for verdicts, _ in effects),
+            ]
+        )
+    rates = np.average(outcomes, axis=0, weights=list(_split(families))).tolist()
+    covered_same, covered_effects, false, false_no_margin, false_at_margin, similar, *better = rates
+    return SimulatedPlan(
+        seeds=seeds,
+        coverage_same=covered_same,
+        coverage_effects=covered_effects,
+        false_difference=false,
+        false_difference_no_margin=false_no_margin,
+        false_at_margin=false_at_margin,
+        similar_same=similar,
+        better=tuple(better),
+    )
+
+
+def format_table(plans: Sequence[SimulatedPlan], families: int) -> str:
+    """The plans as a Markdown table, one column each, with a line that says how precise it is."""
+
+    def percent(value: float) -> str:
+        return f"{100 * value:.1f} %"
+
+    rows: list[tuple[str, list[float]]] = [
+        ("coverage of the 95 % interval, same arms", [p.coverage_same for p in plans]),
+        ("coverage of the 95 % interval, arms that differ", [p.coverage_effects for p in plans]),
+        ("families with a false better/worse, same arms", [p.false_difference for p in plans]),
+        ("the same, judged without a margin", [p.false_difference_no_margin for p in plans]),
+        ("families with any verdict, all games at the margin", [p.false_at_margin for p in plans]),
+        ("games similar, same arms", [p.similar_same for p in plans]),
+        *(
+            (f"games better, candidate gains {effect:.0%} more", [p.better[i] for p in plans])
+            for i, effect in enumerate(EFFECTS)
+        ),
+    ]
+    lines = [
+        "| | " + " | ".join(f"{plan.seeds} seeds" for plan in plans) + " |",
+        "|---|" + "---:|" * len(plans),
+        *(f"| {name} | " + " | ".join(map(percent, values)) + " |" for name, values in rows),
+    ]
+    error = np.sqrt(0.05 * 0.95 / families)
+    return "\n".join(lines) + (
+        f"\n\n{families:,} families of {GAMES} games for each number of seeds, judged at the first "
+        f"look. The simulation's own standard error of a 5 % rate per family: {percent(error)}.\n"
+    )
+
+
+def _judge(
+    baseline: FloatArray, unchanged: FloatArray, *, effect: float, margin_fraction: float
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    criteria = Criteria()
+    seeds = baseline.shape[-1]
+    differences = (1 + effect) * unchanged - baseline
+    mean = differences.mean(axis=-1)
+    error = differences.std(axis=-1, ddof=1) / np.sqrt(seeds)
+    margin = margin_fraction * np.maximum(baseline.mean(axis=-1), 0)
+    alpha = alpha_at_look(1, criteria.alpha, criteria.look_share)
+    verdicts, _ = decide(mean, error, margin, seeds, alpha)
+    true_difference = effect * compute_expected_gain()
+    return verdicts, np.abs(mean - true_difference) <= t_quantile(0.05, seeds - 1) * error
+
+
+def _mean_of_curve(take_off: FloatArray) -> FloatArray:
+    total = np.zeros_like(take_off)
+    for time in _TIMES:
+        total += special.expit((time - take_off) / _RISE)
+    return total / len(_TIMES)
+
+
+def _any_game(verdicts: NDArray[Any], *wanted: str) -> float:
+    return float(np.isin(verdicts, wanted).any(axis=-1).mean())
+
+
+def _split(families: int) -> Iterator[int]:
+    for start in range(0, families, _CHUNK):
+        yield min(_CHUNK, families - start)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a wrong command line in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the simulation from a command line; returns the exit status."""
+    parser = _Parser(
+        prog="python -m experiments.comparison.statistics.simulate",
+        description=__doc__.splitlines()[0],
+    )
+    parser.add_argument("--families", type=int, default=2000, help="simulated comparisons (2000)")
+    parser.add_argument("--seed", type=int, default=0, help="of the simulation (0)")
+    parser.add_argument("--out", type=Path, help="write the table to this file, too")
+    options = parser.parse_args(arguments)
+    try:
+        if options.families < 1:
+            raise ValueError(f"`--families` must be at least 1, got {options.families}.")
+        if options.seed < 0:
+            raise ValueError(f"`--seed` must be at least 0, got {options.seed}.")
+        plans = [
+            simulate_plan(options.families, seeds, np.random.default_rng([options.seed, seeds]))
+            for seeds in SEEDS
+        ]
+        table = format_table(plans, options.families)
+        print(table, end="")
+        if options.out is not None:
+            write_atomically(options.out, table)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The process and its files: paths, locks, signals, what a command prints."""

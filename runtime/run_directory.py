@@ -1,0 +1,158 @@
+"""The directory one run lives in: what is in it, who may write to it, and how far it has come.
+
+A run's path follows from its config, so the same command finds the same run again:
+
+    config.json        what was asked (configs/run_config.py)
+    status.json        how far it has come
+    provenance.json    versions, commit, device, threads, command: one entry per start
+    episodes.csv       one row per finished game
+    events.out.*       TensorBoard
+    checkpoints/       the last two, from which it goes on
+    replay/            DQN's replay memory, while unfinished
+    final.zip          the trained agent, an SB3 model
+    evaluation/        returns.json and videos, by evaluate.py
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from configs.settings import Bounds, build
+from runtime.files import read_json, remove_stale_temporaries, write_json
+
+State = Literal["running", "interrupted", "finished", "diverged", "failed"]
+Status = TypeVar("Status")
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """How far a run has come.
+
+    Attributes:
+        state: What it is doing, or how it ended.
+        agent_steps: Agent steps trained and saved.
+        message: Why it diverged or failed; empty otherwise.
+    """
+
+    state: State
+    agent_steps: Annotated[int, Bounds(0)]
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The paths of one run, and what is known without opening its model files."""
+
+    path: Path
+
+    @property
+    def config_path(self) -> Path:
+        """What was asked."""
+        return self.path / "config.json"
+
+    @property
+    def status_path(self) -> Path:
+        """How far it has come."""
+        return self.path / "status.json"
+
+    @property
+    def provenance_path(self) -> Path:
+        """What it ran on."""
+        return self.path / "provenance.json"
+
+    @property
+    def episodes_path(self) -> Path:
+        """One row per finished game."""
+        return self.path / "episodes.csv"
+
+    @property
+    def checkpoints_path(self) -> Path:
+        """The folder of the last two checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def replay_path(self) -> Path:
+        """The folder of DQN's replay memory."""
+        return self.path / "replay"
+
+    @property
+    def final_path(self) -> Path:
+        """The trained agent."""
+        return self.path / "final.zip"
+
+    @property
+    def evaluation_path(self) -> Path:
+        """The folder evaluate.py writes to."""
+        return self.path / "evaluation"
+
+    def exists(self) -> bool:
+        """Whether a run was ever started here.
+
+        Raises:
+            ValueError: If nothing could be here.
+        """
+        try:
+            return self.config_path.exists()
+        except OSError as error:
+            raise ValueError(
+                f"cannot use {self.path} ({error.strerror}); choose another --runs folder."
+            ) from None
+
+    def read_status(self) -> RunStatus | None:
+        """How far the run has come; None if it was never started.
+
+        Raises:
+            ValueError: If the file is damaged.
+        """
+        return self._read_status_as(RunStatus)
+
+    def _read_status_as(self, kind: type[Status]) -> Status | None:
+        if not self.status_path.exists():
+            return None
+        values = read_json(self.status_path)
+        if not isinstance(values, dict):
+            raise ValueError(f"{self.status_path}: not a status; delete the file and run again.")
+        return build(kind, values, str(self.status_path))
+
+    def write_status(self, state: State, agent_steps: int, message: str = "") -> None:
+        """Record how far the run has come."""
+        write_json(self.status_path, asdict(RunStatus(state, agent_steps, message)))
+
+    def record_start(self, provenance: dict[str, Any]) -> None:
+        """Append one start's circumstances to `provenance.json`."""
+        starts: list[Any] = []
+        if self.provenance_path.exists():
+            values = read_json(self.provenance_path)
+            if isinstance(values, dict) and isinstance(values.get("starts"), list):
+                starts = values["starts"]
+        write_json(self.provenance_path, {"starts": [*starts, provenance]})
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold this directory for one process; the system frees it when the process dies.
+
+        Raises:
+            ValueError: If another process holds it, or the path cannot be a directory.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise ValueError(
+                f"cannot write to {self.path} ({error.strerror}); choose another --runs folder."
+            ) from None
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(
+                    f"{self.path} is being written by another process; wait for it or stop it."
+                ) from None
+            remove_stale_temporaries(self.path)
+            yield
+        finally:
+            os.close(descriptor)

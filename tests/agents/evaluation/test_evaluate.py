@@ -1,0 +1,410 @@
+"""Which games are scored, how an agent acts in them, and which models can be evaluated."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import stable_baselines3
+import torch
+from gymnasium import spaces
+
+import envs.atari_vec_env
+from agents.algorithms.build import make_agent
+from agents.evaluation.agent import TrainedAgent, load_agent
+from agents.evaluation.evaluate import find_median_game, format_table, summarise_returns
+from agents.evaluation.games import (
+    RecordedGame,
+    choose_action,
+    find_game_seed,
+    make_generator,
+    play_games,
+    score_actions,
+)
+from agents.evaluation.video import replay_game
+from agents.training.checkpoints import save_agent
+from configs.protocols import load_protocol
+from configs.run_config import make_config, to_json
+from envs.atari_vec_env import AtariVecEnv
+from envs.games import find_game
+from envs.seeding import game_seed
+from runtime.run_directory import RunDirectory, State
+from tests.random_frames import RandomFrames
+
+CPU = torch.device("cpu")
+
+
+class FramesOfGame(RandomFrames):
+    """Random frames with a game's number of actions, laid out as SB3's wrappers do or as ours."""
+
+    def __init__(self, actions: int = 4, channels_last: bool = False, frames: int = 4):
+        super().__init__(1)
+        self.action_space = spaces.Discrete(actions)
+        shape = (84, 84, frames) if channels_last else (frames, 84, 84)
+        self.observation_space = spaces.Box(0, 255, shape, np.uint8)
+
+
+def make_decided(policy) -> None:
+    """Give an untrained policy opinions: its heads start near zero."""
+    generator = torch.Generator().manual_seed(5)
+    head = policy.action_net if hasattr(policy, "action_net") else policy.q_net.q_net[0]
+    with torch.no_grad():
+        head.weight.copy_(torch.randn(head.weight.shape, generator=generator) / 10)
+
+
+def make_ours(algo: str, **overrides):
+    """A config, and its agent."""
+    settings = {"n_envs": 1, "coord_layers": [0]} | overrides
+    if algo == "dqn":
+        settings |= {"buffer_size": 10, "exploration_final_eps": 0.25}
+    config = make_config("Breakout", algo, settings)
+    agent = make_agent(config, FramesOfGame(), CPU)
+    agent.num_timesteps = 1234
+    make_decided(agent.policy)
+    return config, agent
+
+
+def write_run(path: Path, algo: str = "a2c", state: State = "finished") -> RunDirectory:
+    """A run's directory with a model in it: the final one, or else checkpoints of 100 and 200."""
+    config, agent = make_ours(algo)
+    directory = RunDirectory(path)
+    path.mkdir(parents=True)
+    directory.config_path.write_text(to_json(config))
+    directory.write_status(state, 200)
+    if state == "finished":
+        save_agent(directory.final_path, config, agent)
+    else:
+        directory.checkpoints_path.mkdir()
+        for steps in (100, 200):
+            agent.num_timesteps = steps
+            save_agent(directory.checkpoints_path / f"{steps:012d}.zip", config, agent)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory) -> RunDirectory:
+    return write_run(tmp_path_factory.mktemp("runs") / "run")
+
+
+@pytest.fixture(scope="module")
+def breakout_agent(finished_run) -> TrainedAgent:
+    return load_agent(finished_run.path, None, None, CPU)
+
+
+# --- acting ---------------------------------------------------------------------------------------
+
+SCORES = np.log([0.1, 0.6, 0.3])
+
+
+def test_without_epsilon_actions_are_drawn_by_their_probabilities():
+    generator = np.random.default_rng(0)
+    # Scores are probabilities up to a factor: adding to all of them changes nothing.
+    drawn = [choose_action(SCORES + 50, None, generator) for _ in range(20_000)]
+    shares = np.bincount(drawn, minlength=3) / 20_000
+    np.testing.assert_allclose(shares, [0.1, 0.6, 0.3], atol=0.015)  # 4 standard deviations
+
+
+def test_with_epsilon_that_share_of_actions_is_uniformly_random():
+    generator = np.random.default_rng(0)
+    drawn = [choose_action(SCORES, 0.3, generator) for _ in range(20_000)]
+    shares = np.bincount(drawn, minlength=3) / 20_000
+    np.testing.assert_allclose(shares, [0.1, 0.8, 0.1], atol=0.012)
+
+
+def test_without_randomness_the_best_action_is_taken_and_nothing_drawn():
+    generator = np.random.default_rng(0)
+    assert {choose_action(SCORES, 0.0, generator) for _ in range(100)} == {1}
+    assert generator.bit_generator.state == np.random.default_rng(0).bit_generator.state
+
+
+# --- playing --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def short_games(monkeypatch) -> None:
+    """End every game after 50 actions."""
+    monkeypatch.setattr(
+        "agents.evaluation.games.load_protocol",
+        lambda name: replace(load_protocol(name), max_frames_per_game=200),
+    )
+
+
+@pytest.mark.usefixtures("short_games")
+def test_a_game_is_the_same_however_many_are_played(breakout_agent):
+    """Also when it is the second of its environment, beside seven others or beside none."""
+    many = list(play_games(breakout_agent, 10, 3, None))
+    assert sorted(number for number, _ in many) == list(range(10))
+    assert len({game.actions for _, game in many}) == 10
+    assert {(len(game.actions), game.time_limit) for _, game in many} == {(50, True)}
+    two = list(play_games(breakout_agent, 2, 3, None))
+    assert sorted(number for number, _ in two) == [0, 1]
+    assert dict(two).items() <= dict(many).items()
+    nine = dict(play_games(breakout_agent, 9, 3, None))
+    assert nine[8] == dict(many)[8]
+    protocol = replace(load_protocol("baselines"), max_frames_per_game=200)
+    for _, game in many:  # the seed and the actions are all there is to it
+        assert game.actions[:2] == b"\x01\x02"  # the presses at its start
+        scored = {name: value for name, value in vars(game).items() if name != "time_limit"}
+        assert len(list(replay_game(breakout_agent.game, protocol, **scored))) == game.length_frames
+
+
+@pytest.mark.usefixtures("short_games")
+def test_another_seed_gives_other_games(breakout_agent):
+    [(_, one)] = play_games(breakout_agent, 1, 3, None)
+    [(_, other)] = play_games(breakout_agent, 1, 4, None)
+    assert (one.seed, one.actions) != (other.seed, other.actions)
+
+
+@pytest.mark.parametrize("protocol_name", ["baselines", "machado"])
+def test_the_agent_sees_what_it_saw_in_training(breakout_agent, protocol_name, monkeypatch):
+    """A scored game is what training's own environment makes of the same seed and actions."""
+    monkeypatch.setattr(envs.atari_vec_env, "EmulatedGame", RecordedGame)
+    agent = replace(breakout_agent, protocol_name=protocol_name)
+    seen = []
+
+    def note_and_score(policy, stacks):
+        assert len(stacks) == 8  # whatever the number of games
+        seen.append(stacks[0].copy())
+        return score_actions(policy, stacks)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("agents.evaluation.games.score_actions", note_and_score)
+        [(_, played)] = play_games(agent, 1, 6, None)
+    env: Any = AtariVecEnv(agent.game, load_protocol(protocol_name), 1, 6)
+    generator = make_generator(6, 0)
+    observations = np.zeros((8, 4, 84, 84), dtype=np.uint8)
+    observations[:1] = env.reset()
+    finished, episodes = None, 0
+    for stack in seen:
+        assert finished is None
+        np.testing.assert_array_equal(stack, observations[0])
+        scores = score_actions(agent.policy, observations)[0]
+        action = choose_action(scores, None, generator)
+        observations[:1], _, dones, [info] = env.step(np.array([action]))
+        episodes += int(dones[0])
+        finished = info.get("episode")
+    assert finished is not None
+    assert episodes == (5 if protocol_name == "baselines" else 1)  # lives
+    assert (played.raw_return, played.length_frames) == (finished["r"], finished["l"])
+    assert len(played.actions) == finished["agent_steps"]
+    assert played.actions == bytes(env._games[0].sent[: len(played.actions)])
+    assert played.seed == game_seed(6, 0, 0, "evaluation")
+
+
+@pytest.mark.parametrize(
+    ("number", "environment", "number_there"), [(0, 0, 0), (7, 7, 0), (8, 0, 1), (29, 5, 3)]
+)
+def test_every_game_has_its_own_start(number, environment, number_there):
+    assert find_game_seed(2, number) == game_seed(2, environment, number_there, "evaluation")
+    assert find_game_seed(2, number) % 2 == 1  # training seeds are even
+
+
+# --- loading --------------------------------------------------------------------------------------
+
+
+def expected_scores(policy, observations):
+    """What SB3's own model makes of observations."""
+    pixels = torch.from_numpy(observations)
+    with torch.no_grad():
+        if hasattr(policy, "q_net"):
+            return policy.q_net(pixels).double().numpy()
+        return policy.get_distribution(pixels).distribution.logits.double().numpy()
+
+
+@pytest.mark.parametrize("algo", ["a2c", "dqn"])
+@pytest.mark.parametrize(
+    "arm", [{"coord_layers": [0, 1, 2], "with_radius": True}, {"coord_layers": []}]
+)
+def test_our_model_file_acts_as_the_saved_agent(tmp_path, algo, arm):
+    config, agent = make_ours(algo, **arm)
+    path = tmp_path / "model.zip"
+    save_agent(path, config, agent)
+    loaded = load_agent(path, None, None, CPU)
+    observations = FramesOfGame().reset()
+    np.testing.assert_allclose(
+        score_actions(loaded.policy, observations),
+        expected_scores(agent.policy, observations),
+        atol=1e-4,
+    )
+    assert (loaded.game.name, loaded.protocol_name) == ("Breakout", "baselines")
+    assert (loaded.config, loaded.name) == (config, config.name)
+    assert (loaded.model_name, loaded.trained_agent_steps) == ("model.zip", 1234)
+    assert loaded.final_epsilon == (0.25 if algo == "dqn" else None)
+
+
+def save_foreign(path: Path, algorithm: str, policy_kwargs=None, **space):
+    """A model of plain SB3, trained by somebody on `make_atari_env` with `VecFrameStack`."""
+    settings = {"buffer_size": 10, "exploration_final_eps": 0.02} if algorithm == "DQN" else {}
+    model = getattr(stable_baselines3, algorithm)(
+        "CnnPolicy",
+        FramesOfGame(channels_last=True, **space),
+        policy_kwargs=policy_kwargs,
+        device="cpu",
+        **settings,
+    )
+    model.num_timesteps = 77
+    make_decided(model.policy)
+    model.save(path)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "policy_kwargs", "epsilon"),
+    [
+        ("A2C", None, None),
+        ("A2C", {"features_extractor_kwargs": {"features_dim": 64}}, None),
+        ("A2C", {"share_features_extractor": False}, None),
+        ("PPO", None, None),
+        ("DQN", None, 0.02),
+    ],
+)
+def test_a_model_of_plain_sb3_acts_as_it_does_there(tmp_path, algorithm, policy_kwargs, epsilon):
+    path = tmp_path / "theirs.zip"
+    model = save_foreign(path, algorithm, policy_kwargs)
+    loaded = load_agent(path, "breakout", "machado", CPU)
+    observations = FramesOfGame().reset()
+    np.testing.assert_allclose(
+        score_actions(loaded.policy, observations),
+        expected_scores(model.policy, observations),
+        atol=1e-4,
+    )
+    assert (loaded.game.name, loaded.protocol_name) == ("Breakout", "machado")
+    assert (loaded.config, loaded.name, loaded.trained_agent_steps) == (None, "theirs.zip", 77)
+    assert loaded.final_epsilon == epsilon
+
+
+def test_a_finished_run_gives_its_final_model(breakout_agent, finished_run, capsys):
+    assert breakout_agent.model_name == "final.zip"
+    assert breakout_agent.trained_agent_steps == 1234
+    load_agent(finished_run.path, None, None, CPU)
+    assert capsys.readouterr().out == ""
+
+
+def test_an_unfinished_run_gives_its_newest_good_checkpoint(tmp_path, capsys):
+    directory = write_run(tmp_path / "run", state="interrupted")
+    shutil.copy(directory.checkpoints_path / "000000000100.zip", directory.final_path)  # outdated
+    loaded = load_agent(directory.path, None, None, CPU)
+    assert (loaded.model_name, loaded.trained_agent_steps) == (
+        "checkpoints/000000000200.zip",
+        200,
+    )
+    assert capsys.readouterr().out == (
+        f"{directory.path} is not finished (interrupted); its checkpoint 000000000200.zip is "
+        "evaluated.\n"
+    )
+    newest = directory.checkpoints_path / "000000000200.zip"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    assert load_agent(directory.path, None, None, CPU).trained_agent_steps == 100
+    damaged, evaluated = capsys.readouterr().out.splitlines()
+    assert damaged.startswith(f"{newest} is damaged")
+    assert evaluated.endswith("its checkpoint 000000000100.zip is evaluated.")
+
+
+def test_a_directory_with_another_runs_model_is_refused(tmp_path, finished_run):
+    path = tmp_path / "run"
+    shutil.copytree(finished_run.path, path)
+    config = make_config("Breakout", "a2c", {"n_envs": 1, "coord_layers": [1], "gamma": 0.9})
+    (path / "config.json").write_text(to_json(config))
+    with pytest.raises(ValueError, match=r"\.$") as error:
+        load_agent(path, None, None, CPU)
+    assert str(error.value) == (
+        f"{path / 'final.zip'} is of another run than {path} (coord_layers, gamma differ); "
+        "evaluate the model file itself."
+    )
+
+
+@pytest.mark.parametrize(
+    ("space", "game", "message"),
+    [
+        (
+            {"actions": 4},
+            "Pong",
+            "{path} chooses among 4 actions, Pong has 6; name the game it was trained on with "
+            "--game.",
+        ),
+        (
+            {"frames": 3},
+            "Breakout",
+            "{path} sees 3 frames at once; give an agent that sees 4.",
+        ),
+    ],
+)
+def test_a_model_that_cannot_play_the_game_is_refused(tmp_path, space, game, message):
+    path = tmp_path / "theirs.zip"
+    save_foreign(path, "A2C", **space)
+    with pytest.raises(ValueError, match=r"\.$") as error:
+        load_agent(path, game, None, CPU)
+    assert str(error.value) == message.format(path=path)
+
+
+# --- reporting ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("returns", "mean", "deviation", "margin"),
+    [
+        ([1, 2, 3], 2.0, 1.0, 4.302653 / 3**0.5),  # t of 2 degrees of freedom, from tables
+        ([0, 0, 0, 8], 2.0, 4.0, 3.182446 * 4 / 2),  # of 3
+        ([-21, -21], -21.0, 0.0, 0.0),
+    ],
+)
+def test_the_interval_is_students(returns, mean, deviation, margin):
+    summary = summarise_returns(returns)
+    assert summary["mean_return"] == mean
+    assert summary["standard_deviation"] == deviation
+    assert summary["interval_95"] == pytest.approx([mean - margin, mean + margin], abs=1e-5)
+
+
+def test_one_game_has_no_interval():
+    assert summarise_returns([5]) == {
+        "mean_return": 5.0,
+        "standard_deviation": None,
+        "interval_95": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("returns", "game"),
+    [([7], 0), ([3, 1, 2], 2), ([4, 1, 3, 2], 3), ([5, 1, 1, 5, 1], 1), ([0, 9], 0)],
+)
+def test_the_median_game_is_one_that_was_played(returns, game):
+    assert find_median_game(returns) == game
+
+
+def test_the_table_has_a_dash_for_what_is_unknown():
+    report = {
+        "game": "Pong",
+        "run": None,
+        "model": "theirs.zip",
+        "trained_agent_steps": None,
+        "returns": [-20],
+        "human_normalised_score": None,
+    }
+    assert format_table(report | summarise_returns([-20])) == (
+        "game  agent       trained  games  mean return  std  95 % interval  human-normalised\n"
+        "Pong  theirs.zip  unknown  1      -20.0        -    -              -"
+    )
+
+
+def test_the_table_names_the_run():
+    report = {
+        "game": "Pong",
+        "run": "Pong/a2c-cnn/seed3",
+        "algo": "a2c",
+        "arm": "cnn",
+        "run_seed": 3,
+        "trained_agent_steps": 2_000_000,
+        "returns": [1, 2, 3],
+        "human_normalised_score": find_game("Pong").human_normalised_score(2.0),
+    }
+    assert format_table(report | summarise_returns([1, 2, 3])) == (
+        "game  agent          trained    games  mean return  std  95 % interval  human-normalised\n"
+        "Pong  a2c-cnn/seed3  2_000_000  3      2.0          1.0  -0.5 to 4.5    0.643"
+    )
+
+
+def test_a_report_is_json_without_nan():
+    json.dumps(summarise_returns([3, 4]), allow_nan=False)

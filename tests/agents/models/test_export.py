@@ -1,0 +1,101 @@
+"""python -m agents.models.export: an agent for others, and what is left out of it."""
+
+import zipfile
+from pathlib import Path
+
+import pytest
+import stable_baselines3
+import torch
+
+import evaluate
+from agents.models import export
+from agents.models.model_file import read_model_zip, verify_checksum
+from agents.training.run import plan_run, train_run
+from runtime.run_directory import RunDirectory
+from runtime.stop_request import StopRequest
+from tests.short_runs import short_config
+
+TRAINED = Path(__file__).parents[3] / "trained"
+
+
+@pytest.mark.parametrize("algo", ["a2c", "dqn"])
+def test_a_shared_agent_acts_as_the_run_does(tmp_path, algo, capsys):
+    config = short_config(algo, coord_layers=[0], total_agent_steps=100)
+    directory = RunDirectory(tmp_path / config.name)
+    plan_run(directory, config)
+    train_run(directory, config, StopRequest())
+    out = tmp_path / "shared.zip"
+    assert export.main([str(directory.path), str(out)]) == 0
+    assert capsys.readouterr().out.endswith(f"written: {out}, {out.stat().st_size / 1e6:.1f} MB\n")
+
+    verify_checksum(out)
+    whole, shared = read_model_zip(directory.final_path), read_model_zip(out)
+    acting = {k: v for k, v in whole.policy_state.items() if not k.startswith("q_net_target.")}
+    expected = acting | {
+        name: acting[name.replace("q_net_target.", "q_net.")]
+        for name in whole.policy_state.keys() - acting.keys()
+    }
+    assert shared.policy_state.keys() == expected.keys()
+    assert all(torch.equal(shared.policy_state[name], v) for name, v in expected.items())
+    assert shared.config == whole.config
+    assert shared.optimizer_state is not None
+    assert shared.optimizer_state["state"] == {}
+    assert "_last_obs" not in zipfile.ZipFile(out).read("data").decode()
+    share_of_size = {"a2c": 0.6, "dqn": 0.3}[algo]
+    assert out.stat().st_size < share_of_size * directory.final_path.stat().st_size
+    loaded = getattr(stable_baselines3, algo.upper()).load(out)
+    state = loaded.policy.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in expected.items())
+
+
+def test_an_existing_file_is_kept(tmp_path, capsys):
+    out = tmp_path / "mine.zip"
+    out.write_text("mine")
+    with pytest.raises(SystemExit) as error:
+        export.main([str(tmp_path), str(out)])
+    assert error.value.code == 2
+    assert capsys.readouterr().err == f"error: {out} exists; choose another name.\n"
+    assert out.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("run", "out", "line"),
+    [
+        (
+            "nowhere",
+            "out.zip",
+            "{run} is not a run's directory: it has no config.json; give one, such as "
+            "runs/Pong/a2c-coordconv/seed0, or a model's .zip file.",
+        ),
+        ("nowhere", "no/out.zip", "there is no folder {out.parent}; make it first."),
+    ],
+)
+def test_what_cannot_be_shared(tmp_path, capsys, run, out, line):
+    run, out = tmp_path / run, tmp_path / out
+    with pytest.raises(SystemExit) as error:
+        export.main([str(run), str(out)])
+    assert error.value.code == 2
+    assert capsys.readouterr().err == f"error: {line.format(run=run, out=out)}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+# Games to play, and what a player at random does not reach: it has 1.7 in Breakout, -20.7 in Pong.
+LEAST_RETURNS = {
+    "Breakout-a2c-coordconv-seed0": (3, 6),
+    "Pong-a2c-coordconv-seed0": (2, 0),
+    "Pong-dqn-coordconv-seed0": (2, -10),
+}
+
+
+@pytest.mark.parametrize("name", LEAST_RETURNS)
+def test_the_agents_in_the_repository_play(tmp_path, capsys, name):
+    games, least = LEAST_RETURNS[name]
+    path = TRAINED / f"{name}.zip"
+    assert path.stat().st_size < 10e6
+    assert evaluate.main([str(path), "--episodes", str(games), "--out", str(tmp_path)]) == 0
+    mean = float(capsys.readouterr().out.splitlines()[-2].split()[4])
+    assert mean > least
+
+
+def test_every_agent_in_the_repository_is_played():
+    assert {path.stem for path in TRAINED.glob("*.zip")} == set(LEAST_RETURNS)

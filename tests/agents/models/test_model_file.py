@@ -1,0 +1,1078 @@
+import base64
+import copy
+import io
+import json
+import math
+import os
+import pickle
+import re
+import stat
+import tracemalloc
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
+from torch import Tensor, nn
+
+from agents.models.archive import parse_npz
+from agents.models.model_file import read_model_zip, verify_checksum, write_model_zip
+from agents.models.policy_state import (
+    Architecture,
+    infer_architecture,
+    load_optimizer_state,
+    load_policy_state,
+)
+
+INTACT = "give an intact model saved by Stable-Baselines3."
+NETWORK = "give a model trained with this network on this game."
+FEATURES = 8
+
+
+class _Frames(gymnasium.Env[np.ndarray[Any, Any], np.int64]):
+    """Four grey frames of noise, three actions."""
+
+    def __init__(self) -> None:
+        self.observation_space = gymnasium.spaces.Box(0, 255, (4, 84, 84), np.uint8)
+        self.action_space = gymnasium.spaces.Discrete(3)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        return self._observe(), {}
+
+    def step(self, action: np.int64) -> Any:
+        return self._observe(), float(action), False, False, {}
+
+    def _observe(self) -> np.ndarray[Any, Any]:
+        return self.np_random.integers(0, 256, (4, 84, 84), np.uint8)
+
+
+def _policy_kwargs(**more: Any) -> dict[str, Any]:
+    return {"features_extractor_kwargs": {"features_dim": FEATURES}, **more}
+
+
+@pytest.fixture(scope="module")
+def a2c() -> A2C:
+    kwargs = _policy_kwargs(optimizer_class=RMSpropTFLike, optimizer_kwargs={"eps": 1e-5})
+    model = A2C("CnnPolicy", _Frames(), n_steps=2, seed=0, device="cpu", policy_kwargs=kwargs)
+    return model.learn(4)
+
+
+@pytest.fixture(scope="module")
+def dqn() -> DQN:
+    options: dict[str, Any] = {
+        "buffer_size": 20,
+        "batch_size": 2,
+        "learning_starts": 1,
+        "train_freq": 1,
+    }
+    kwargs = _policy_kwargs()
+    model = DQN("CnnPolicy", _Frames(), seed=0, device="cpu", policy_kwargs=kwargs, **options)
+    return model.learn(4)
+
+
+@pytest.fixture(scope="module")
+def foreign(a2c: A2C, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What somebody else's plain SB3 saved: no config, no checksum."""
+    path = tmp_path_factory.mktemp("foreign") / "model.zip"
+    a2c.save(path)
+    return path
+
+
+@pytest.fixture
+def ours(a2c: A2C, tmp_path: Path) -> Path:
+    path = tmp_path / "ours.zip"
+    arrays = io.BytesIO()
+    np.savez(arrays, steps=np.arange(3), name=np.array("Pong"))
+    members = {
+        "config.json": b'{"game": "Pong"}',
+        "resume.json": b'{"agent_steps": 4}',
+        "resume.npz": arrays.getvalue(),
+    }
+    write_model_zip(path, a2c, members)
+    return path
+
+
+def _members(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def _pack(
+    path: Path,
+    members: Mapping[str, bytes],
+    alter: Callable[[zipfile.ZipInfo], None] | None = None,
+    compression: int = zipfile.ZIP_STORED,
+) -> Path:
+    """Write a zip; `alter` changes what its directory says of the last member."""
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+        if alter:
+            alter(archive.infolist()[-1])
+    return path
+
+
+def _refusal(call: Callable[[], object]) -> str:
+    """The message of the one-line ValueError that `call` must raise."""
+    with pytest.raises(ValueError, match=r"\A.*\Z") as caught:
+        call()
+    return str(caught.value)
+
+
+def _same(first: Any, second: Any) -> bool:
+    """Whether nested state dicts are equal, tensors bit for bit."""
+    if isinstance(first, Tensor):
+        return bool(torch.equal(first, second)) and first.dtype == second.dtype
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(_same(first[k], second[k]) for k in first)
+    if isinstance(first, list):
+        return len(first) == len(second) and all(map(_same, first, second))
+    return bool(first == second)
+
+
+# --- writing and reading back ---------------------------------------------------------------------
+
+
+def test_what_is_written_is_read_back(ours: Path, a2c: A2C) -> None:
+    file = read_model_zip(ours)
+    assert file.path == ours
+    assert file.config == {"game": "Pong"}
+    assert _same(file.policy_state, dict(a2c.policy.state_dict()))
+    assert a2c.policy.optimizer is not None
+    assert _same(file.optimizer_state, a2c.policy.optimizer.state_dict())
+    assert file.sb3_data["num_timesteps"] == 4
+    assert file.sb3_data["gamma"] == 0.99
+    assert "policy_class" not in file.sb3_data
+    assert ":serialized:" not in json.dumps(file.sb3_data)
+    assert file.read_member("resume.json") == b'{"agent_steps": 4}'
+    arrays = file.load_npz("resume.npz")
+    assert arrays["steps"].tolist() == [0, 1, 2]
+    assert arrays["name"].item() == "Pong"
+    assert file.member_names[-3:] == ("config.json", "resume.json", "resume.npz")
+
+
+def test_a_foreign_file_is_read(foreign: Path, a2c: A2C) -> None:
+    file = read_model_zip(foreign)
+    assert file.config is None
+    assert _same(file.policy_state, dict(a2c.policy.state_dict()))
+    assert read_model_zip(foreign, with_optimizer=False).optimizer_state is None
+
+
+def test_a_foreign_file_that_was_packed_again_with_compression_is_read(
+    foreign: Path, tmp_path: Path, a2c: A2C
+) -> None:
+    path = _pack(tmp_path / "m.zip", _members(foreign), compression=zipfile.ZIP_DEFLATED)
+    assert _same(read_model_zip(path).policy_state, dict(a2c.policy.state_dict()))
+
+
+def test_plain_sb3_opens_our_files(ours: Path, a2c: A2C, dqn: DQN, tmp_path: Path) -> None:
+    loaded = A2C.load(ours, device="cpu")
+    assert _same(dict(loaded.policy.state_dict()), dict(a2c.policy.state_dict()))
+    assert loaded.num_timesteps == 4
+    write_model_zip(tmp_path / "dqn.zip", dqn, {"config.json": b"{}", "resume.npz": b"x"})
+    dqn_loaded = DQN.load(tmp_path / "dqn.zip", device="cpu")
+    assert _same(dict(dqn_loaded.policy.state_dict()), dict(dqn.policy.state_dict()))
+
+
+def test_excluded_attributes_are_left_out(a2c: A2C, tmp_path: Path) -> None:
+    model = copy.copy(a2c)
+    model.recorder = object()  # type: ignore[attr-defined]
+    write_model_zip(tmp_path / "with.zip", model, {})
+    write_model_zip(tmp_path / "without.zip", model, {}, exclude=["recorder"])
+    assert "recorder" in json.loads(_members(tmp_path / "with.zip")["data"])
+    assert "recorder" not in json.loads(_members(tmp_path / "without.zip")["data"])
+
+
+def test_weights_in_channels_last_layout_are_read(tmp_path: Path) -> None:
+    model = A2C("CnnPolicy", _Frames(), device="cpu", policy_kwargs=_policy_kwargs())
+    model.policy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    own = dict(model.policy.state_dict())
+    assert not own["features_extractor.cnn.2.weight"].is_contiguous()
+    write_model_zip(tmp_path / "m.zip", model, {})
+    state = read_model_zip(tmp_path / "m.zip").policy_state
+    assert not state["features_extractor.cnn.2.weight"].is_contiguous()
+    assert _same(state, own)
+
+
+def test_a_missing_member_is_named(ours: Path) -> None:
+    message = _refusal(lambda: read_model_zip(ours).read_member("replay.npz"))
+    assert message == f"{ours} cannot be loaded: it has no member 'replay.npz'; {INTACT}"
+
+
+def test_a_member_over_the_callers_limit_is_refused(ours: Path) -> None:
+    file = read_model_zip(ours)
+    assert len(file.read_member("resume.json", 18)) == 18
+    message = _refusal(lambda: file.read_member("resume.json", 17))
+    assert message == (
+        f"{ours} cannot be loaded: member 'resume.json' is larger than 17 bytes; {INTACT}"
+    )
+
+
+# --- checksum -------------------------------------------------------------------------------------
+
+
+def _damage_message(path: Path) -> str:
+    return f"{path} is damaged (its checksum is missing or wrong); use an earlier file."
+
+
+@settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_every_flipped_bit_is_found(ours: Path, place: float, bit: int) -> None:
+    verify_checksum(ours)
+    content = bytearray(ours.read_bytes())
+    content[int(place * len(content))] ^= 1 << bit
+    damaged = ours.with_name("flipped.zip")
+    damaged.write_bytes(content)
+    assert _refusal(lambda: verify_checksum(damaged)) == _damage_message(damaged)
+
+
+@pytest.mark.parametrize("back", range(1, 100))
+def test_every_flipped_byte_of_the_end_is_found(ours: Path, back: int) -> None:
+    content = bytearray(ours.read_bytes())
+    content[-back] ^= 0x20  # also makes digits of the checksum upper-case
+    ours.write_bytes(content)
+    assert _refusal(lambda: verify_checksum(ours)) == _damage_message(ours)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 70, 71, 5000, -1, -64, -71, -72])
+def test_truncation_is_found(ours: Path, keep: int) -> None:
+    ours.write_bytes(ours.read_bytes()[:keep])
+    assert _refusal(lambda: verify_checksum(ours)) == _damage_message(ours)
+
+
+def test_an_appended_byte_is_found(ours: Path) -> None:
+    ours.write_bytes(ours.read_bytes() + b"\n")
+    assert _refusal(lambda: verify_checksum(ours)) == _damage_message(ours)
+
+
+def test_reading_verifies_the_checksum(ours: Path) -> None:
+    content = bytearray(ours.read_bytes())
+    place = content.index(b"_stable_baselines3_version") + 26  # a member that is never read
+    content[place] ^= 1
+    ours.write_bytes(content)
+    assert _refusal(lambda: read_model_zip(ours)) == (
+        f"{ours} is damaged (its checksum is wrong); use an earlier file."
+    )
+
+
+def test_a_foreign_file_has_no_checksum(foreign: Path) -> None:
+    assert _refusal(lambda: verify_checksum(foreign)) == _damage_message(foreign)
+
+
+# --- hostile archives -----------------------------------------------------------------------------
+
+
+def test_paths_that_are_no_files(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        read_model_zip(tmp_path / "none.zip")
+    assert str(caught.value) == f"{tmp_path}/none.zip does not exist; check the path."
+    message = _refusal(lambda: read_model_zip(tmp_path))
+    assert message == f"{tmp_path} is a directory; give the path of a file."
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"not a zip", bytes(100_000)])
+def test_files_that_are_no_zip(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "m.zip"
+    path.write_bytes(content)
+    assert _refusal(lambda: read_model_zip(path)) == (
+        f"{path} cannot be loaded: it is not a zip archive, or a truncated one; {INTACT}"
+    )
+
+
+@pytest.mark.parametrize("name", ["data", "policy.pth"])
+def test_a_zip_without_a_model_in_it(foreign: Path, tmp_path: Path, name: str) -> None:
+    members = _members(foreign)
+    del members[name]
+    path = _pack(tmp_path / "m.zip", members)
+    assert _refusal(lambda: read_model_zip(path)) == (
+        f"{path} cannot be loaded: it has no member {name!r}; {INTACT}"
+    )
+
+
+def _encrypt(info: zipfile.ZipInfo) -> None:
+    info.flag_bits |= 1
+
+
+def _link(info: zipfile.ZipInfo) -> None:
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+
+
+def _claim_one_gigabyte(info: zipfile.ZipInfo) -> None:
+    info.file_size = 1 << 30
+
+
+def _claim_little(info: zipfile.ZipInfo) -> None:
+    info.file_size = 10
+
+
+def _claim_bzip2(info: zipfile.ZipInfo) -> None:
+    info.compress_type = zipfile.ZIP_BZIP2
+
+
+@pytest.mark.parametrize(
+    ("name", "alter", "fault"),
+    [
+        ("notes", _encrypt, "member 'notes' is encrypted"),
+        ("notes", _link, "member 'notes' is a symbolic link"),
+        ("../notes", None, "member '../notes' points outside the archive"),
+        ("a/../../notes", None, "member 'a/../../notes' points outside the archive"),
+        ("..\\notes", None, r"member '..\\notes' points outside the archive"),
+        ("/etc/notes", None, "member '/etc/notes' points outside the archive"),
+        ("C:\\notes", None, r"member 'C:\\notes' points outside the archive"),
+        ("../a\nb", None, r"member '../a\nb' points outside the archive"),
+        ("notes", _claim_bzip2, "member 'notes' is compressed in an unusual way"),
+        ("notes", _claim_one_gigabyte, "member 'notes' unpacks to over 200 times its size"),
+        ("config.json", _claim_little, "member 'config.json' is damaged"),
+    ],
+)
+def test_hostile_members(
+    foreign: Path,
+    tmp_path: Path,
+    name: str,
+    alter: Callable[[zipfile.ZipInfo], None] | None,
+    fault: str,
+) -> None:
+    content = b'{"harmless": true}'
+    path = _pack(tmp_path / "m.zip", _members(foreign) | {name: content}, alter)
+    assert _refusal(lambda: read_model_zip(path)) == (f"{path} cannot be loaded: {fault}; {INTACT}")
+    name = name.rpartition("/")[2].rpartition("\\")[2]
+    _pack(path, _members(foreign) | {name: content})
+    assert read_model_zip(path).read_member(name) == content
+
+
+def test_a_member_that_is_there_twice(foreign: Path, tmp_path: Path) -> None:
+    path = _pack(tmp_path / "m.zip", _members(foreign))
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("data", b"{}")
+    assert _refusal(lambda: read_model_zip(path)) == (
+        f"{path} cannot be loaded: member 'data' is there twice; {INTACT}"
+    )
+
+
+def test_too_many_members(foreign: Path, tmp_path: Path) -> None:
+    members = _members(foreign)
+    filler = {f"notes{i}": b"" for i in range(64 - len(members))}
+    path = _pack(tmp_path / "m.zip", members | filler)
+    assert len(read_model_zip(path).member_names) == 64
+    _pack(path, members | filler | {"one more": b""})
+    assert _refusal(lambda: read_model_zip(path)) == (
+        f"{path} cannot be loaded: it has 65 members, more than 64; {INTACT}"
+    )
+
+
+def _measure_peak(call: Callable[[], str]) -> tuple[str, int]:
+    tracemalloc.start()
+    try:
+        message = call()
+        return message, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_directory_of_a_hundred_thousand_members_is_not_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "m.zip"
+    entry = zipfile.ZipInfo("n" * 30)
+    _pack(path, {entry.filename: b""})
+    content = path.read_bytes()
+    start, end = content.index(b"PK\x01\x02"), content.index(b"PK\x05\x06")
+    directory = content[start:end] * 100_000
+    tail = bytearray(content[end:])
+    tail[8:12] = b"\xff\xff\xff\xff"
+    tail[12:16] = len(directory).to_bytes(4, "little")
+    path.write_bytes(content[:start] + directory + tail)
+    with zipfile.ZipFile(path) as archive:  # the standard library loads them all
+        assert len(archive.infolist()) == 100_000
+    message, peak = _measure_peak(lambda: _refusal(lambda: read_model_zip(path)))
+    assert message == (
+        f"{path} cannot be loaded: it is not a zip archive, or a truncated one; {INTACT}"
+    )
+    assert peak < 4 << 20
+
+
+def test_a_claim_of_100_gigabytes_costs_nothing(foreign: Path, tmp_path: Path) -> None:
+    members = _members(foreign)
+
+    def claim(info: zipfile.ZipInfo) -> None:
+        info.file_size = (100 << 30) - sum(map(len, members.values()))
+
+    path = _pack(tmp_path / "m.zip", members | {"notes": b"x"}, claim)
+    message, peak = _measure_peak(lambda: _refusal(lambda: read_model_zip(path)))
+    assert message == (
+        f"{path} cannot be loaded: it unpacks to 107,374,182,400 bytes, more than "
+        f"4,294,967,296; {INTACT}"
+    )
+    assert peak < 4 << 20
+
+
+@pytest.mark.parametrize("name", ["data", "policy.pth", "policy.optimizer.pth", "config.json"])
+@pytest.mark.parametrize("honest", [True, False])
+def test_a_bomb_that_does_unpack_costs_nothing(
+    foreign: Path, tmp_path: Path, name: str, honest: bool
+) -> None:
+    members = _members(foreign)
+    members.pop(name, None)
+    members[name] = bytes(48 << 20)
+
+    def claim(info: zipfile.ZipInfo) -> None:
+        info.file_size = info.file_size if honest else 1000
+
+    path = _pack(tmp_path / "m.zip", members, claim, zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 1 << 20
+    message, peak = _measure_peak(lambda: _refusal(lambda: read_model_zip(path)))
+    fault = "unpacks to over 200 times its size" if honest else "is damaged"
+    assert message == f"{path} cannot be loaded: member {name!r} {fault}; {INTACT}"
+    assert peak < 8 << 20
+
+
+def test_json_over_its_limit_is_not_read(foreign: Path, tmp_path: Path) -> None:
+    path = _pack(tmp_path / "m.zip", _members(foreign) | {"config.json": bytes((16 << 20) + 1)})
+    assert _refusal(lambda: read_model_zip(path)) == (
+        f"{path} cannot be loaded: member 'config.json' is larger than 16,777,216 bytes; {INTACT}"
+    )
+
+
+@pytest.mark.parametrize("name", ["data", "config.json"])
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"[" * 100_000 + b"]" * 100_000, "nested more than 64 deep"),
+        (b'{"a": "\xff"}', "not UTF-8 at byte 7"),
+        (b'{"a": 1, "a": 2}', "key 'a' is given twice"),
+        (b"{", "Expecting property name enclosed in double quotes at line 1, column 2"),
+    ],
+    ids=["deep", "not UTF-8", "twice", "truncated"],
+)
+def test_bad_json_members(
+    foreign: Path, tmp_path: Path, name: str, content: bytes, fault: str
+) -> None:
+    path = _pack(tmp_path / "m.zip", _members(foreign) | {name: content})
+    assert _refusal(lambda: read_model_zip(path)) == (
+        f"{path}: {name} is not valid JSON ({fault}); correct or replace it."
+    )
+
+
+@pytest.mark.parametrize("name", ["data", "config.json"])
+def test_json_that_is_no_object(foreign: Path, tmp_path: Path, name: str) -> None:
+    path = _pack(tmp_path / "m.zip", _members(foreign) | {name: b"[1]"})
+    assert _refusal(lambda: read_model_zip(path)) == (
+        f"{path}: {name} cannot be loaded: it is not a JSON object; {INTACT}"
+    )
+
+
+@settings(
+    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_damage_anywhere_is_refused_in_one_line_or_harmless(
+    foreign: Path, tmp_path: Path, a2c: A2C, data: st.DataObject
+) -> None:
+    content = bytearray(foreign.read_bytes())
+    heads = [match.start() for match in re.finditer(b"PK", content)]
+    place = data.draw(st.sampled_from(heads)) + data.draw(st.integers(0, 300))
+    content[place % len(content)] = data.draw(st.integers(0, 255))
+    path = tmp_path / "m.zip"
+    path.write_bytes(content)
+    try:
+        state = read_model_zip(path).policy_state
+    except ValueError as error:
+        message = str(error)
+    else:
+        assert _same(state, dict(a2c.policy.state_dict()))
+        return
+    assert message.startswith(str(path))
+    assert len(message.splitlines()) == 1
+
+
+# --- payloads -------------------------------------------------------------------------------------
+
+
+class _Payload:
+    """Makes a directory when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.fixture
+def marker(tmp_path: Path) -> Path:
+    """A path that appears if a payload runs; payloads are shown to work first."""
+    path = tmp_path / "payload-ran"
+    pickle.loads(pickle.dumps(_Payload(path), 2))
+    path.rmdir()
+    return path
+
+
+def _save(value: object, *, legacy: bool = False) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer, _use_new_zipfile_serialization=not legacy)
+    return buffer.getvalue()
+
+
+def _repack(
+    content: bytes,
+    pickled: bytes | None = None,
+    records: Mapping[str, bytes] | None = None,
+    compression: int = zipfile.ZIP_STORED,
+) -> bytes:
+    """A .pth file with another pickle or other records."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    if pickled is not None:
+        members["archive/data.pkl"] = pickled
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        for name, record in (members | dict(records or {})).items():
+            archive.writestr(name, record)
+    return buffer.getvalue()
+
+
+def test_a_payload_in_data_runs_in_plain_sb3_and_not_here(
+    foreign: Path, tmp_path: Path, marker: Path
+) -> None:
+    members = _members(foreign)
+    data = json.loads(members["data"])
+    serialized = base64.b64encode(pickle.dumps(_Payload(marker))).decode()
+    data["ep_info_buffer"] = {":type:": "x", ":serialized:": serialized}
+    path = _pack(tmp_path / "m.zip", members | {"data": json.dumps(data).encode()})
+    assert "ep_info_buffer" not in read_model_zip(path).sb3_data
+    assert not marker.exists()
+    A2C.load(path, device="cpu")
+    assert marker.exists()
+
+
+@pytest.mark.parametrize("name", ["data", "config.json"])
+def test_a_pickle_instead_of_json(foreign: Path, tmp_path: Path, marker: Path, name: str) -> None:
+    members = _members(foreign) | {name: pickle.dumps(_Payload(marker))}
+    path = _pack(tmp_path / "m.zip", members)
+    assert _refusal(lambda: read_model_zip(path)) == (
+        f"{path}: {name} is not valid JSON (not UTF-8 at byte 0); correct or replace it."
+    )
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("name", ["policy.pth", "policy.optimizer.pth"])
+@pytest.mark.parametrize("kind", ["pickle", "legacy", "zip", "protocol 4"])
+def test_a_payload_instead_of_tensors(
+    foreign: Path, tmp_path: Path, marker: Path, name: str, kind: str
+) -> None:
+    intact = _members(foreign)
+    content, fault = {
+        "pickle": (
+            pickle.dumps(_Payload(marker)),
+            "it is not in the zip format that torch.save writes since 1.6",
+        ),
+        "legacy": (
+            _save({"weight": _Payload(marker)}, legacy=True),
+            "it is not in the zip format that torch.save writes since 1.6",
+        ),
+        "zip": (
+            _save({"weight": _Payload(marker)}),
+            "its pickle names 'posix.mkdir', which no state dict needs",
+        ),
+        "protocol 4": (
+            _repack(intact[name], pickle.dumps(_Payload(marker), 4)),
+            "its pickle has the instruction PROTO",
+        ),
+    }[kind]
+    path = _pack(tmp_path / "m.zip", intact | {name: content})
+    assert _refusal(lambda: read_model_zip(path)) == (
+        f"{path}: {name} cannot be loaded: {fault}; {INTACT}"
+    )
+    assert not marker.exists()
+    _pack(path, intact | {name: _repack(intact[name])})
+    assert read_model_zip(path).policy_state
+
+
+@pytest.mark.parametrize("name", ["pytorch_variables.pth", "_stable_baselines3_version", "notes"])
+def test_a_payload_in_a_member_that_is_not_needed(
+    foreign: Path, tmp_path: Path, marker: Path, name: str
+) -> None:
+    for content in (pickle.dumps(_Payload(marker)), _save(_Payload(marker))):
+        path = _pack(tmp_path / "m.zip", _members(foreign) | {name: content})
+        assert read_model_zip(path).policy_state
+    assert not marker.exists()
+
+
+def test_a_payload_in_an_array(ours: Path, tmp_path: Path, marker: Path) -> None:
+    arrays = io.BytesIO()
+    np.savez(arrays, steps=np.array([_Payload(marker)], dtype=object))
+    path = _pack(tmp_path / "m.zip", _members(ours) | {"resume.npz": arrays.getvalue()})
+    assert _refusal(lambda: read_model_zip(path).load_npz("resume.npz")) == (
+        f"{path}: resume.npz cannot be loaded: 'steps' is not an array of numbers, or is damaged; "
+        f"{INTACT}"
+    )
+    assert not marker.exists()
+
+
+# --- hostile tensors ------------------------------------------------------------------------------
+
+
+def _with_state(foreign: Path, path: Path, content: bytes) -> Path:
+    return _pack(path, _members(foreign) | {"policy.pth": content})
+
+
+_W = b"X\x01\x00\x00\x00w"  # the pickle instruction for the text "w"
+_SAVED = _save({"w": torch.arange(16.0)})
+with zipfile.ZipFile(io.BytesIO(_SAVED)) as _archive:
+    _PICKLED = _archive.read("archive/data.pkl")
+
+
+def _replace(old: bytes, new: bytes, count: int = 1) -> bytes:
+    assert _PICKLED.count(old) >= count
+    return _PICKLED.replace(old, new, count)
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (
+            _save({"w": torch.zeros(1).expand(10**12)}),
+            "a tensor of shape 1000000000000 is larger than its record",
+        ),
+        (
+            _save({"w": torch.zeros(1).expand(2**31, 2**31)}),
+            "a tensor of shape 2147483648x2147483648 is larger than its record",
+        ),
+        # 16 elements claimed as 4,096, as 15 and as 64-bit numbers
+        (
+            _repack(_SAVED, _replace(b"K\x10", b"M\x00\x10")),
+            "a tensor in it claims a record that is not there",
+        ),
+        (
+            _repack(_SAVED, _replace(b"K\x10", b"K\x0f")),
+            "a tensor in it claims a record that is not there",
+        ),
+        (
+            _repack(_SAVED, _replace(b"FloatStorage", b"DoubleStorage")),
+            "a tensor in it claims a record that is not there",
+        ),
+        (
+            _repack(_SAVED, _replace(b"X\x01\x00\x00\x000", b"X\x01\x00\x00\x001")),
+            "a tensor in it claims a record that is not there",
+        ),
+        # the claim handed over as an object made elsewhere in the pickle
+        (
+            _repack(_SAVED, _replace(b"tq\x07Q", b"tq\x07h\x07Q")),
+            "a tensor in it claims a record that is not there",
+        ),
+        # a tensor of 17 elements in a record of 16
+        (_repack(_SAVED, _replace(b"K\x10\x85", b"K\x11\x85")), "torch cannot read it"),
+        (_repack(_SAVED, _PICKLED[:-30]), "its pickle is damaged"),
+        (_repack(_SAVED, b""), "its pickle is damaged"),
+        (
+            _repack(_SAVED, _replace(b"torch._utils\n_rebuild_tensor_v2", b"builtins\nbytearray")),
+            "its pickle names 'builtins.bytearray', which no state dict needs",
+        ),
+        (
+            _repack(_SAVED, b"\x80\x02cbuiltins\nbytearray\nq\x00J\x00\x00\x00\x7f\x85R."),
+            "its pickle names 'builtins.bytearray', which no state dict needs",
+        ),
+        (
+            _repack(_SAVED, _replace(b"FloatStorage", rb"\x46loatStorage")),
+            "its pickle names 'torch.FloatStorage', which no state dict needs",
+        ),
+        (
+            _repack(_SAVED, b"\x80\x02\x8c\x02os\x8c\x06system\x93."),
+            "its pickle has the instruction SHORT_BINUNICODE",
+        ),
+        (_repack(_SAVED, b"\x80\x02(ios\nsystem\n."), "its pickle has the instruction INST"),
+        (_repack(_SAVED, b"\x80\x02)" + b"\x85" * 8192 + b"."), "it is not a state dict"),
+        (
+            _repack(_SAVED, b"\x80\x02)" + b"\x85" * 8193 + b"."),
+            "its pickle has 8,193 tuples, more than 8,192",
+        ),
+        (
+            _repack(_SAVED, b"\x80\x02" + b"N" * (256 << 10)),
+            "member 'archive/data.pkl' is larger than 262,144 bytes",
+        ),
+        (
+            _repack(_SAVED, compression=zipfile.ZIP_DEFLATED),
+            "its records are compressed, which torch.save never does",
+        ),
+        (
+            _repack(_SAVED, records={"other/data.pkl": _PICKLED}),
+            "it has 2 records data.pkl instead of one",
+        ),
+        (
+            _repack(_SAVED, records={"archive/../../x": b""}),
+            "member 'archive/../../x' points outside the archive",
+        ),
+        (
+            _repack(_SAVED, records={f"archive/data/{i}": b"" for i in range(1, 4097)}),
+            "it has 4,103 members, more than 4,096",
+        ),
+        (_SAVED[:-200], "it is not a zip archive, or a truncated one"),
+        (_save([torch.zeros(1)]), "it is not a state dict"),
+        (_save({"w": 1.0}), "it is not a state dict"),
+        (_save({1: torch.zeros(1)}), "it is not a state dict"),
+    ],
+    ids=lambda value: value[:40] if isinstance(value, str) else "",
+)
+def test_hostile_state_dicts(foreign: Path, tmp_path: Path, content: bytes, fault: str) -> None:
+    path = _with_state(foreign, tmp_path / "m.zip", content)
+    assert _refusal(lambda: read_model_zip(path)) == (
+        f"{path}: policy.pth cannot be loaded: {fault}; {INTACT}"
+    )
+
+
+def test_the_intact_copy_of_the_hostile_state_dicts_loads(foreign: Path, tmp_path: Path) -> None:
+    path = _with_state(foreign, tmp_path / "m.zip", _repack(_SAVED, _PICKLED))
+    assert read_model_zip(path).policy_state["w"].tolist() == list(range(16))
+
+
+def test_a_pickled_list_that_holds_itself_is_read(foreign: Path, tmp_path: Path) -> None:
+    # {"state": l, "param_groups": l} with l = [l]
+    pickled = b"\x80\x02}(X\x05\x00\x00\x00state]q\x00h\x00aX\x0c\x00\x00\x00param_groupsh\x00u."
+    members = _members(foreign) | {"policy.optimizer.pth": _repack(_SAVED, pickled)}
+    file = read_model_zip(_pack(tmp_path / "m.zip", members))
+    assert file.optimizer_state is not None
+    optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(1))])
+    state = file.optimizer_state
+    assert "it is not an optimiser's state" in _refusal(
+        lambda: load_optimizer_state(optimizer, state)
+    )
+
+
+def test_attributes_of_a_pickled_dict_are_dropped(foreign: Path, tmp_path: Path) -> None:
+    pickled = b"\x80\x02ccollections\nOrderedDict\n)R}X\x05\x00\x00\x00itemsNsb."
+    path = _with_state(foreign, tmp_path / "m.zip", _repack(_SAVED, pickled))
+    state = read_model_zip(path).policy_state
+    assert state == {}
+    assert type(state) is dict
+
+
+# --- hostile arrays -------------------------------------------------------------------------------
+
+
+def _npy(header: str, content: bytes = b"", version: bytes = b"\x01\x00") -> bytes:
+    return b"\x93NUMPY" + version + len(header).to_bytes(2, "little") + header.encode() + content
+
+
+def _npz(**arrays: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in arrays.items():
+            archive.writestr(f"{name}.npy", content)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,)}", bytes(8)),
+        _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (4294967296, 4294967296)}"),
+        _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-1, -2)}", bytes(8)),
+        _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (3,)}", bytes(8)),
+        _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1,)}", bytes(8)),
+        _npy("{'descr': '|S0', 'fortran_order': False, 'shape': (1000000000000,)}"),
+        _npy("{'descr': '|V0', 'fortran_order': False, 'shape': (1000000000000,)}"),
+        _npy("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,)}", bytes(4)),
+        _npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", pickle.dumps([1])),
+        _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2,)", bytes(8)),
+        _npy("{'descr': exit(), 'fortran_order': False, 'shape': (2,)}", bytes(8)),
+        _npy("[" * 9000),
+        _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2,)}", bytes(8), b"\x09\x00"),
+        b"\x93NUMP",
+        pickle.dumps([1]),
+        b"",
+    ],
+)
+def test_hostile_arrays(content: bytes) -> None:
+    good = _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2,)}", bytes(8))
+    assert parse_npz(_npz(a=good), "x.npz", 1000)["a"].tolist() == [0, 0]
+    message, peak = _measure_peak(
+        lambda: _refusal(lambda: parse_npz(_npz(a=good, b=content), "x.npz", 100_000))
+    )
+    assert message == (
+        f"x.npz cannot be loaded: 'b' is not an array of numbers, or is damaged; {INTACT}"
+    )
+    assert peak < 4 << 20
+
+
+def test_arrays_over_the_limit_together() -> None:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, a=np.zeros(1000, np.uint8), b=np.zeros(1000, np.uint8))
+    size = 1000 + 128  # with the .npy header
+    assert len(parse_npz(buffer.getvalue(), "x.npz", 1000 + size)) == 2
+    assert _refusal(lambda: parse_npz(buffer.getvalue(), "x.npz", 999 + size)) == (
+        f"x.npz cannot be loaded: member 'b.npy' is larger than 1,127 bytes; {INTACT}"
+    )
+
+
+def test_an_npz_that_is_no_zip() -> None:
+    assert _refusal(lambda: parse_npz(b"no zip", "x.npz", 1000)) == (
+        f"x.npz cannot be loaded: it is not a zip archive, or a truncated one; {INTACT}"
+    )
+
+
+# --- into the policy ------------------------------------------------------------------------------
+
+HEAD = "action_net.weight"
+
+
+def _state_of(model: BaseAlgorithm) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def fresh_policy() -> nn.Module:
+    kwargs = _policy_kwargs()
+    return A2C("CnnPolicy", _Frames(), seed=1, device="cpu", policy_kwargs=kwargs).policy
+
+
+def test_load_policy_state_copies_every_tensor(foreign: Path, fresh_policy: nn.Module) -> None:
+    policy = copy.deepcopy(fresh_policy)
+    state = read_model_zip(foreign).policy_state
+    assert not _same(dict(policy.state_dict()), state)
+    load_policy_state(policy, state)
+    assert _same(dict(policy.state_dict()), state)
+
+
+def test_the_shared_names_may_be_missing_as_before_sb3_1_7(
+    a2c: A2C, fresh_policy: nn.Module
+) -> None:
+    policy = copy.deepcopy(fresh_policy)
+    full = _state_of(a2c)
+    old = {name: full[name] for name in full if not name.startswith(("pi_", "vf_"))}
+    assert len(old) == 12
+    load_policy_state(policy, old)
+    assert _same(dict(policy.state_dict()), full)
+    assert infer_architecture(old) == Architecture("actor-critic", 3, 4, FEATURES, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({HEAD: torch.full((3, FEATURES), math.nan)}, f"{HEAD!r} holds NaN or infinite values"),
+        (
+            {HEAD: torch.full((3, FEATURES), -math.inf)},
+            f"{HEAD!r} holds NaN or infinite values",
+        ),
+        ({HEAD: torch.zeros(6, FEATURES)}, f"{HEAD!r} has shape 6x8, not 3x8"),
+        ({HEAD: torch.tensor(0.0)}, f"{HEAD!r} has shape (), not 3x8"),
+        (
+            {HEAD: torch.zeros(1).expand(10**6, 10**6)},
+            f"{HEAD!r} has shape 1000000x1000000, not 3x8",
+        ),
+        ({HEAD: torch.zeros(3, FEATURES).half()}, f"{HEAD!r} is torch.float16, not torch.float32"),
+        ({HEAD: 1}, f"{HEAD!r} is not a tensor"),
+        ({HEAD: None}, f"{HEAD!r} is missing"),
+        ({"zeal\n": torch.zeros(1)}, r"'zeal\n' is not in this network"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_states_that_do_not_fit_change_nothing(
+    a2c: A2C, fresh_policy: nn.Module, change: dict[str, Any], fault: str
+) -> None:
+    policy = copy.deepcopy(fresh_policy)
+    state: dict[str, Any] = _state_of(a2c) | change
+    state = {name: value for name, value in state.items() if value is not None}
+    message = _refusal(lambda: load_policy_state(policy, state, source="m.zip"))
+    assert message == f"m.zip does not fit: {fault}; {NETWORK}"
+    assert _same(dict(policy.state_dict()), dict(fresh_policy.state_dict()))
+
+
+def test_different_values_for_one_shared_tensor_change_nothing(
+    a2c: A2C, fresh_policy: nn.Module
+) -> None:
+    policy = copy.deepcopy(fresh_policy)
+    state = _state_of(a2c)
+    state["vf_features_extractor.linear.0.bias"] += 1
+    assert _refusal(lambda: load_policy_state(policy, state, source="m.zip")) == (
+        "m.zip does not fit: 'features_extractor.linear.0.bias' and "
+        "'vf_features_extractor.linear.0.bias' differ, which this network shares; "
+        "set `share_features_extractor` to False."
+    )
+    assert _same(dict(policy.state_dict()), dict(fresh_policy.state_dict()))
+    assert not infer_architecture(state).share_features_extractor
+
+
+# --- into the optimiser ---------------------------------------------------------------------------
+
+
+def _optimizer(kind: Any, **settings: Any) -> tuple[list[nn.Parameter], torch.optim.Optimizer]:
+    parameters = [nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(3))]
+    return parameters, kind(parameters, lr=0.1, **settings)
+
+
+def _step(parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+    for parameter in parameters:
+        parameter.grad = torch.arange(parameter.numel()).reshape(parameter.shape).float() + 1
+    optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (torch.optim.Adam, {}),
+        (torch.optim.Adam, {"fused": True, "amsgrad": True, "betas": (0.5, 0.9)}),
+        (torch.optim.RMSprop, {"eps": 1e-5}),
+        (torch.optim.RMSprop, {"momentum": 0.9, "centered": True}),
+        (torch.optim.SGD, {"momentum": 0.9}),
+        (RMSpropTFLike, {"eps": 1e-5}),
+    ],
+)
+def test_an_optimiser_goes_on_as_if_it_had_not_stopped(
+    foreign: Path, tmp_path: Path, kind: Any, settings: dict[str, Any]
+) -> None:
+    parameters, optimizer = _optimizer(kind, **settings)
+    _step(parameters, optimizer)
+    optimizer.param_groups[0]["lr"] = 0.05
+    content = _save(optimizer.state_dict())
+    path = _pack(tmp_path / "m.zip", _members(foreign) | {"policy.optimizer.pth": content})
+    saved = read_model_zip(path).optimizer_state
+    assert saved is not None
+
+    resumed, other = _optimizer(kind, **settings)
+    with torch.no_grad():
+        for new, old in zip(resumed, parameters, strict=True):
+            new.copy_(old)
+    load_optimizer_state(other, saved)
+    assert _same(other.state_dict(), optimizer.state_dict())
+    _step(parameters, optimizer)
+    _step(resumed, other)
+    assert all(map(torch.equal, parameters, resumed))
+
+
+def test_the_state_before_the_first_step_is_empty_and_fits() -> None:
+    _, optimizer = _optimizer(torch.optim.Adam)
+    load_optimizer_state(optimizer, copy.deepcopy(optimizer.state_dict()))
+    assert optimizer.state_dict()["state"] == {}
+
+
+def test_settings_other_than_the_learning_rate_stay_those_of_the_optimiser() -> None:
+    parameters, optimizer = _optimizer(torch.optim.Adam)
+    _step(parameters, optimizer)
+    state = copy.deepcopy(optimizer.state_dict())
+    state["param_groups"][0] |= {"lr": 0.2, "maximize": True, "betas": (math.nan, 7), "x": 1}
+    before = optimizer.state_dict()["param_groups"][0]
+    load_optimizer_state(optimizer, state)
+    assert optimizer.state_dict()["param_groups"][0] == before | {"lr": 0.2}
+
+
+_NO_STATE = "it is not an optimiser's state"
+
+
+def _group(**change: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda state: state["param_groups"][0].update(change)
+
+
+def _entry(**change: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda state: state["state"][1].update(change)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda state: state.clear(), _NO_STATE),
+        (lambda state: state.update(state=[]), _NO_STATE),
+        (lambda state: state.update(param_groups={}), _NO_STATE),
+        (lambda state: state.update(param_groups=[1]), _NO_STATE),
+        (lambda state: state["param_groups"].clear(), "it has 0 parameter groups, not 1"),
+        (_group(params=[0]), "it has 1 parameters, not 2"),
+        (_group(params=[1, 0]), "its parameters are in another order"),
+        (_group(params=[0, torch.zeros(2)]), _NO_STATE),
+        (_group(params=None), _NO_STATE),
+        (_group(lr=math.nan), "its learning rate is not a finite number of at least 0"),
+        (_group(lr=math.inf), "its learning rate is not a finite number of at least 0"),
+        (_group(lr=-1), "its learning rate is not a finite number of at least 0"),
+        (_group(lr=True), "its learning rate is not a finite number of at least 0"),
+        (_group(lr=None), "its learning rate is not a finite number of at least 0"),
+        (lambda state: state["state"].update({2: {}}), "it has a state for no parameter"),
+        (lambda state: state["state"].update({"0": {}}), "it has a state for no parameter"),
+        (
+            lambda state: state["state"][1].pop("exp_avg"),
+            "its state for parameter 1 is not step, exp_avg, exp_avg_sq",
+        ),
+        (_entry(more=1), "its state for parameter 1 is not step, exp_avg, exp_avg_sq"),
+        (_entry(exp_avg=torch.zeros(4)), "'exp_avg' of parameter 1 has shape 4, not 3"),
+        (_entry(exp_avg=0), "'exp_avg' of parameter 1 is not a tensor"),
+        (
+            _entry(exp_avg=torch.zeros(3).double()),
+            "'exp_avg' of parameter 1 is torch.float64, not torch.float32",
+        ),
+        (
+            _entry(exp_avg_sq=torch.tensor([0, 1, math.nan])),
+            "'exp_avg_sq' of parameter 1 holds NaN or infinite values",
+        ),
+        (_entry(step=torch.zeros(1)), "'step' of parameter 1 has shape 1, not ()"),
+        (
+            _entry(step=torch.tensor(math.inf)),
+            "'step' of parameter 1 holds NaN or infinite values",
+        ),
+        (_entry(step=math.nan), "'step' of parameter 1 is not a finite number"),
+        (_entry(step="1"), "'step' of parameter 1 is not a finite number"),
+    ],
+)
+def test_optimiser_states_that_do_not_fit_change_nothing(
+    change: Callable[[dict[str, Any]], None], fault: str
+) -> None:
+    parameters, optimizer = _optimizer(torch.optim.Adam)
+    _step(parameters, optimizer)
+    before = copy.deepcopy(optimizer.state_dict())
+    state = copy.deepcopy(before)
+    change(state)
+    assert _refusal(lambda: load_optimizer_state(optimizer, state, source="m.zip")) == (
+        f"m.zip does not fit the optimiser: {fault}; resume from another checkpoint."
+    )
+    assert _same(optimizer.state_dict(), before)
+
+
+# --- architecture ---------------------------------------------------------------------------------
+
+
+def test_infer_architecture(a2c: A2C, dqn: DQN) -> None:
+    assert infer_architecture(_state_of(a2c)) == Architecture("actor-critic", 3, 4, FEATURES, True)
+    assert infer_architecture(_state_of(dqn)) == Architecture("dqn", 3, 4, FEATURES, True)
+    ppo = PPO(
+        "CnnPolicy",
+        _Frames(),
+        n_steps=2,
+        batch_size=2,
+        device="cpu",
+        policy_kwargs=_policy_kwargs(share_features_extractor=False),
+    )
+    expected = Architecture("actor-critic", 3, 4, FEATURES, False)
+    assert infer_architecture(_state_of(ppo)) == expected
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"features_extractor.cnn.0.weight": torch.zeros(32, 4, 4, 4)},
+        {"features_extractor.cnn.0.weight": torch.zeros(32)},
+        {"features_extractor.cnn.0.weight": None},
+        {"features_extractor.linear.0.weight": torch.zeros(FEATURES, 100)},
+        {"action_net.weight": torch.zeros(3)},
+        {"action_net.weight": torch.zeros(3, FEATURES + 1)},
+        {"action_net.bias": None},
+        {"value_net.weight": torch.zeros(2, FEATURES)},
+        {"mlp_extractor.policy_net.0.weight": torch.zeros(64, FEATURES)},
+        {"log_std": torch.zeros(3)},
+    ],
+)
+def test_other_networks_are_refused(a2c: A2C, change: dict[str, Tensor | None]) -> None:
+    state = {k: v for k, v in (_state_of(a2c) | change).items() if v is not None}
+    assert _refusal(lambda: infer_architecture(state, source="m.zip")) == (
+        "m.zip is not an A2C, PPO or DQN agent of Stable-Baselines3 with the Nature CNN on 84x84 "
+        "frames; give such a model, or a run of this project."
+    )
+
+
+def test_an_empty_state_is_no_agent() -> None:
+    assert "is not an A2C, PPO or DQN agent" in _refusal(lambda: infer_architecture({}))

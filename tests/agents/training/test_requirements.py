@@ -1,0 +1,108 @@
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents.training import requirements
+from agents.training.requirements import available_memory, check_resources
+from configs.run_config import make_config
+from runtime.run_directory import RunDirectory
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, int | None]:
+    """Bytes of memory and disk that the checks see."""
+    has: dict[str, int | None] = {"memory": 10**15, "disk": 10**15}
+    monkeypatch.setattr(requirements, "available_memory", lambda: has["memory"])
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": has["disk"]}))
+    return has
+
+
+# Replay memory of 100_000 transitions: 127_066 frames of 7056 + 1 bytes in its ring (1.05 frames a
+# transition, with the slack of 2 x 10_000 + 1000), 121_000 transitions of 14 bytes, 16 bytes:
+# 898_398_778. With 32 samples of 500 kB and an environment of 1.2 MB: 0.92 GB.
+# Disk: the replay memory, 4 files of 30 MB, and half a byte per agent step.
+@pytest.mark.parametrize(
+    ("algo", "overrides", "has", "message"),
+    [
+        ("dqn", {}, {"memory": 915_598_778}, None),
+        (
+            "dqn",
+            {},
+            {"memory": 915_598_777},
+            "Pong/dqn-cnn/seed0 needs 0.92 GB of memory, 0.92 GB are available; set a smaller "
+            "buffer_size, batch_size, n_envs or checkpoint_every_agent_steps.",
+        ),
+        ("dqn", {}, {"memory": None}, None),  # the system does not tell
+        ("dqn", {}, {"disk": 1_023_398_778}, None),
+        (
+            "dqn",
+            {},
+            {"disk": 1_023_398_777},
+            "{path} needs 1.02 GB of disk, 1.02 GB are free; make room or choose another --runs "
+            "folder.",
+        ),
+        ("a2c", {}, {"memory": 80 * 500_000 + 16 * 1_200_000, "disk": 125_000_000}, None),
+        (
+            "a2c",
+            {"n_steps": 50},
+            {"memory": 10**8},
+            "Pong/a2c-cnn/seed0 needs 0.42 GB of memory, 0.10 GB are available; set a smaller "
+            "n_envs or n_steps.",
+        ),
+        (
+            "a2c",
+            {"total_agent_steps": 10**12},
+            {"disk": 10**11},
+            "{path} needs 500.12 GB of disk, 100.00 GB are free; make room or choose another "
+            "--runs folder.",
+        ),
+    ],
+)
+def test_what_a_run_needs(
+    tmp_path: Path,
+    machine: dict[str, int | None],
+    algo: str,
+    overrides: dict[str, Any],
+    has: dict[str, int | None],
+    message: str | None,
+) -> None:
+    machine |= has
+    config = make_config("Pong", algo, overrides)
+    directory = RunDirectory(tmp_path / "not" / "there")
+    if message is None:
+        check_resources(directory, config)
+    else:
+        expected = re.escape(message.replace("{path}", str(directory.path)))
+        with pytest.raises(ValueError, match=f"^{expected}$"):
+            check_resources(directory, config)
+    assert not (tmp_path / "not").exists()
+
+
+def test_what_a_run_has_written_is_not_needed_again(
+    tmp_path: Path, machine: dict[str, int | None]
+) -> None:
+    directory = RunDirectory(tmp_path / "run")
+    directory.replay_path.mkdir(parents=True)
+    with (directory.replay_path / "frames.bin").open("wb") as file:
+        file.truncate(10**9)
+    machine["disk"] = 617_306_778
+    check_resources(directory, make_config("Pong", "dqn", {}))
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="reads /proc")
+def test_available_memory_is_in_bytes() -> None:
+    available = available_memory()
+    assert available is not None
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    total = next(int(line.split()[1]) for line in lines if line.startswith("MemTotal:"))
+    assert total * 1024 / 1000 < available < total * 1024
+
+
+def test_a_system_that_does_not_tell_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", fail)
+    assert available_memory() is None

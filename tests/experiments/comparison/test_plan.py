@@ -1,0 +1,249 @@
+"""Plans: arms by name, the order of the runs, and what a saved plan allows a later command."""
+
+import itertools
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from configs.run_config import NetworkSettings, arm_name, make_config
+from configs.settings import load_preset
+from experiments.comparison.arms import parse_arm
+from experiments.comparison.plan import (
+    PLAN_NAME,
+    ComparisonPlan,
+    continue_plan,
+    load_plan,
+    make_plan,
+    save_plan,
+)
+from experiments.comparison.statistics.verdicts import Criteria
+
+UNKNOWN_ARM = (
+    "--arms: unknown arm {!r}; use cnn, coordconv, coordconv-all, bias-map or random-channels, "
+    "with -r for the radius, -zero for coordinate weights that start at 0."
+)
+
+
+def plan_of(**changes) -> ComparisonPlan:
+    options: dict[str, Any] = {
+        "algo": "a2c",
+        "overrides": {"total_agent_steps": 1000},
+        "games": ["Pong", "Qbert"],
+        "seeds": 2,
+    }
+    return make_plan(**(options | changes))
+
+
+def all_networks() -> list[NetworkSettings]:
+    """Every network that the settings allow."""
+    networks = []
+    layers: Any
+    position: Any
+    init: Any
+    for layers, position, radius, init in itertools.product(
+        [(), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)],
+        ["coordinates", "bias-map", "random-channels"],
+        [False, True],
+        ["default", "zero"],
+    ):
+        try:
+            networks.append(
+                NetworkSettings(
+                    coord_layers=layers, position=position, with_radius=radius, coord_init=init
+                )
+            )
+        except ValueError:
+            continue
+    return networks
+
+
+def test_an_arms_name_gives_its_network_back():
+    networks = all_networks()
+    assert len(networks) == 1 + 7 * (4 + 1 + 2)  # coordinates, bias-map, random-channels
+    assert len({arm_name(network) for network in networks}) == len(networks)
+    assert all(parse_arm(arm_name(network)) == network for network in networks)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "CNN", "cnn-r", "coordconv-", "coordconv-zero-r", "coordconv-layer0", "coordconv "]
+)
+def test_other_names_are_refused(name):
+    with pytest.raises(ValueError, match="unknown arm") as error:
+        parse_arm(name)
+    assert str(error.value) == UNKNOWN_ARM.format(name)
+
+
+def test_the_preset_is_the_issues():
+    plan = make_plan(algo="a2c", overrides={})
+    assert plan.games == (
+        "Asteroids",
+        "BeamRider",
+        "Breakout",
+        "MsPacman",
+        "Pong",
+        "Qbert",
+        "RoadRunner",
+        "Seaquest",
+        "SpaceInvaders",
+    )
+    assert plan.arms == ("cnn", "coordconv")
+    assert plan.seeds == (0, 1, 2, 3, 4)
+    assert plan.total_agent_steps == 10_000_000
+    assert plan.criteria == Criteria() == Criteria(**load_preset("comparison")["criteria"])
+    assert len(plan.runs()) == 90
+
+
+def test_runs_alternate_between_arms_and_games():
+    assert [config.name.replace("a2c-", "") for config in plan_of().runs()] == [
+        "Pong/cnn/seed0",
+        "Pong/coordconv/seed0",
+        "Qbert/coordconv/seed0",
+        "Qbert/cnn/seed0",
+        "Pong/coordconv/seed1",
+        "Pong/cnn/seed1",
+        "Qbert/cnn/seed1",
+        "Qbert/coordconv/seed1",
+    ]
+
+
+def test_a_planned_run_is_the_single_commands():
+    (planned,) = [
+        config
+        for config in plan_of(overrides={"gamma": 0.9}).runs()
+        if config.name == "Qbert/a2c-coordconv/seed1"
+    ]
+    assert planned == make_config("Qbert", "a2c", {"gamma": 0.9, "seed": 1, "coord_layers": [0]})
+
+
+def test_a_saved_plan_comes_back(tmp_path):
+    assert load_plan(tmp_path) is None
+    plan = plan_of(arms=["cnn", "bias-map", "coordconv-all-r"], overrides={"alpha": 0.1})
+    plan = replace(plan, looks=(3,))
+    save_plan(plan, tmp_path)
+    assert load_plan(tmp_path) == plan
+    assert plan.look == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arms": ["cnn"]}, "--arms must name two or more arms, got 1; add one."),
+        ({"arms": ["cnn", "x"]}, UNKNOWN_ARM.format("x")),
+        ({"arms": ["cnn", "cnn"]}, "`arms` name cnn twice; name it once."),
+        ({"games": ["Pong", "pong"]}, "`games` name Pong twice; name it once."),
+        (
+            {"games": ["Pongg"]},
+            "Unknown game 'Pongg'. Did you mean Pong? --list-games lists them.",
+        ),
+        (
+            {"overrides": {"with_radius": True}},
+            "`with_radius` is set by the arms of a comparison; leave it out.",
+        ),
+        (
+            {"overrides": {"seed": 3}},
+            "`seed` is set by --seeds in a comparison; leave it out.",
+        ),
+        (
+            {"overrides": {"margin_fraction": 2.0}},
+            "settings: `margin_fraction` must be a number at least 0 and at most 1, got 2.",
+        ),
+    ],
+)
+def test_wrong_plans_are_refused(changes, message):
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        plan_of(**changes)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda values: values.update(format_version=9),
+            "{path} is not a plan of format version 1; use the release that wrote it, or restore "
+            "the file.",
+        ),
+        (
+            lambda values: values.update(extra={}),
+            "{path}: unknown setting 'extra'; known: design, criteria, template.",
+        ),
+        (
+            lambda values: values.pop("criteria"),
+            "{path}: the section `criteria` is missing; restore the file.",
+        ),
+        (
+            lambda values: values.pop("template"),
+            "{path}: template: a config must be a JSON object; restore the file.",
+        ),
+        (
+            lambda values: values["design"].update(seeds=["a"]),
+            "{path}: `seeds` must be a whole number at least 0 and at most 2_147_483_647, got 'a'.",
+        ),
+        (
+            lambda values: values["design"].update(games=["../x"]),
+            "Unknown game '../x'. --list-games lists them.",
+        ),
+        (lambda values: values["design"].update(arms=["cnn", "../x"]), UNKNOWN_ARM.format("../x")),
+        (
+            lambda values: values["design"].update(arms=[]),
+            "`arms` of a comparison are missing; name at least one.",
+        ),
+        (
+            lambda values: values["criteria"].update(alpha=0),
+            "{path}: `alpha` must be a number above 0 and at most 0.5, got 0.",
+        ),
+    ],
+)
+def test_damaged_plans_are_refused(tmp_path, change, message):
+    save_plan(plan_of(), tmp_path)
+    values = json.loads((tmp_path / PLAN_NAME).read_text())
+    change(values)
+    (tmp_path / PLAN_NAME).write_text(json.dumps(values))
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        load_plan(tmp_path)
+    assert str(error.value) == message.replace("{path}", str(tmp_path / PLAN_NAME))
+
+
+@pytest.mark.parametrize(
+    ("saved_looks", "seeds", "judged", "looks"),
+    [
+        ((), 2, True, ()),  # the same command goes on
+        ((), 5, False, ()),  # nothing could have been seen yet
+        ((), 5, True, (2,)),
+        ((1,), 5, True, (1, 2)),
+        ((1,), 2, True, (1,)),
+    ],
+)
+def test_added_seeds_are_a_further_look(saved_looks, seeds, judged, looks):
+    saved = replace(plan_of(), looks=saved_looks)
+    assert continue_plan(saved, plan_of(seeds=seeds), judged=judged) == replace(
+        plan_of(seeds=seeds), looks=looks
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (
+            plan_of(games=["Qbert", "Pong"], overrides={"gamma": 0.5, "alpha": 0.1}),
+            "comparison.json is a plan of other settings (games, criteria, gamma, "
+            "total_agent_steps); choose another --runs folder.",
+        ),
+        (
+            replace(plan_of(), source="abc"),
+            f"comparison.json was begun with source version {plan_of().source}, this is abc: "
+            "their runs do not compare; go back to that version, or choose another --runs folder.",
+        ),
+        (
+            plan_of(seeds=1),
+            "comparison.json is a plan of 2 seeds, more than the 1 asked for; ask for at least as "
+            "many.",
+        ),
+    ],
+)
+def test_another_plan_in_the_same_folder_is_refused(asked, message):
+    with pytest.raises(ValueError, match=r"comparison\.json") as error:
+        continue_plan(plan_of(), asked, judged=False)
+    assert str(error.value) == message

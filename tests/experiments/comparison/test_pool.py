@@ -1,0 +1,463 @@
+"""Carrying out a plan: with workers that only pretend, and with the real ones."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.run_config import RunConfig, load_config
+from experiments.comparison.execution.live_table import LiveTable, format_rows
+from experiments.comparison.execution.pool import LOG_NAME, execute, find_unfinished
+from experiments.comparison.plan import ComparisonPlan, load_plan, make_plan, save_plan
+from experiments.comparison.report.records import RunProgress
+from runtime.run_directory import RunDirectory, RunStatus
+from runtime.source_version import hash_source
+from runtime.stop_request import StopRequest
+from tests.synthetic_runs import write_run
+from train import main
+
+ROOT = Path(__file__).parents[3]
+TINY = [
+    "--compare",
+    "--games=Breakout",
+    "--seeds=1",
+    "--jobs=2",
+    "--n-envs=2",
+    "--set=log_every_agent_steps=20",
+    "--set=checkpoint_every_agent_steps=20",
+]
+
+
+def plan_of(steps: int = 100, **changes) -> ComparisonPlan:
+    options: dict[str, Any] = {
+        "algo": "a2c",
+        "overrides": {"total_agent_steps": steps},
+        "games": ["Breakout", "Pong"],
+        "seeds": 2,
+    }
+    return make_plan(**(options | changes))
+
+
+# --- workers that pretend -------------------------------------------------------------------------
+
+
+class Pretender:
+    """Ends when it is polled the second time, or when told to."""
+
+    def __init__(self, end: Callable[[], int]) -> None:
+        self._end = end
+        self._polls = 0
+        self.told: list[str] = []
+
+    def poll(self) -> int | None:
+        self._polls += 1
+        return self._end() if self._polls > 1 or self.told else None
+
+    def terminate(self) -> None:
+        self.told.append("terminate")
+
+    def kill(self) -> None:
+        self.told.append("kill")
+
+
+class Cluster:
+    """Starts pretenders, and remembers what was asked of it."""
+
+    def __init__(self, outcomes: dict[str, list[str]] | None = None) -> None:
+        self.started: list[RunConfig] = []
+        self.workers: list[Pretender] = []
+        self._outcomes = outcomes or {}
+
+    def launch(self, config: RunConfig, runs: Path) -> Pretender:
+        self.started.append(config)
+        directory = RunDirectory(runs / config.name)
+        outcome = self._outcomes.get(config.name, ["finished"]).pop(0)
+
+        def end() -> int:
+            if outcome == "crash":
+                directory.path.mkdir(parents=True, exist_ok=True)
+                (directory.path / LOG_NAME).write_text("Traceback\nboom\n")
+                return 1
+            state: Any = "interrupted" if self.workers[-1].told else outcome
+            write_run(runs, config, [1.0], state=state)
+            return 0 if state == "finished" else 1
+
+        self.workers.append(Pretender(end))
+        return self.workers[-1]
+
+
+def run(plan: ComparisonPlan, runs: Path, cluster: Cluster, stop: StopRequest | None = None, **how):
+    return execute(
+        plan,
+        find_unfinished(plan, runs),
+        runs,
+        **({"jobs": 2, "threads": 1} | how),
+        launch=cluster.launch,
+        stop=StopRequest() if stop is None else stop,
+        table=LiveTable(),
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch):
+    monkeypatch.setattr("experiments.comparison.execution.pool.SECONDS_BETWEEN_LOOKS", 0.0)
+
+
+def test_all_runs_are_trained_in_the_plans_order(tmp_path):
+    plan, cluster = plan_of(), Cluster()
+    assert run(plan, tmp_path, cluster, threads=3) == []
+    assert [config.name for config in cluster.started] == [c.name for c in plan.runs()]
+    assert {config.execution.threads for config in cluster.started} == {3}
+    assert find_unfinished(plan, tmp_path) == []
+
+
+def test_a_crash_is_tried_once_more_and_then_reported(tmp_path):
+    twice, once = "Breakout/a2c-cnn/seed0", "Pong/a2c-cnn/seed0"
+    cluster = Cluster({twice: ["crash", "crash"], once: ["crash", "finished"]})
+    (failure,) = run(plan_of(), tmp_path, cluster)
+    assert failure.name == twice
+    assert failure.message == "ended with exit status 1 (boom)"
+    assert failure.log == tmp_path / twice / LOG_NAME
+    started = [config.name for config in cluster.started]
+    assert started.count(twice) == started.count(once) == 2
+    assert len(set(started)) == len(plan_of().runs())
+
+
+def test_divergence_is_a_result(tmp_path):
+    name = "Breakout/a2c-cnn/seed0"
+    cluster = Cluster({name: ["diverged"]})
+    assert run(plan_of(), tmp_path, cluster) == []
+    assert [config.name for config in cluster.started].count(name) == 1
+    assert find_unfinished(plan_of(), tmp_path) == []
+
+
+def test_when_stopped_all_are_told_and_none_is_started(tmp_path):
+    class StopLater(StopRequest):
+        asked = 0
+
+        def __bool__(self) -> bool:
+            self.asked += 1
+            return self.asked > 4
+
+    cluster = Cluster()
+    assert run(plan_of(), tmp_path, cluster, StopLater()) == []
+    assert 1 <= len(cluster.started) <= 2
+    assert all(worker.told == ["terminate"] for worker in cluster.workers)
+
+
+def test_an_unexpected_end_kills_what_is_running(tmp_path, monkeypatch):
+    cluster = Cluster()
+
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("experiments.comparison.execution.pool.time.sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(plan_of(), tmp_path, cluster)
+    assert [worker.told for worker in cluster.workers] == [["kill"], ["kill"]]
+
+
+def test_finished_runs_that_fit_are_adopted(tmp_path):
+    plan = plan_of()
+    first, second, *_ = plan.runs()
+    write_run(tmp_path, first, [1.0])
+    (tmp_path / first.name / "final.zip").touch()
+    write_run(tmp_path, second, [1.0], state="interrupted")
+    cluster = Cluster()
+    assert find_unfinished(plan, tmp_path) == plan.runs()[1:]
+    assert first.name not in {config.name for config in cluster.started}
+
+
+@pytest.mark.parametrize(
+    ("change", "sources", "message"),
+    [
+        (
+            {"gamma": 0.5},
+            None,
+            "{path} holds a run of other settings (gamma); choose another --runs folder, or "
+            "delete it.",
+        ),
+        (
+            {"total_agent_steps": 200},
+            None,
+            "{path} is a run of 200 agent steps, longer than the 100 asked for; ask for at least "
+            "as many.",
+        ),
+        (
+            {},
+            ["abc"],
+            "{path} was trained by source version abc, the plan is for {source}; delete it, or "
+            "choose another --runs folder.",
+        ),
+        (
+            {"learning_rate_schedule": "linear", "total_agent_steps": 50},
+            None,
+            "{path} was begun as a run of 50 agent steps, and its schedules depend on the length; "
+            "delete it, or choose another --runs folder.",
+        ),
+    ],
+)
+def test_runs_that_do_not_fit_are_refused(tmp_path, change, sources, message):
+    there = plan_of(overrides={"total_agent_steps": 100} | change).runs()[0]
+    directory = write_run(tmp_path, there, [1.0], sources=sources)
+    shared = {name: value for name, value in change.items() if name.startswith("learning_rate")}
+    plan = plan_of(overrides={"total_agent_steps": 100} | shared)
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        find_unfinished(plan, tmp_path)
+    assert str(error.value) == message.format(path=directory.path, source=hash_source())
+
+
+def test_the_live_table():
+    first, second, *_ = plan_of(steps=1000).runs()
+    rows = format_rows([first, second], [RunProgress(500, 50.0, 1.25), RunProgress(0, None, None)])
+    assert [row.split() for row in rows[1:]] == [
+        ["Breakout/a2c-cnn/seed0", "500", "50.0%", "50", "1.2", "10", "s"],
+        ["Breakout/a2c-coordconv/seed0", "0", "0.0%", "-", "-", "-"],
+    ]
+    assert len({len(row) for row in rows}) == 1
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--compare", "--game", "Pong"], "--game is for one run, not for --compare; use --games, "
+         "--arms and --seeds."),
+        (["--compare", "--coordconv"], "--coordconv is for one run, not for --compare; use "
+         "--games, --arms and --seeds."),
+        (["--game", "Pong", "--jobs", "2"], "--jobs is for a comparison; add --compare."),
+        (["--compare", "--seeds", "0"], "--seeds: `seeds` must be a whole number at least 1 and "
+         "at most 1_000, got 0."),
+        (["--compare", "--jobs", "x"], "--jobs: `jobs` must be a whole number at least 1 and at "
+         "most 1_024, got 'x'."),
+        (["--compare", "--set", "margin=1"], "--set: unknown setting 'margin'; did you mean "
+         "`margin_fraction`?"),
+        (["--compare", "--arms", "cnn", "y"], "--arms: unknown arm 'y'; use cnn, coordconv, "
+         "coordconv-all, bias-map or random-channels, with -r for the radius, -zero for "
+         "coordinate weights that start at 0."),
+    ],
+)  # fmt: skip
+def test_wrong_command_lines(tmp_path, capsys, arguments, message):
+    with pytest.raises(SystemExit) as error:
+        main([*arguments, "--runs", str(tmp_path / "runs")])
+    assert error.value.code == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_dry_run_says_what_it_would_take_and_writes_nothing(tmp_path, capsys):
+    assert main(["--compare", "--dry-run", "--jobs", "2", "--runs", str(tmp_path / "runs")]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[:10])
+    assert lines["seeds"] == "0 1 2 3 4"
+    assert lines["runs"] == "90, of which 0 have ended; 2 at a time"
+    assert lines["steps"] == "900_000_000 agent steps, 0 of them done"
+    # 9e8 / (2 * 1150) s
+    assert lines["time"].startswith("108 h 41 min at 1150 agent steps/s a job (configs/")
+    assert lines["memory"].startswith("1.3 GB")  # a process 0.6 GB, 80 samples of 0.5 MB
+    # scipy.stats.nct: sf(t.ppf(1 - 0.04 / 9 / 2, 4), 4, 3.25 * sqrt(5)) = 0.80
+    assert lines["verdicts"] == (
+        "with 80% probability a game is told better or worse if the arms differ by 5% of the "
+        "baseline's gain (the margin) plus 3.25 standard deviations of the paired differences"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_estimate_uses_measured_rates(tmp_path, capsys):
+    plan = plan_of(steps=1000, games=["Breakout"], seeds=1)
+    directory = write_run(tmp_path, plan.runs()[0], [1.0] * 4)  # 10 agent steps a second
+    directory.final_path.touch()
+    options = ["--compare", "--dry-run", "--games=Breakout", "--seeds=1", "--steps=1000"]
+    assert main([*options, "--runs", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert f"1 min 40 s at 10 agent steps/s a job (median of 1 runs below {tmp_path})" in out
+    assert "2 of which" not in out
+    assert "2, of which 1 have ended; 1 at a time" in out
+    assert "none possible with 1 seeds; 3 or more are needed" in out
+
+
+def test_adding_seeds_to_a_complete_game_is_noted_in_the_plan(tmp_path, capsys):
+    plan = plan_of(games=["Breakout"], seeds=1)
+    save_plan(plan, tmp_path)
+    for config in plan.runs():
+        write_run(tmp_path, config, [1.0]).final_path.touch()
+    for config in plan_of(games=["Breakout"], seeds=2).runs()[2:]:
+        write_run(tmp_path, config, [1.0]).final_path.touch()
+    options = ["--compare", "--games=Breakout", "--steps=100", f"--runs={tmp_path}"]
+    assert main([*options, "--seeds=2"]) == 0
+    saved = load_plan(tmp_path)
+    assert saved is not None
+    assert (saved.seeds, saved.looks) == ((0, 1), (1,))
+    assert "4 have ended, 0 to train" in capsys.readouterr().out
+    assert "look 2" in (tmp_path / "report.md").read_text()
+    with pytest.raises(SystemExit):
+        main([*options, "--seeds=1"])
+    assert "is a plan of 2 seeds, more than the 1 asked for" in capsys.readouterr().err
+
+
+# --- real workers ---------------------------------------------------------------------------------
+
+
+def start(runs: Path, steps: int, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "train.py", *TINY, f"--steps={steps}", f"--runs={runs}", *more]
+    return subprocess.Popen(
+        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def find_workers(runs: Path) -> list[int]:
+    """The processes that train below a folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"experiments.comparison.execution.worker" in words and str(runs).encode() in words:
+            found.append(int(path.parent.name))
+    return found
+
+
+def status_of(directory: RunDirectory) -> RunStatus:
+    status = directory.read_status()
+    assert status is not None
+    return status
+
+
+def has_checkpoints(runs: Path, count: int) -> bool:
+    return len({path.parent for path in runs.glob("*/*/*/checkpoints/*.zip")}) >= count
+
+
+def test_interrupted_killed_and_finished(tmp_path):
+    runs = tmp_path / "runs"
+    process = start(runs, 100_000)
+    wait_for(lambda: has_checkpoints(runs, 2))
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert out.endswith(f"{runs}: all runs are saved; the same command goes on from here.\n")
+    assert find_workers(runs) == []
+    directories = [RunDirectory(path.parent) for path in runs.glob("*/*/*/config.json")]
+    assert [status_of(directory).state for directory in directories] == ["interrupted"] * 2
+    assert {load_config(d.config_path).execution.threads for d in directories} == {
+        max(len(os.sched_getaffinity(0)) // 2, 1)
+    }
+    before = min(status_of(directory).agent_steps for directory in directories)
+
+    process = start(runs, 100_000)
+    wait_for(lambda: len(find_workers(runs)) == 2)
+    wait_for(lambda: all("resumed at" in (d.path / LOG_NAME).read_text() for d in directories))
+    process.kill()
+    process.communicate()
+    wait_for(lambda: not find_workers(runs))
+    after = [status_of(directory) for directory in directories]
+    assert all(status.state == "interrupted" for status in after)
+    assert min(status.agent_steps for status in after) >= before
+    for directory in directories:
+        with directory.lock():
+            pass
+
+
+def test_a_whole_comparison(tmp_path):
+    runs = tmp_path / "runs"
+    process = start(runs, 60)
+    out, err = process.communicate(timeout=180)
+    assert process.returncode == 0, err
+    assert out.endswith(f"written: {runs}/report.html\n")
+    report = json.loads((runs / "report.json").read_text())
+    assert {run["state"] for run in report["runs"]} == {"finished"}
+    assert report["left_out"] == []
+    process = start(runs, 60)
+    out, _ = process.communicate(timeout=120)
+    assert out.startswith("2 runs of 60 agent steps: 2 have ended, 0 to train.\n")
+    assert process.returncode == 0
+
+
+def test_a_run_that_cannot_go_on_is_reported_and_the_others_finish(tmp_path):
+    runs = tmp_path / "runs"
+    broken = runs / "Breakout" / "a2c-cnn" / "seed0" / "checkpoints"
+    broken.parent.mkdir(parents=True)
+    broken.touch()  # a file where a folder must be
+    process = start(runs, 40)
+    out, err = process.communicate(timeout=180)
+    assert process.returncode == 1
+    assert "it is tried once more." in out
+    assert err.startswith("failed: Breakout/a2c-cnn/seed0: ended with exit status ")
+    states = {
+        run["run"]: run["state"] for run in json.loads((runs / "report.json").read_text())["runs"]
+    }
+    assert states["Breakout/a2c-coordconv/seed0"] == "finished"
+    assert states["Breakout/a2c-cnn/seed0"] != "finished"
+
+
+# --- Ray ------------------------------------------------------------------------------------------
+
+needs_ray = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason='needs pip install -e ".[ray]"'
+)
+
+
+def test_ray_must_answer(tmp_path, capsys):
+    address = "127.0.0.1:1"
+    with pytest.raises(SystemExit) as error:
+        main(["--compare", "--ray", address, "--runs", str(tmp_path)])
+    assert error.value.code == 2
+    err = capsys.readouterr().err
+    if importlib.util.find_spec("ray") is None:
+        assert err == 'error: --ray needs Ray; install it with pip install -e ".[ray]".\n'
+    else:
+        assert err.startswith(f"error: --ray {address}: no Ray cluster answers (")
+
+
+RAY_NODES = """
+import sys, time
+from pathlib import Path
+from ray.cluster_utils import Cluster
+
+runs = Path(sys.argv[1])
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+doomed = cluster.add_node(num_cpus=1)
+print(cluster.address, flush=True)
+while len({path.parent for path in runs.glob("*/*/*/checkpoints/*.zip")}) < 2:
+    time.sleep(0.1)
+cluster.remove_node(doomed, allow_graceful=False)
+print("lost a node", flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+
+@needs_ray
+def test_on_two_ray_nodes_of_which_one_is_lost(tmp_path):
+    runs = tmp_path / "runs"
+    command = [sys.executable, "-c", RAY_NODES, str(runs)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as nodes:
+        assert nodes.stdin is not None
+        assert nodes.stdout is not None
+        try:
+            process = start(runs, 1500, "--ray", nodes.stdout.readline().strip())
+            assert nodes.stdout.readline() == "lost a node\n"
+            out, err = process.communicate(timeout=400)
+            assert process.returncode == 0, out + err
+        finally:
+            nodes.stdin.close()
+    report = json.loads((runs / "report.json").read_text())
+    assert {run["state"] for run in report["runs"]} == {"finished"}
+    assert sorted(run["starts"] for run in report["runs"]) == [1, 2]

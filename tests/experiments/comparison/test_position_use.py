@@ -1,0 +1,89 @@
+"""Taking an agent's position away after training."""
+
+import json
+
+import pytest
+import torch
+
+from experiments.comparison.arms import parse_arm
+from experiments.comparison.report.network_cost import make_extractor, read_weight_shares
+from experiments.comparison.report.position_use import ablate_runs, take_position
+from experiments.comparison.report.write import write_report
+from policies.position_controls import BiasMapConv2d
+from tests.short_runs import short_config, train
+
+ARMS = ("coordconv", "coordconv-all-r", "bias-map", "random-channels-all")
+
+
+def make_trained(arm: str):
+    """An extractor whose position matters: bias maps start at zero."""
+    torch.manual_seed(0)
+    extractor = make_extractor(parse_arm(arm))
+    for layer in extractor.position_layers().values():
+        if isinstance(layer, BiasMapConv2d):
+            torch.nn.init.normal_(layer.bias_map)
+    return extractor
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@torch.no_grad()
+def test_intact_computes_the_same_and_zeroed_something_else(arm):
+    images = torch.rand(2, 4, 84, 84)
+    whole = make_trained(arm)(images)
+    intact, zeroed = make_trained(arm), make_trained(arm)
+    take_position(intact, "intact")
+    take_position(zeroed, "zeroed")
+    torch.testing.assert_close(intact(images), whole, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(zeroed(images), whole, atol=1e-3)
+
+
+@torch.no_grad()
+def test_zeroed_is_the_network_without_coordinates():
+    images = torch.rand(2, 4, 84, 84)
+    coord, plain = make_trained("coordconv"), make_extractor(parse_arm("cnn"))
+    take_position(coord, "zeroed")
+    state = coord.state_dict()
+    del state["cnn.0.bias_map"]
+    plain.load_state_dict(state)
+    torch.testing.assert_close(coord(images), plain(images))
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_shuffled_keeps_each_maps_values_and_loses_their_places(arm):
+    before, after = make_trained(arm), make_trained(arm)
+    take_position(after, "shuffled")
+    for index, layer in before.position_layers().items():
+        size = before.input_sizes()[index]
+        old = layer.coordinate_map(*size).flatten(1)
+        new = after.position_layers()[index].coordinate_map(*size).flatten(1)
+        assert torch.equal(old.sort().values, new.sort().values)
+        assert not torch.equal(old, new)
+
+
+def test_a_finished_run_is_ablated_once_and_reported(tmp_path, capsys):
+    directory = train(tmp_path, short_config(coord_layers=[0], total_agent_steps=40))
+    ablate_runs(tmp_path, 1)
+    path = directory.evaluation_path / "ablation.json"
+    ablation = json.loads(path.read_text())
+    assert ablation["trained_agent_steps"] == 40
+    assert [len(ablation[name]) for name in ("intact", "zeroed", "shuffled")] == [1, 1, 1]
+    capsys.readouterr()
+    ablate_runs(tmp_path, 1)
+    assert capsys.readouterr().out == ""
+    write_report(tmp_path)
+    (use,) = json.loads((tmp_path / "report.json").read_text())["coordinate_use"]
+    assert use["ablated_scores"]["intact"] == ablation["intact"][0]
+    share = read_weight_shares(directory.final_path, parse_arm("coordconv"))[0]
+    assert use["weight_share"] == {"0": share}
+    assert 0.5 < share < 0.65  # at the start 1 / sqrt(3): two of six channels of the same scale
+    path.write_text('{"trained_agent_steps": 40, "intact": [], "zeroed": [], "shuffled": []}')
+    with pytest.raises(ValueError, match="has no games") as error:
+        write_report(tmp_path)
+    assert str(error.value) == (f"{path}: has no games; delete the file and give --ablate again.")
+
+
+def test_a_model_of_another_network_is_refused(tmp_path):
+    directory = train(tmp_path, short_config(coord_layers=[0], total_agent_steps=40))
+    with pytest.raises(ValueError, match="not of the network") as error:
+        read_weight_shares(directory.final_path, parse_arm("bias-map"))
+    assert str(error.value) == (f"{directory.final_path} is not of the network its run asked for.")

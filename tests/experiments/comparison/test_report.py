@@ -1,0 +1,364 @@
+"""The report: which runs it pools, what it says of them, and that it says it again."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from configs.run_config import make_config
+from experiments.comparison.__main__ import main
+from experiments.comparison.plan import PLAN_NAME, ComparisonPlan, make_plan, save_plan
+from experiments.comparison.report.network_cost import compute_network_cost
+from experiments.comparison.report.records import gather, read_episodes, read_progress
+from experiments.comparison.report.write import write_report
+from runtime.source_version import hash_source, strip_comments
+from tests.synthetic_runs import write_run
+
+STEPS = 1000
+HEADER = "agent_steps,environment,return,length_frames,length_agent_steps,time_limit,seconds\n"
+
+
+def plan_of(seeds: int = 3, **changes) -> ComparisonPlan:
+    options: dict[str, Any] = {
+        "algo": "a2c",
+        "overrides": {"total_agent_steps": STEPS},
+        "games": ["Breakout", "Pong"],
+        "seeds": seeds,
+    }
+    return make_plan(**(options | changes))
+
+
+def write_plan_and_runs(runs: Path, plan: ComparisonPlan) -> None:
+    """Breakout: coordconv scores twice as much. Pong: nobody leaves -21."""
+    save_plan(plan, runs)
+    for config in plan.runs():
+        better = config.arm == "coordconv"
+        noise = config.run.seed % 3 + (0.5 * config.run.seed if better else 0)
+        if config.run.game == "Breakout":
+            returns = [(400 if better else 200) + noise] * 100
+        else:
+            returns = [-21 + 0.01 * noise] * 10
+        write_run(runs, config, returns)
+
+
+def read_report(runs: Path) -> Any:
+    write_report(runs)
+    return json.loads((runs / "report.json").read_text())
+
+
+def verdicts_of(report: Any) -> dict[str, str]:
+    (compared,) = report["comparisons"]
+    return {game["game"]: game["label"] for game in compared["games"]}
+
+
+def test_verdicts_and_scores(tmp_path):
+    write_plan_and_runs(tmp_path, plan_of())
+    report = read_report(tmp_path)
+    assert verdicts_of(report) == {"Breakout": "better", "Pong": "undecided (not learned)"}
+    (compared,) = report["comparisons"]
+    assert compared["count"] == {"better": 1, "similar": 0, "worse": 0, "undecided": 1}
+    breakout = compared["games"][0]
+    assert breakout["pairs"] == 3
+    # Constant returns, so the mean over training is the return: 200 + {0, 1, 2} against
+    # 400 + {0, 1.5, 3}; the differences are 200, 200.5 and 201.
+    assert breakout["mean_difference"] == pytest.approx(200.5)
+    assert breakout["standard_deviation"] == pytest.approx(0.5)
+    assert breakout["margin"] == pytest.approx(0.05 * (201 - 1.7))
+    assert breakout["probability_of_improvement"]["value"] == 1
+    scores = report["games"]["Breakout"]
+    assert scores["cnn"]["final_score"] == [200, 201, 202]
+    assert scores["coordconv"]["mean_return_over_training"] == pytest.approx([400, 401.5, 403])
+    # The hundredth game is the first at which the mean of a hundred is known.
+    assert scores["coordconv"]["agent_steps_to_baselines_final_score"] == [STEPS] * 3
+    assert scores["cnn"]["agent_steps_to_baselines_final_score"] == [None, STEPS, STEPS]
+    assert report["cost"][0]["runs"] == 6
+    assert report["cost"][0]["median_agent_steps_per_second"] == pytest.approx(10)
+    assert report["left_out"] == []
+    assert {run["state"] for run in report["runs"]} == {"finished"}
+
+
+def test_the_first_lines_are_the_verdicts(tmp_path):
+    write_plan_and_runs(tmp_path, plan_of())
+    write_report(tmp_path)
+    lines = (tmp_path / "report.md").read_text().splitlines()
+    # Breakout: 1. Pong: of the pairs of {0, 1.5, 3} and {0, 1, 2}, five wins and a tie: 5.5 / 9.
+    assert lines[2].startswith(
+        "**coordconv against cnn**, by the mean return over the whole training: 1 better, 0 "
+        "similar, 0 worse, 1 undecided, of 2 games. Over 2 complete games, a run of coordconv "
+        "beats one of cnn with probability 0.81 ("
+    )
+
+
+def test_two_seeds_allow_no_verdict_and_the_first_line_says_so(tmp_path):
+    write_plan_and_runs(tmp_path, plan_of(seeds=2))
+    report = read_report(tmp_path)
+    assert set(verdicts_of(report).values()) == {"undecided (needs 3 seeds)"}
+    assert (tmp_path / "report.md").read_text().splitlines()[2] == (
+        "**No verdict is possible:** 2 seeds per game and arm; a verdict needs 3 or more."
+    )
+
+
+def test_the_same_runs_give_the_same_bytes(tmp_path):
+    contents = []
+    for name in ("one", "other"):
+        runs = tmp_path / name
+        runs.mkdir()
+        write_plan_and_runs(runs, plan_of())
+        write_report(runs)
+        first = read_outputs(runs)
+        write_report(runs)
+        assert read_outputs(runs) == first
+        contents.append(first)
+    assert contents[0] == contents[1]
+    assert {"report.md", "report.json", "report.html", "figures/learning-curves.png"} <= set(
+        contents[0]
+    )
+
+
+def read_outputs(runs: Path) -> dict[str, bytes]:
+    paths = [*runs.glob("report.*"), *runs.glob("figures/*"), *runs.glob("tensorboard/*/*")]
+    return {path.relative_to(runs).as_posix(): path.read_bytes() for path in paths}
+
+
+def test_the_page_needs_no_other_file(tmp_path):
+    write_plan_and_runs(tmp_path, plan_of())
+    write_report(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert page.count('src="data:image/png;base64,') == 2
+    assert "http" not in page
+    assert "<script" not in page
+
+
+def test_other_runs_are_listed_and_left_out(tmp_path):
+    plan = plan_of()
+    write_plan_and_runs(tmp_path, plan)
+    (first, *_) = plan.runs()
+
+    def other(seed: int, algo: str = "a2c", **overrides):
+        steps = {"total_agent_steps": STEPS, "seed": seed}
+        return make_config("Breakout", algo, steps | overrides)
+
+    write_run(tmp_path, other(7), [1])
+    write_run(tmp_path, other(8, protocol="machado", gamma=0.5), [1])
+    write_run(tmp_path, other(9, total_agent_steps=2000), [1])
+    write_run(tmp_path, other(10), [1], sources=["abc"])
+    write_run(tmp_path, other(0, "dqn"), [1])
+    damaged = write_run(tmp_path, other(11), [1])
+    damaged.config_path.write_text("{}")
+    moved = write_run(tmp_path, other(12), [1])
+    moved.path.rename(moved.path.with_name("seed13"))
+    mixed = write_run(tmp_path, other(14), [1], sources=[hash_source(), "abc"])
+    report = read_report(tmp_path)
+    assert {row["run"]: row["reason"] for row in report["left_out"]} == {
+        "Breakout/a2c-cnn/seed7": "not in the plan",
+        "Breakout/a2c-cnn/seed8": "other settings (gamma = 0.5, protocol = machado)",
+        "Breakout/a2c-cnn/seed9": "another length (2_000 agent steps)",
+        "Breakout/a2c-cnn/seed10": "another source version (abc)",
+        "Breakout/dqn-cnn/seed0": "another algorithm (dqn)",
+        "Breakout/a2c-cnn/seed11": f"{damaged.config_path}: format version None is not the one "
+        "this release reads (1); use the release that wrote it.",
+        "Breakout/a2c-cnn/seed13": "its config is that of Breakout/a2c-cnn/seed12",
+        "Breakout/a2c-cnn/seed14": f"another source version ({hash_source()}, abc)",
+    }
+    assert mixed.path.exists()
+    assert verdicts_of(report)["Breakout"] == "better"
+    assert first.name not in {row["run"] for row in report["left_out"]}
+
+
+@pytest.mark.parametrize(
+    ("state", "label", "score"),
+    [
+        ("interrupted", "undecided (incomplete)", None),
+        ("failed", "undecided (incomplete)", None),
+        ("running", "undecided (incomplete)", None),
+        ("diverged", "better", 400),
+    ],
+)
+def test_only_a_diverged_run_counts_as_far_as_it_came(tmp_path, state, label, score):
+    plan = plan_of()
+    write_plan_and_runs(tmp_path, plan)
+    config = plan.run_of("Breakout", "coordconv", 0)
+    for path in (tmp_path / config.name).iterdir():
+        path.unlink()
+    (tmp_path / config.name).rmdir()
+    write_run(tmp_path, config, [400] * 100, state=state)
+    report = read_report(tmp_path)
+    assert verdicts_of(report)["Breakout"] == label
+    assert report["games"]["Breakout"]["coordconv"]["final_score"][0] == score
+    listed = {run["run"]: run for run in report["runs"]}[config.name]
+    assert (listed["state"], listed["agent_steps"]) == (state, 500)
+
+
+def test_a_missing_run_is_listed(tmp_path):
+    plan = plan_of()
+    save_plan(plan, tmp_path)
+    report = read_report(tmp_path)
+    assert {run["state"] for run in report["runs"]} == {"not started"}
+    assert set(verdicts_of(report).values()) == {"undecided (incomplete)"}
+
+
+def test_a_run_without_a_finished_game_has_no_score(tmp_path):
+    plan = plan_of(games=["Pong"])
+    save_plan(plan, tmp_path)
+    for config in plan.runs():
+        write_run(tmp_path, config, [])
+    report = read_report(tmp_path)
+    assert verdicts_of(report) == {"Pong": "undecided (no finished game)"}
+    assert report["games"]["Pong"]["cnn"]["mean_return_over_training"] == [None] * 3
+    assert report["games"]["Pong"]["cnn"]["final_score"] == [None] * 3
+
+
+def test_a_later_look_is_judged_more_strictly(tmp_path):
+    plan = plan_of()
+    write_plan_and_runs(tmp_path, plan)
+    first = read_report(tmp_path)["comparisons"][0]["games"][0]["judged_level"]
+    save_plan(replace(plan, looks=(2,)), tmp_path)
+    second = read_report(tmp_path)["comparisons"][0]["games"][0]["judged_level"]
+    assert second == pytest.approx(0.2 * first)  # 0.8 * 0.05, then 0.8 of the 0.2 that is left
+
+
+def test_runs_without_a_plan_make_a_comparison_of_what_is_there(tmp_path):
+    for config in plan_of(seeds=2).runs():
+        write_run(tmp_path, config, [3.0])
+    write_run(tmp_path, make_config("Qbert", "a2c", {"total_agent_steps": 9}), [1.0])
+    comparison = gather(tmp_path, None)
+    assert comparison.plan.games == ("Breakout", "Pong")
+    assert comparison.plan.arms == ("cnn", "coordconv")
+    assert comparison.plan.seeds == (0, 1)
+    assert "exploratory" in write_report(tmp_path).with_suffix(".md").read_text()
+
+
+def test_a_single_run_is_a_comparison_of_size_one(tmp_path):
+    config = make_config("Breakout", "a2c", {"coord_layers": [0], "seed": 4})
+    write_run(tmp_path, config, [3.0, 5.0])
+    report = read_report(tmp_path)
+    assert report["comparisons"] == []
+    assert report["games"]["Breakout"]["coordconv"]["final_score"] == [4.0]
+
+
+def test_several_arms_are_each_compared_with_the_first(tmp_path):
+    plan = plan_of(arms=["cnn", "coordconv", "bias-map"])
+    save_plan(plan, tmp_path)
+    for config in plan.runs():
+        bonus = {"cnn": 0, "coordconv": 100, "bias-map": -60}[config.arm]
+        write_run(tmp_path, config, [100 + bonus + config.run.seed * (1 + bonus / 100)] * 20)
+    report = read_report(tmp_path)
+    assert [(c["baseline"], c["candidate"]) for c in report["comparisons"]] == [
+        ("cnn", "coordconv"),
+        ("cnn", "bias-map"),
+    ]
+    breakout = [compared["games"][0]["verdict"] for compared in report["comparisons"]]
+    assert breakout == ["better", "worse"]
+
+
+def test_tensorboard_gets_the_charts_the_text_and_the_pictures(tmp_path):
+    plan = plan_of()
+    write_plan_and_runs(tmp_path, plan)
+    write_report(tmp_path)
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "report")).Reload()
+    assert events.Tags()["images"] == [
+        "report/learning-curves",
+        "report/differences-coordconv",
+    ]
+    assert set(events.Tags()["tensors"]) == {"custom_scalars__config__", "report/text_summary"}
+    layout = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+    assert b"^mean_return/Breakout$" in layout
+    assert b"^return/Pong$" in layout
+    arm = EventAccumulator(str(tmp_path / "tensorboard" / "coordconv")).Reload()
+    curve = arm.Scalars("mean_return/Breakout")
+    assert len(curve) == 100
+    assert (curve[0].step, curve[0].value) == (5, pytest.approx(401.5))
+
+
+def test_cost_of_the_networks():
+    plain, coord = compute_network_cost("cnn"), compute_network_cost("coordconv")
+    # 20^2 * 32 * 4 * 8^2 + 9^2 * 64 * 32 * 4^2 + 7^2 * 64 * 64 * 3^2 + 3136 * 512
+    assert plain.multiply_adds == 3_276_800 + 2_654_208 + 1_806_336 + 1_605_632
+    assert plain.multiply_adds_per_update == 0
+    assert coord.multiply_adds == plain.multiply_adds
+    assert coord.multiply_adds_per_update == 20**2 * 32 * 2 * 8**2
+    assert coord.parameters - plain.parameters == 32 * 2 * 8**2
+    assert compute_network_cost("bias-map").parameters - plain.parameters == 32 * 20**2
+
+
+@given(st.text() | st.text('0123456789,.-einfa\n"').map(HEADER.__add__))
+def test_a_table_of_games_is_read_or_refused_with_one_line(tmp_path_factory, text):
+    path = tmp_path_factory.getbasetemp() / "episodes.csv"
+    path.write_text(text, encoding="utf-8", errors="replace", newline="")
+    try:
+        episodes = read_episodes(path)
+    except ValueError as error:
+        message = str(error)
+    else:
+        assert len(episodes.agent_steps) == len(episodes.returns) == len(episodes.seconds)
+        assert np.isfinite(episodes.returns).all()
+        return
+    assert message.startswith(f"{path}: ")
+    assert message.endswith("; restore the file.")
+    assert len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a,b\n1,2\n",
+        "\0",
+        "é",
+        "{columns}\n5,0,1,1,1,0,0.1\n4,0,1,1,1,0,0.1\n",  # steps run backwards
+        "{columns}\n5,0,nan,1,1,0,0.1\n",
+        "{columns}\n5,0\n",
+        "{columns}\n0,0,1,1,1,0,0.1\n",
+    ],
+)
+def test_damaged_tables_of_games_are_refused(tmp_path, text):
+    path = tmp_path / "episodes.csv"
+    path.write_text(text.replace("{columns}\n", HEADER) + "\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="restore the file") as error:
+        read_episodes(path)
+    others = text in ("a,b\n1,2\n", "\0")
+    fault = "its columns are not those of this release" if others else "not a table of games"
+    assert str(error.value) == f"{path}: {fault}; restore the file."
+
+
+def test_a_row_that_is_being_written_is_left_out(tmp_path):
+    config = plan_of().runs()[0]
+    directory = write_run(tmp_path, config, [1, 2, 6])
+    text = directory.episodes_path.read_text()
+    directory.episodes_path.write_text(text[:-5])
+    assert read_episodes(directory.episodes_path).returns.tolist() == [1, 2]
+    progress = read_progress(directory)
+    assert (progress.agent_steps, progress.mean_return) == (666, 1.5)
+    assert progress.agent_steps_per_second == pytest.approx(10)
+
+
+def test_the_command_needs_runs(tmp_path, capsys):
+    with pytest.raises(SystemExit) as error:
+        main([str(tmp_path / "none")])
+    assert error.value.code == 2
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path / 'none'} has no readable runs; train some first: python train.py "
+        "--compare.\n"
+    )
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_command_refuses_a_damaged_plan(tmp_path, capsys):
+    (tmp_path / PLAN_NAME).write_text("[" * 1000)
+    with pytest.raises(SystemExit) as error:
+        main([str(tmp_path)])
+    assert error.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_comments_and_layout_are_not_part_of_the_source_version():
+    one = '"""Doc."""\nimport os  # why\n\n\ndef f(x):\n    """Doc."""\n    return (x +\n 1)\n'
+    assert strip_comments(one) == strip_comments("import os\ndef f(x): return x + 1")
+    assert strip_comments(one) != strip_comments(one.replace("1", "2"))
+    assert strip_comments('def f():\n    "Doc."\n') == strip_comments("def f(): pass")
+    assert len(hash_source()) == 12

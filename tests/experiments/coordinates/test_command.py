@@ -1,0 +1,469 @@
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from experiments.coordinates.cells import CellDirectory
+from experiments.coordinates.command import main
+from experiments.coordinates.config import make_config, to_json
+from experiments.coordinates.pictures import draw_group
+from experiments.coordinates.table import format_table, show_figure
+
+ROOT = Path(__file__).parents[3]
+SMALL = ["--set", "canvas_size=16", "--set", "threads=1", "--set", "evaluate_every_steps=2"]
+
+
+def run(runs: Path, *arguments: str) -> int:
+    return main(["--runs", str(runs), *SMALL, *arguments])
+
+
+def error_of(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+    """What a command that must end with status 2 writes to stderr."""
+    with pytest.raises(SystemExit) as exit_info:
+        main(arguments)
+    assert exit_info.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["--task", "painting"],
+            "argument --task: invalid choice: painting (choose from classification, regression, "
+            "rendering, all)",
+        ),
+        (
+            ["--split", "half"],
+            "argument --split: invalid choice: half (choose from uniform, quadrant, all)",
+        ),
+        (
+            ["--model", "mlp"],
+            "argument --model: invalid choice: mlp (choose from cnn, coordconv, both)",
+        ),
+        (["--tas", "all"], "unrecognized arguments: --tas all"),
+        (["--seed"], "argument --seed: expected one argument"),
+        (["pong"], "unrecognized arguments: pong"),
+    ],
+)
+def test_arguments_that_do_not_exist_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], line: str
+) -> None:
+    program = "python -m experiments.coordinates"
+    error = error_of(capsys, ["--runs", str(tmp_path / "runs"), *arguments])
+    # Python versions differ in whether they quote the choices.
+    assert error.replace("'", "") == f"{program}: {line}; see {program} --help.\n"
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["--seed", "-1"],
+            "--seed: `seed` must be a whole number at least 0 and at most 2_147_483_647, got -1.",
+        ),
+        (
+            ["--seed", "x"],
+            "--seed: `seed` must be a whole number at least 0 and at most 2_147_483_647, got 'x'.",
+        ),
+        (
+            ["--steps", "1.5"],
+            "--steps: `total_steps` must be a whole number at least 0 and at most "
+            "1_000_000_000_000, got '1.5'.",
+        ),
+        (
+            ["--steps", "-5"],
+            "--steps: `total_steps` must be a whole number at least 0 and at most "
+            "1_000_000_000_000, got -5.",
+        ),
+        (
+            ["--steps", "0"],
+            "`total_steps` and `total_seconds` are both 0, no limit; set one of them.",
+        ),
+        (
+            ["--seconds", "nan"],
+            "--seconds: `total_seconds` must be a number at least 0 and at most 1_000_000_000, "
+            "got nan.",
+        ),
+        (
+            ["--seconds", "-1"],
+            "--seconds: `total_seconds` must be a number at least 0 and at most 1_000_000_000, "
+            "got -1.",
+        ),
+        (
+            ["--seconds", "soon"],
+            "--seconds: `total_seconds` must be a number at least 0 and at most 1_000_000_000, "
+            "got 'soon'.",
+        ),
+        (
+            ["--steps", "1", "--seconds", "1"],
+            "--steps and --seconds both set the budget; give one of them.",
+        ),
+        (
+            ["--seed", "1", "--set", "seed=1"],
+            "--seed and --set seed=... both set `seed`; give one of them.",
+        ),
+        (
+            ["--steps", "1", "--set", "total_steps=1"],
+            "--steps and --set total_steps=... both set `total_steps`; give one of them.",
+        ),
+        (["--set", "seed"], "--set takes key=value, got 'seed'."),
+        (["--set", "sed=1"], "--set: unknown setting 'sed'; did you mean `seed`?"),
+        (["--set", "l2=1", "--set", "l2=1"], "--set: `l2` is given twice; give it once."),
+        (
+            ["--set", "l2=-1"],
+            "--set: `l2` must be a number at least 0 and at most 1e+30, got -1.",
+        ),
+        (
+            ["--set", "batch_size=0"],
+            "--set: `batch_size` must be a whole number at least 1 and at most 100_000, got 0.",
+        ),
+        (["--set", "device=tpu"], "--set: `device` must be one of cpu, cuda, got 'tpu'."),
+        (
+            ["--set", "kernel_size=3"],
+            "`kernel_size` does not apply to coordconv on classification; leave it out or choose "
+            "another --model or --task.",
+        ),
+        (
+            ["--task", "rendering", "--model", "cnn", "--set", "kernel_size=1"],
+            "`kernel_size` of cnn on rendering must be one of 2, 3, 4, got 1.",
+        ),
+        (
+            ["--set", "canvas_size=60"],
+            "`canvas_size` must be a power of two, since the plain network doubles, got 60.",
+        ),
+    ],
+)
+def test_settings_that_cannot_be_are_one_line_and_write_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], line: str
+) -> None:
+    error = error_of(capsys, ["--runs", str(tmp_path / "runs"), *arguments])
+    assert error == f"error: {line}\n"
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without GPU")
+def test_a_gpu_that_is_not_there_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = error_of(capsys, ["--runs", str(tmp_path), "--set", "device=cuda"])
+    assert error == "error: `device` is cuda, but no GPU is available; use cpu.\n"
+
+
+def test_a_runs_folder_that_is_a_file_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    runs.write_text("")
+    cell = runs / "coordinates/classification-uniform/coordconv/seed0"
+    message = f"error: cannot write to {cell} (Not a directory); choose another --runs folder.\n"
+    assert error_of(capsys, ["--runs", str(runs), *SMALL, "--steps", "1"]) == message
+
+
+def test_a_runs_folder_that_cannot_be_written_to_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)  # as root, every folder can be written to
+    cell = tmp_path / "coordinates/classification-uniform/coordconv/seed0"
+    message = f"error: cannot write to {cell} (Permission denied); choose another --runs folder.\n"
+    assert error_of(capsys, ["--runs", str(tmp_path), *SMALL, "--steps", "1"]) == message
+
+
+@pytest.fixture
+def finished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """A finished cell of two steps, in the runs folder `tmp_path`."""
+    assert run(tmp_path, "--model", "coordconv", "--steps", "2") == 0
+    capsys.readouterr()
+    return tmp_path / "coordinates/classification-uniform/coordconv/seed0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["--steps", "2", "--set", "l2=0.5", "--set", "batch_size=3"],
+            "CELL holds a run of other settings (batch_size, l2); choose another --runs folder, "
+            "or delete it.",
+        ),
+        (
+            ["--steps", "1"],
+            "CELL has trained for 2 steps and SECONDS s, longer than the 1 steps asked for; ask "
+            "for more.",
+        ),
+    ],
+)
+def test_what_does_not_fit_the_cell_on_disk_is_one_line(
+    finished: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    line: str,
+) -> None:
+    seconds = json.loads((finished / "status.json").read_text())["seconds"]
+    line = line.replace("CELL", str(finished)).replace("SECONDS", f"{seconds:.1f}")
+    asked = ["--runs", str(tmp_path), *SMALL, "--model", "coordconv", *arguments]
+    assert error_of(capsys, asked) == f"error: {line}\n"
+
+
+def test_a_cell_that_another_process_trains_is_one_line(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with CellDirectory(finished).lock():
+        error = error_of(
+            capsys, ["--runs", str(tmp_path), *SMALL, "--model", "coordconv", "--steps", "3"]
+        )
+    assert error == (
+        f"error: {finished} is being written by another process; wait for it or stop it.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "steps", "line"),
+    [
+        (
+            "config.json",
+            '{"cell": ',
+            "2",
+            "CELL/config.json is not valid JSON (Expecting value at line 1, column 10); correct or "
+            "replace it.",
+        ),
+        (
+            "config.json",
+            "[]",
+            "2",
+            "CELL/config.json: a config must be a JSON object; restore the file.",
+        ),
+        (
+            "status.json",
+            "[]",
+            "2",
+            "CELL/status.json: not a status; delete the file and run again.",
+        ),
+        (
+            "result.json",
+            '{"stopped": ',
+            "2",
+            "CELL/result.json is not valid JSON (Expecting value at line 1, column 13); correct or "
+            "replace it.",
+        ),
+        ("result.json", "{}", "2", "CELL/result.json: not a result; delete CELL."),
+        (
+            "result.json",
+            '{"task": "classification", "steps": "many"}',
+            "2",
+            "CELL/result.json: not a result; delete CELL.",
+        ),
+        ("weights.pth", "x", "2", "CELL/weights.pth is damaged; delete CELL and run again."),
+        ("checkpoint.pth", "x", "3", "CELL/checkpoint.pth is damaged; delete CELL and run again."),
+    ],
+)
+def test_damaged_files_are_one_line(
+    finished: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    content: str,
+    steps: str,
+    line: str,
+) -> None:
+    (finished / name).write_text(content)
+    asked = ["--runs", str(tmp_path), *SMALL, "--model", "coordconv", "--steps", steps]
+    assert error_of(capsys, asked) == f"error: {line}\n".replace("CELL", str(finished))
+
+
+def test_a_diverging_cell_is_one_line_and_the_next_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--task", "regression", "--split", "all", "--model", "coordconv", "--seed", "1")
+    assert run(tmp_path, *arguments, "--steps", "30", "--set", "learning_rate=1e20") == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert [re.sub(r"(nan|inf) at step \d+$", "?", line) for line in errors] == [
+        f"coordinates/regression-{split}/coordconv/seed1: the loss is ?"
+        for split in ("uniform", "quadrant")
+    ]
+
+
+@pytest.mark.parametrize("task", ["classification", "regression", "rendering"])
+def test_all_splits_of_a_task_are_trained_tabled_drawn_and_then_skipped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], task: str
+) -> None:
+    arguments = ("--task", task, "--split", "all", "--steps", "4", "--seed", "2")
+    assert run(tmp_path, *arguments) == 0
+    printed = capsys.readouterr().out
+    names = ["canvas", "curve"] + ["prediction"] * (task != "regression")
+    for split in ("uniform", "quadrant"):
+        group = tmp_path / "coordinates" / f"{task}-{split}"
+        assert sorted(path.name for path in group.glob("*.png")) == [
+            f"{name}-seed2.png" for name in names
+        ]
+        events = EventAccumulator(str(group))
+        events.Reload()
+        assert sorted(events.Tags()["images"]) == [f"seed2/{name}" for name in names]
+        for model in ("cnn", "coordconv"):
+            result = json.loads((group / model / "seed2" / "result.json").read_text())
+            assert (result["task"], result["split"], result["model"]) == (task, split, model)
+            assert re.search(rf"{task}-{split} +{model} +2 +{result['parameters']:,} +4 ", printed)
+    picture = matplotlib.image.imread(group / "canvas-seed2.png")
+    assert picture.shape[0] > 400
+    assert len(set(picture[..., 0].flatten().tolist())) > 3  # not blank
+
+    weights = tmp_path / f"coordinates/{task}-uniform/cnn/seed2/weights.pth"
+    written = weights.stat().st_mtime_ns
+    assert run(tmp_path, *arguments) == 0
+    assert capsys.readouterr().out.count(": finished; a larger --steps or --seconds") == 4
+    assert weights.stat().st_mtime_ns == written
+
+
+def test_the_plain_network_gets_at_least_the_time_of_coordconv(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from experiments.coordinates import command
+
+    asked: dict[str, Any] = {}
+
+    def train_cell(directory: Any, config: Any, *_: object) -> dict[str, Any]:
+        asked[config.cell.model] = config.budget
+        result = {
+            "task": "classification",
+            "split": "uniform",
+            "model": config.cell.model,
+            "seed": 0,
+            "parameters": 1,
+            "steps": 7,
+            "seconds": 123.5,
+            "seconds_to_perfect": None,
+            "stopped": "budget",
+            "train_accuracy": 0.5,
+            "test_accuracy": 0.5,
+            "curve": [],
+        }
+        directory.path.mkdir(parents=True)
+        (directory.path / "config.json").write_text(to_json(config))
+        for name in ("result.json", "weights.pth"):
+            (directory.path / name).write_text(json.dumps(result))
+        (directory.path / "status.json").write_text(
+            '{"state": "finished", "steps": 7, "seconds": 123.5, "message": ""}'
+        )
+        return result
+
+    monkeypatch.setattr(command, "train_cell", train_cell)
+    monkeypatch.setattr(command, "draw_group", lambda *_: [])
+    monkeypatch.setattr(command, "format_table", lambda _: "")
+    assert main(["--runs", str(tmp_path)]) == 0
+    assert asked["coordconv"].total_steps > 0
+    preset = make_config("classification", "uniform", "cnn", {}).budget.total_seconds
+    assert asked["cnn"].total_seconds == max(124, preset)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_save_and_the_same_command_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], number: signal.Signals, status: int
+) -> None:
+    cell = tmp_path / "coordinates/classification-uniform/cnn/seed0"
+
+    def send_when_saved() -> None:
+        deadline = time.monotonic() + 60
+        while not (cell / "checkpoint.pth").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    sender = threading.Thread(target=send_when_saved)
+    sender.start()
+    often = ("--set", "checkpoint_every_seconds=0.05")
+    assert run(tmp_path, "--model", "cnn", *often, "--steps", "100_000") == status
+    sender.join()
+    line = f"{cell}: saved; the same command goes on from here.\n"
+    assert capsys.readouterr().out.endswith(line)
+    saved = json.loads((cell / "status.json").read_text())
+    assert saved["state"] == "interrupted"
+    assert saved["steps"] > 0
+    assert run(tmp_path, "--model", "cnn", "--steps", str(saved["steps"] + 3)) == 0
+    assert json.loads((cell / "result.json").read_text())["steps"] == saved["steps"] + 3
+
+
+def test_neither_sb3_nor_gymnasium_is_imported() -> None:
+    code = (
+        "import pkgutil, sys, importlib, experiments.coordinates as package\n"
+        "for module in pkgutil.iter_modules(package.__path__):\n"
+        "    importlib.import_module('experiments.coordinates.' + module.name)\n"
+        "names = {'stable_baselines3', 'gymnasium', 'ale_py', 'envs', 'agents', 'policies'}\n"
+        "print(sorted(names & {name.partition('.')[0] for name in sys.modules}))\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert finished.stdout == "['policies']\n"
+
+
+def test_nothing_finished_means_nothing_drawn(tmp_path: Path) -> None:
+    assert draw_group(tmp_path / "classification-uniform", 0) == []
+
+
+def test_table_and_the_comparison_at_the_same_time() -> None:
+    common = {"task": "classification", "split": "uniform", "seed": 0, "steps": 1_200}
+    ours = common | {
+        "model": "coordconv",
+        "parameters": 7_553,
+        "seconds": 9.04,
+        "seconds_to_perfect": 6.51,
+        "train_accuracy": 1.0,
+        "test_accuracy": 1.0,
+        "curve": [],
+    }
+    plain = common | {
+        "model": "cnn",
+        "parameters": 409_921,
+        "seconds": 40.0,
+        "seconds_to_perfect": None,
+        "train_accuracy": 0.99996,
+        "test_accuracy": 0.125,
+        "curve": [
+            {"seconds": 3.0, "train_accuracy": 0.0, "test_accuracy": 0.0},
+            {"seconds": 6.0, "train_accuracy": 0.25, "test_accuracy": 0.0625},
+            {"seconds": 9.0, "train_accuracy": 0.5, "test_accuracy": 0.125},
+        ],
+    }
+    lines = format_table([ours, plain]).splitlines()
+    assert [re.sub(" {2,}", " | ", line) for line in lines[:3]] == [
+        "task-split | network | seed | weights | steps | time | train | test | all right",
+        "classification-uniform | coordconv | 0 | 7,553 | 1,200 | 9.0 s | 100 % | 100 % | "
+        "after 6.5 s",
+        "classification-uniform | cnn | 0 | 409,921 | 1,200 | 40.0 s | 100.00 % | 12.5 % | -",
+    ]
+    assert len({len(line) for line in lines[:3]}) == 1
+    assert lines[3:] == [
+        "After the 6.5 s that CoordConv took on classification-uniform, the plain network had 25 % "
+        "(train) and 6.25 % (test) on a sample.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("figure", "value", "text"),
+    [
+        ("accuracy", 1.0, "100 %"),
+        ("accuracy", 0.9990, "99.9 %"),
+        ("accuracy", 0.9998, "99.98 %"),
+        ("accuracy", 0.0, "0 %"),
+        ("error_pixels", 0.1234, "0.123 px"),
+        ("iou", 0.9999, "IOU 0.99990"),
+        ("iou", 1.0, "IOU 1.000"),
+    ],
+)
+def test_figures_have_units(figure: str, value: float, text: str) -> None:
+    assert show_figure(figure, value) == text

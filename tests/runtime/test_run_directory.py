@@ -1,0 +1,137 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.run_directory import RunDirectory, RunStatus
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> RunDirectory:
+    return RunDirectory(tmp_path / "run")
+
+
+def refuse_lock(directory: RunDirectory) -> str:
+    with pytest.raises(ValueError, match=r"^[^\n]+$") as error, directory.lock():
+        pass
+    return str(error.value)
+
+
+def test_a_directory_is_there_once_a_run_was_started(directory: RunDirectory) -> None:
+    assert not directory.exists()
+    assert directory.read_status() is None
+    with directory.lock():
+        assert not directory.exists()
+        directory.config_path.write_text("{}")
+    assert directory.exists()
+
+
+def test_a_path_that_cannot_be(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 300)
+    message = f"cannot use {path} (File name too long); choose another --runs folder."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        RunDirectory(path).exists()
+
+
+def test_the_lock_keeps_a_second_holder_out_until_it_is_freed(directory: RunDirectory) -> None:
+    with directory.lock():
+        assert refuse_lock(directory) == (
+            f"{directory.path} is being written by another process; wait for it or stop it."
+        )
+    with directory.lock():
+        pass
+
+
+def test_a_dead_process_and_its_children_hold_no_lock(directory: RunDirectory) -> None:
+    """A child does not inherit the lock, and may outlive its parent."""
+    script = (
+        "import subprocess, sys, time\nfrom pathlib import Path\n"
+        "from runtime.run_directory import RunDirectory\n"
+        "with RunDirectory(Path(sys.argv[1])).lock():\n"
+        "    child = subprocess.Popen(['sleep', '30'], stdout=subprocess.DEVNULL)\n"
+        "    print(child.pid, flush=True)\n"
+        "    time.sleep(30)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(directory.path)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    assert "another process" in refuse_lock(directory)
+    process.kill()
+    process.communicate()
+    try:
+        assert Path(f"/proc/{child}").exists()
+        with directory.lock():
+            pass
+    finally:
+        subprocess.run(["kill", str(child)], check=True)
+
+
+def test_the_lock_removes_what_dead_writers_left(directory: RunDirectory) -> None:
+    directory.path.mkdir()
+    stale = directory.path / ".config.json.0123456789abcdef.tmp"
+    stale.write_text("half")
+    with directory.lock():
+        assert not stale.exists()
+
+
+def test_a_file_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "run"
+    assert refuse_lock(RunDirectory(path)) == (
+        f"cannot write to {path} (Not a directory); choose another --runs folder."
+    )
+    path = tmp_path / "file"
+    assert refuse_lock(RunDirectory(path)) == (
+        f"cannot write to {path} (File exists); choose another --runs folder."
+    )
+
+
+@pytest.mark.parametrize(
+    "status", [RunStatus("running", 0), RunStatus("failed", 3, "environment 1 failed: é")]
+)
+def test_status(directory: RunDirectory, status: RunStatus) -> None:
+    directory.path.mkdir()
+    directory.write_status(status.state, status.agent_steps, status.message)
+    assert directory.read_status() == status
+
+
+GOOD = {"state": "running", "agent_steps": 5, "message": ""}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([], "not a status; delete the file and run again."),
+        ({}, "`state` is missing; add it."),
+        (GOOD | {"state": "asleep"}, "`state` must be one of running, interrupted, "),
+        (GOOD | {"agent_steps": -1}, "`agent_steps` must be a whole number at least 0, got -1."),
+        (GOOD | {"agent_steps": "5"}, "`agent_steps` must be a whole number at least 0, got '5'."),
+        (GOOD | {"message": 3}, "`message` must be text, got 3."),
+        (GOOD | {"mesage": ""}, "unknown setting 'mesage'; did you mean `message`?"),
+    ],
+)
+def test_a_damaged_status(directory: RunDirectory, values: Any, message: str) -> None:
+    directory.path.mkdir()
+    directory.status_path.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"^[^\n]+$") as error:
+        directory.read_status()
+    assert str(error.value).startswith(f"{directory.status_path}: {message}")
+
+
+def test_every_start_is_recorded(directory: RunDirectory) -> None:
+    directory.path.mkdir()
+    directory.record_start({"threads": 1})
+    directory.record_start({"threads": 2})
+    content = json.loads(directory.provenance_path.read_text())
+    assert content == {"starts": [{"threads": 1}, {"threads": 2}]}

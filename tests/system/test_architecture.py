@@ -1,0 +1,89 @@
+"""Imports point one way, and the layer stands alone."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# What each part of the project may import of the others.
+ALLOWED = {
+    "configs": {"configs", "runtime"},
+    "runtime": {"configs", "runtime"},
+    "envs": {"configs", "runtime", "envs"},
+    "policies": {"policies"},
+    "agents": {"configs", "runtime", "envs", "policies", "agents"},
+    "experiments": {"configs", "runtime", "envs", "policies", "agents", "experiments"},
+}
+OURS = {*ALLOWED, "benchmarks", "tests", "train", "evaluate"}
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Every module a file imports, inside functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            assert node.module is not None
+            names.add(node.module)
+    return names
+
+
+def top_level(names: set[str]) -> set[str]:
+    return {name.partition(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("part", ALLOWED)
+def test_imports_point_one_way(part: str) -> None:
+    files = list((ROOT / part).rglob("*.py"))
+    assert files
+    for path in files:
+        assert top_level(imported_modules(path)) & OURS <= ALLOWED[part], path
+
+
+def test_the_configs_know_nothing_of_learning() -> None:
+    for path in (ROOT / "configs").rglob("*.py"):
+        assert (
+            not top_level(imported_modules(path))
+            - set(sys.stdlib_module_names)
+            - {"configs", "runtime"}
+        )
+
+
+def test_coordconv_imports_torch_alone() -> None:
+    names = top_level(imported_modules(ROOT / "policies" / "coordconv.py"))
+    assert names - set(sys.stdlib_module_names) == {"torch"}
+
+
+def test_the_coordinate_tasks_load_neither_sb3_nor_gymnasium() -> None:
+    modules = sorted(
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in (ROOT / "experiments" / "coordinates").glob("*.py")
+        if not path.name.startswith("__")
+    )
+    assert modules
+    script = (
+        f"import sys, {', '.join(modules)}\n"
+        "print({'stable_baselines3', 'gymnasium', 'ale_py'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "set()\n"
+
+
+def test_a_wrong_command_line_is_answered_without_loading_torch() -> None:
+    script = (
+        "import sys, train\n"
+        "try:\n    train.main(['--algo', 'ppo'])\n"
+        "except SystemExit as stop:\n    print(stop.code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "2 False\n"

@@ -1,0 +1,265 @@
+"""evaluate.py as users run it: what it writes and prints, and how it refuses."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import evaluate
+from configs.run_config import make_config, to_json
+from envs.games import find_game
+from tests.agents.evaluation.test_evaluate import save_foreign, write_run
+from tests.agents.evaluation.test_video import decode, describe
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return write_run(tmp_path_factory.mktemp("runs") / "run").path
+
+
+@pytest.fixture(scope="module")
+def dqn_model(tmp_path_factory) -> Path:
+    return write_run(tmp_path_factory.mktemp("runs") / "dqn", "dqn").path / "final.zip"
+
+
+def read_report(folder: Path):
+    return json.loads((folder / "returns.json").read_text())
+
+
+def test_a_run_is_scored_and_shown(run, capsys):
+    evaluation = run / "evaluation"
+    assert evaluate.main([str(run), "--episodes", "3", "--video", "--device", "cpu"]) == 0
+    assert sorted(path.name for path in evaluation.iterdir()) == ["game.mp4", "returns.json"]
+    report = read_report(evaluation)
+    assert report["run"] == "Breakout/a2c-coordconv/seed0"
+    assert (report["game"], report["algo"], report["arm"]) == ("Breakout", "a2c", "coordconv")
+    assert (report["run_seed"], report["evaluation_seed"]) == (0, 0)
+    assert (report["model"], report["trained_agent_steps"]) == ("final.zip", 1234)
+    assert report["protocol"] == "baselines"
+    assert (report["deterministic"], report["epsilon"]) == (False, None)
+    assert len(report["returns"]) == len(set(report["game_seeds"])) == 3
+    assert report["time_limit"] == [False] * 3
+    assert report["mean_return"] == sum(report["returns"]) / 3
+    assert report["human_normalised_score"] == pytest.approx(
+        find_game("Breakout").human_normalised_score(report["mean_return"])
+    )
+    assert set(report["provenance"]["packages"]) >= {"torch", "ale-py", "stable-baselines3"}
+
+    video = report["video"]
+    assert video["file"] == "game.mp4"
+    assert video["return"] == sorted(report["returns"])[1] == report["returns"][video["game"]]
+    shown = describe(evaluation / "game.mp4")
+    assert re.search(r"Video: h264 .*, yuv420p.*, 800x630, .*, 60 fps,", shown)
+    frames = decode(evaluation / "game.mp4", "rgb24", "scale=160:210").reshape(-1, 210, 160, 3)
+    assert len(frames) == video["length_frames"] == report["length_frames"][video["game"]]
+    for frame in frames[[0, -1]]:  # colour, not grey or black
+        assert (np.ptp(frame.astype(int), axis=2) > 60).mean() > 0.05
+
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("played)" in line for line in lines) == 3
+    assert lines[2].endswith("(3 of 3 played)")
+    assert lines[-2].startswith("Breakout  a2c-coordconv/seed0  1_234    3 ")
+    assert lines[-1] == f"written: {evaluation / 'returns.json'}"
+
+
+def test_an_evaluation_takes_the_place_of_the_one_before(run, tmp_path):
+    out = tmp_path / "new" / "out"
+    arguments = [str(run), "--episodes", "1", "--out", str(out), "--seed", "5", "--device", "cpu"]
+    assert evaluate.main([*arguments, "--video"]) == 0
+    first = read_report(out)
+    assert first["video"]["game"] == 0
+    assert evaluate.main(arguments) == 0
+    assert [path.name for path in out.iterdir()] == ["returns.json"]  # no video of other games
+    second = read_report(out)
+    assert second["video"] is None
+    assert second["returns"] == first["returns"]
+    assert second["length_frames"] == first["length_frames"]
+    assert (second["standard_deviation"], second["interval_95"]) == (None, None)
+    assert second["evaluation_seed"] == 5
+
+
+@pytest.mark.parametrize(("flags", "epsilon"), [([], 0.25), (["--deterministic"], 0.0)])
+def test_dqn_acts_at_random_as_at_the_end_of_its_training(dqn_model, flags, epsilon):
+    assert evaluate.main([str(dqn_model), "--episodes", "1", "--device", "cpu", *flags]) == 0
+    report = read_report(dqn_model.with_name("final-evaluation"))
+    assert (report["algo"], report["epsilon"]) == ("dqn", epsilon)
+    assert report["deterministic"] is bool(flags)
+
+
+def test_a_model_of_plain_sb3_is_scored_beside_it(tmp_path):
+    path = tmp_path / "theirs.zip"
+    save_foreign(path, "A2C")
+    arguments = [str(path), "--game", "Breakout", "--episodes", "1", "--device", "cpu"]
+    assert evaluate.main(arguments) == 0
+    report = read_report(tmp_path / "theirs-evaluation")
+    assert (report["run"], report["algo"], report["arm"]) == (None, None, None)
+    assert (report["game"], report["protocol"]) == ("Breakout", "baselines")
+    assert (report["model"], report["trained_agent_steps"]) == ("theirs.zip", 77)
+
+
+# --- refusals -------------------------------------------------------------------------------------
+
+
+def refuse(arguments, capsys):
+    """The one line that a command is refused with."""
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main(arguments)
+    captured = capsys.readouterr()
+    assert stop.value.code == 2
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("error: ")
+    return captured.err[len("error: ") : -1]
+
+
+COUNT = "`episodes` must be a whole number at least 1 and at most 1_000_000"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--episodes", "0"], f"--episodes: {COUNT}, got 0."),
+        (["--episodes", "ten"], f"--episodes: {COUNT}, got 'ten'."),
+        (
+            ["--seed", "-1"],
+            "--seed: `seed` must be a whole number at least 0 and at most 2_147_483_647, got -1.",
+        ),
+        (["--device", "tpu"], "`device` must be auto, cpu, cuda or cuda:N, got 'tpu'."),
+        (["--game", "Pong"], "{run} knows what it was trained on; leave out --game Pong."),
+        (
+            ["--protocol", "machado"],
+            "{run} knows what it was trained on; leave out --protocol machado.",
+        ),
+        (
+            ["--out", "{run}/config.json"],
+            "cannot write to {run}/config.json (File exists); choose another folder with --out.",
+        ),
+        (
+            ["--out", ""],
+            "--out must name a folder, got ''.",
+        ),
+        (
+            ["--out", "{run}/config.json/x"],
+            "cannot write to {run}/config.json/x (Not a directory); choose another folder with "
+            "--out.",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_run_is_one_line(tmp_path, capsys, flags, message):
+    run = write_run(tmp_path / "run").path
+    before = sorted(run.rglob("*"))
+    flags = [flag.format(run=run) for flag in flags]
+    assert refuse([str(run), *flags], capsys) == message.format(run=run)
+    assert sorted(run.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "{model} does not say its game; add --game, such as --game Pong."),
+        (["--game", "Pongg"], "Unknown game 'Pongg'. Did you mean Pong? --list-games lists them."),
+        (
+            ["--game", "Pong"],
+            "{model} chooses among 4 actions, Pong has 6; name the game it was trained on with "
+            "--game.",
+        ),
+        (
+            ["--game", "Breakout", "--protocol", "machad"],
+            "unknown protocol 'machad'; did you mean `machado`?",
+        ),
+    ],
+)
+def test_what_is_wrong_with_somebody_elses_model_is_one_line(tmp_path, capsys, flags, message):
+    model = tmp_path / "theirs.zip"
+    save_foreign(model, "A2C")
+    assert refuse([str(model), *flags], capsys) == message.format(model=model)
+    assert list(tmp_path.iterdir()) == [model]
+
+
+def test_a_path_without_an_agent_is_one_line(tmp_path, capsys):
+    assert refuse([""], capsys) == "RUN_DIR|MODEL.zip must name a run or a model, got ''."
+    long = tmp_path / ("x" * 300)
+    assert refuse([str(long)], capsys) == f"{long}: File name too long"
+    missing = tmp_path / "missing.zip"
+    assert refuse([str(missing)], capsys) == f"{missing} does not exist; check the path."
+    assert refuse([str(tmp_path)], capsys) == (
+        f"{tmp_path} is not a run's directory: it has no config.json; give one, such as "
+        "runs/Pong/a2c-coordconv/seed0, or a model's .zip file."
+    )
+    (tmp_path / "config.json").write_text(to_json(make_config("Pong", "a2c", {})))
+    assert refuse([str(tmp_path)], capsys) == (
+        f"{tmp_path} has no model yet; train it up to its first checkpoint."
+    )
+    (tmp_path / "config.json").write_text("{")
+    (tmp_path / "final.zip").write_bytes(b"PK")
+    assert refuse([str(tmp_path)], capsys) == (
+        f"{tmp_path / 'final.zip'} is damaged (its checksum is missing or wrong); use an earlier "
+        "file."
+    )
+
+
+def test_a_damaged_final_model_is_one_line(tmp_path, capsys):
+    path = write_run(tmp_path / "run").path / "final.zip"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert refuse([str(path.parent)], capsys) == (
+        f"{path} is damaged (its checksum is missing or wrong); use an earlier file."
+    )
+    assert refuse([str(path)], capsys) == (
+        f"{path} is damaged (its checksum is wrong); use an earlier file."
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the system's read-only folders are not everybody's")
+def test_an_unwritable_folder_is_one_line(run, capsys):
+    message = refuse([str(run), "--out", "/proc/evaluation"], capsys)
+    assert message == (
+        "cannot write to /proc/evaluation (No such file or directory); choose another folder with "
+        "--out."
+    )
+
+
+def test_a_dqn_that_does_not_say_its_epsilon_needs_to_be_deterministic(tmp_path, capsys):
+    model = tmp_path / "theirs.zip"
+    saved = save_foreign(model, "DQN")
+    del saved.exploration_final_eps
+    saved.save(model)
+    flags = [str(model), "--game", "Breakout", "--episodes", "1", "--device", "cpu"]
+    assert refuse(flags, capsys) == (
+        f"{model} does not say its exploration_final_eps; add --deterministic."
+    )
+
+
+def test_a_stopped_evaluation_leaves_nothing(tmp_path, capsys, monkeypatch):
+    def stop(*arguments):
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr("agents.evaluation.evaluate.play_games", stop)
+    run = write_run(tmp_path / "run").path
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.main([str(run)])
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "stopped.\n"
+    assert not (run / "evaluation").exists()
+
+
+def test_returns_outlive_a_video_that_cannot_be_written(tmp_path, capsys, monkeypatch):
+    ffmpeg = tmp_path / "ffmpeg"
+    ffmpeg.write_text("#!/bin/sh\necho broken >&2\nexit 1\n")
+    ffmpeg.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(ffmpeg))
+    run = write_run(tmp_path / "run").path
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main([str(run), "--episodes", "1", "--video", "--device", "cpu"])
+    assert stop.value.code == 2
+    path = run / "evaluation" / "game.mp4"
+    assert capsys.readouterr().err == (
+        f"error: {path} cannot be encoded (broken); evaluate without --video.\n"
+    )
+    assert [left.name for left in path.parent.iterdir()] == ["returns.json"]
+    assert read_report(path.parent)["video"] is None

@@ -1,0 +1,208 @@
+"""train.py as users type it, in processes of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from agents.models.model_file import read_model_zip
+from configs.run_config import from_json, make_config
+from envs.games import all_games
+from runtime.run_directory import RunDirectory, RunStatus
+from tests.short_runs import command_line, short_config
+
+ROOT = Path(__file__).parents[2]
+
+
+@contextmanager
+def started(arguments: list[str], **environment: str) -> "Iterator[subprocess.Popen[str]]":
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *arguments],
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def newest_checkpoint(directory: RunDirectory) -> int:
+    return max((int(path.stem) for path in directory.checkpoints_path.glob("*.zip")), default=0)
+
+
+def processes_of_session(session: int) -> list[str]:
+    """The commands of living processes; the session's number is that of its first process."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, _, rest = path.read_text().rpartition(")")
+        except OSError:
+            continue
+        state, _, _, its_session, *_ = rest.split()
+        if int(its_session) == session and state != "Z":
+            found.append(name)
+    return found
+
+
+def test_killed_stopped_interrupted_and_gone_on(tmp_path: Path) -> None:
+    config = short_config(total_agent_steps=1_000_000)
+    arguments = command_line(config, tmp_path)
+    directory = RunDirectory(tmp_path / config.name)
+
+    with started(arguments) as process:
+        wait_for(lambda: newest_checkpoint(directory) >= 120, process)
+        process.kill()
+        process.wait()
+        assert processes_of_session(process.pid) == []
+    with directory.lock():  # which the dead process does not hold
+        pass
+    assert directory.read_status() == RunStatus("running", 0)
+
+    for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        before = newest_checkpoint(directory)
+        with started(arguments) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == (
+                f"{config.name}: resumed at {before:_} agent steps.\n"
+            )
+            wait_for(lambda before=before: newest_checkpoint(directory) > before, process)  # type: ignore[misc]
+            process.send_signal(number)
+            out, err = process.communicate()
+            assert (process.returncode, err) == (status, "")
+            assert out == f"{directory.path}: saved; the same command goes on from here.\n"
+        state = directory.read_status()
+        assert state == RunStatus("interrupted", newest_checkpoint(directory))
+
+    starts = json.loads(directory.provenance_path.read_text())["starts"]
+    assert len(starts) == 3
+
+
+@pytest.mark.parametrize("algo", ["a2c", "dqn"])
+def test_two_processes_train_the_same_agent(algo: str, tmp_path: Path) -> None:
+    """Whatever seeds Python's hashes, and with two threads of arithmetic."""
+    config = short_config(algo, total_agent_steps=120, coord_layers=[0], threads=2)
+    arguments = [*command_line(config, tmp_path), "--coordconv"]
+    folders = [tmp_path / "1", tmp_path / "2"]
+    first, second = (
+        [argument.replace(f"--runs={tmp_path}", f"--runs={folder}") for argument in arguments]
+        for folder in folders
+    )
+    with (
+        started(first, PYTHONHASHSEED="1") as one,
+        started(second, PYTHONHASHSEED="2") as other,
+    ):
+        for process, folder in ((one, folders[0]), (other, folders[1])):
+            out, err = process.communicate()
+            assert (process.returncode, err) == (0, "")
+            assert out == f"{folder / config.name}: finished, 120 agent steps.\n"
+    states = [read_model_zip(folder / config.name / "final.zip").policy_state for folder in folders]
+    assert states[0].keys() == states[1].keys()
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][name]), name
+
+
+def test_a_run_tells_the_steps_it_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two environments of five steps each are ten agent steps; 40 are four of these updates."""
+    config = short_config(total_agent_steps=31, n_envs=2, n_steps=5)
+    directory = RunDirectory(tmp_path / config.name)
+    for end in ("", "; a larger --steps extends it"):
+        assert train.main(command_line(config, tmp_path)) == 0
+        assert capsys.readouterr().out == f"{directory.path}: finished, 40 agent steps{end}.\n"
+
+
+def test_a_game_that_its_protocol_cannot_start_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        train.main(["--game", "Backgammon", "--runs", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith("error: Backgammon: FIRE is not action 1")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_gone_ends_it_quietly(unbuffered: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "train.py", "--list-games"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_finished_run_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = short_config(total_agent_steps=40)
+    directory = RunDirectory(tmp_path / config.name)
+    arguments = command_line(config, tmp_path)
+    assert train.main(arguments) == 0
+    assert capsys.readouterr().out == f"{directory.path}: finished, 40 agent steps.\n"
+    before = {path: path.stat().st_mtime_ns for path in directory.path.rglob("*")}
+    assert train.main(arguments) == 0
+    assert capsys.readouterr().out == (
+        f"{directory.path}: finished, 40 agent steps; a larger --steps extends it.\n"
+    )
+    assert {path: path.stat().st_mtime_ns for path in directory.path.rglob("*")} == before
+
+
+def test_dry_run_prints_the_config_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = "--coord-layers 0 2 --radius --coord-init zero --steps 1e6 --seed 3 --n-envs 4"
+    flags += " --protocol machado --precision bf16 --device cpu --set learning_rate=2.5e-4"
+    assert train.main(["--game", "ms_pacman", "--algo", "dqn", "--dry-run", *flags.split()]) == 0
+    expected = {
+        "coord_layers": [0, 2],
+        "with_radius": True,
+        "coord_init": "zero",
+        "total_agent_steps": 1_000_000,
+        "seed": 3,
+        "n_envs": 4,
+        "protocol": "machado",
+        "precision": "bf16",
+        "device": "cpu",
+        "learning_rate": 2.5e-4,
+    }
+    printed = from_json(capsys.readouterr().out, "output")
+    assert printed == make_config("MsPacman", "dqn", expected)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_coordconv_alone_means_the_first_layer(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["--game", "Pong", "--coordconv", "--dry-run"]) == 0
+    printed = from_json(capsys.readouterr().out, "output")
+    assert printed == make_config("Pong", "a2c", {"coord_layers": [0]})
+
+
+def test_list_games(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["--list-games"]) == 0
+    assert capsys.readouterr().out.splitlines() == list(all_games())
