@@ -32,8 +32,8 @@ A2C_FIELDS = (
     "seed, total_agent_steps, protocol, precision, coord_layers, position, with_radius, "
     "coord_init, n_envs, n_steps, learning_rate, learning_rate_schedule, gamma, gae_lambda, "
     "ent_coef, vf_coef, max_grad_norm, normalize_advantage, ortho_init, optimizer, rms_prop_eps, "
-    "rms_prop_alpha, device, cuda_graphs, threads, checkpoint_every_agent_steps, log_every_agent_steps, keep_replay, "
-    "hang_timeout_seconds"
+    "rms_prop_alpha, device, cuda_graphs, threads, checkpoint_every_agent_steps, "
+    "log_every_agent_steps, keep_replay, hang_timeout_seconds"
 )
 
 
