@@ -21,6 +21,7 @@ from configs.protocols import load_protocol
 from runtime.files import remove_stale_temporaries, write_json
 from runtime.provenance import describe_start
 from runtime.run_directory import RunDirectory
+from runtime.text_table import align_columns
 
 FORMAT_VERSION = 1
 RETURNS_NAME, VIDEO_NAME = "returns.json", "game.mp4"
@@ -131,11 +132,7 @@ def format_table(report: dict[str, Any]) -> str:
         "95 % interval": "-" if interval is None else f"{interval[0]:.1f} to {interval[1]:.1f}",
         "human-normalised": "-" if score is None else f"{score:.3f}",
     }
-    widths = [max(len(name), len(value)) for name, value in columns.items()]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
-        for cells in (columns.keys(), columns.values())
-    )
+    return "\n".join(align_columns([tuple(columns), tuple(columns.values())], left=len(columns)))
 
 
 def _find_epsilon(agent: TrainedAgent, path: Path, deterministic: bool) -> float | None:

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from runtime.text_table import align_columns
+
 _HEAD = ("task-split", "network", "seed", "weights", "steps", "time", "train", "test", "all right")
 
 
@@ -13,15 +15,7 @@ def format_table(results: Sequence[Mapping[str, Any]]) -> str:
     had every example right.
     """
     rows = [_HEAD, *(_row(result) for result in results)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            text.ljust(width) if index < 2 else text.rjust(width)
-            for index, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return "\n".join([*lines, *_same_time(results)])
+    return "\n".join([*align_columns(rows, left=2), *_same_time(results)])
 
 
 def headline_of(result: Mapping[str, Any]) -> str:

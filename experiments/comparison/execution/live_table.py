@@ -10,6 +10,7 @@ from configs.run_config import RunConfig
 from experiments.comparison.plan import ComparisonPlan
 from experiments.comparison.report.records import RunProgress, read_progress
 from runtime.run_directory import RunDirectory
+from runtime.text_table import align_columns
 
 SECONDS_BETWEEN_REDRAWS = 2.0
 SECONDS_BETWEEN_LINES = 60.0
@@ -105,11 +106,4 @@ def format_rows(active: Sequence[RunConfig], progress: Sequence[RunProgress]) ->
                 "-" if not rate else format_seconds((total - run.agent_steps) / rate),
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
-    return [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
+    return align_columns(rows, left=1)
