@@ -11,6 +11,11 @@ A run's path follows from its config, so the same command finds the same run aga
     replay/            DQN's replay memory, while unfinished
     final.zip          the trained agent, an SB3 model
     evaluation/        returns.json and videos, by evaluate.py
+
+A packed run (`python -m experiments.comparison.archive`) has only what a report needs:
+
+    packed.json        the JSON files above, by name
+    episodes.csv.xz    the finished games
 """
 
 import fcntl
@@ -21,6 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+from configs.run_config import RunConfig, from_mapping
 from configs.settings import Bounds, build
 from runtime.files import read_json, remove_stale_temporaries, write_json
 
@@ -70,6 +76,11 @@ class RunDirectory:
         return self.path / "episodes.csv"
 
     @property
+    def packed_path(self) -> Path:
+        """The JSON files of a packed run."""
+        return self.path / "packed.json"
+
+    @property
     def checkpoints_path(self) -> Path:
         """The folder of the last two checkpoints."""
         return self.path / "checkpoints"
@@ -90,17 +101,43 @@ class RunDirectory:
         return self.path / "evaluation"
 
     def exists(self) -> bool:
-        """Whether a run was ever started here.
+        """Whether a run was ever started here, or was packed.
 
         Raises:
             ValueError: If nothing could be here.
         """
         try:
-            return self.config_path.exists()
+            return self.config_path.exists() or self.packed_path.exists()
         except OSError as error:
             raise ValueError(
                 f"cannot use {self.path} ({error.strerror}); choose another --runs folder."
             ) from None
+
+    def read_json(self, name: str) -> Any:
+        """The content of one of the JSON files, packed or not.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            ValueError: If it is damaged.
+        """
+        path = self.path / name
+        if path.exists() or not self.packed_path.exists():
+            return read_json(path)
+        values = read_json(self.packed_path)
+        if not isinstance(values, dict):
+            raise ValueError(f"{self.packed_path}: not a packed run; restore the file.")
+        if name not in values:
+            raise FileNotFoundError(f"{self.packed_path} has no {name}; restore the file.")
+        return values[name]
+
+    def read_config(self) -> RunConfig:
+        """What was asked.
+
+        Raises:
+            FileNotFoundError: If no run was ever started here.
+            ValueError: If the file is damaged.
+        """
+        return from_mapping(self.read_json("config.json"), str(self.config_path))
 
     def read_status(self) -> RunStatus | None:
         """How far the run has come; None if it was never started.
@@ -111,9 +148,10 @@ class RunDirectory:
         return self._read_status_as(RunStatus)
 
     def _read_status_as(self, kind: type[Status]) -> Status | None:
-        if not self.status_path.exists():
+        try:
+            values = self.read_json("status.json")
+        except FileNotFoundError:
             return None
-        values = read_json(self.status_path)
         if not isinstance(values, dict):
             raise ValueError(f"{self.status_path}: not a status; delete the file and run again.")
         return build(kind, values, str(self.status_path))

@@ -32,7 +32,6 @@ from configs.run_config import (
     RunConfig,
     experiment_differences,
     from_mapping,
-    load_config,
     to_json,
 )
 from envs.atari_vec_env import AtariVecEnv
@@ -64,7 +63,7 @@ def plan_run(directory: RunDirectory, asked: RunConfig) -> tuple[Plan, RunConfig
     """
     if not directory.exists():
         return "start", asked
-    saved = load_config(directory.config_path)
+    saved = directory.read_config()
     differing = experiment_differences(saved, asked)
     if differing:
         raise ValueError(

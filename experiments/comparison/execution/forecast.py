@@ -15,10 +15,15 @@ from agents.training.requirements import (
     count_memory,
     count_replay_bytes,
 )
-from configs.run_config import RunConfig, load_config
+from configs.run_config import RunConfig
 from configs.settings import load_preset
 from experiments.comparison.plan import ComparisonPlan
-from experiments.comparison.report.records import has_ended, read_episodes, read_progress
+from experiments.comparison.report.records import (
+    find_runs,
+    has_ended,
+    read_episodes,
+    read_progress,
+)
 from experiments.comparison.statistics.verdicts import alpha_at_look, find_detectable_difference
 from runtime.run_directory import RunDirectory
 
@@ -72,10 +77,10 @@ def describe_power(plan: ComparisonPlan) -> str:
 def find_rate(plan: ComparisonPlan, runs: Path) -> tuple[float, str]:
     """Agent steps a second of one job, and where the figure is from."""
     rates = []
-    for path in sorted(runs.glob("*/*/seed*/config.json")):
+    for directory in find_runs(runs):
         try:
-            run = load_config(path).run
-            episodes = read_episodes(RunDirectory(path.parent).episodes_path)
+            run = directory.read_config().run
+            episodes = read_episodes(directory.episodes_path)
         except (OSError, ValueError):
             continue
         same = (run.algo, run.precision) == (

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from agents.training.run import plan_run
-from configs.run_config import DQNHyperparameters, RunConfig, load_config, to_json
+from configs.run_config import DQNHyperparameters, RunConfig, to_json
 from experiments.comparison.execution.live_table import LiveTable
 from experiments.comparison.plan import ComparisonPlan
 from experiments.comparison.report.records import describe_source, has_ended, read_starts
@@ -134,7 +134,7 @@ def find_unfinished(plan: ComparisonPlan, runs: Path) -> list[RunConfig]:
 
 def _check_length(directory: RunDirectory, config: RunConfig) -> None:
     """Refuse a shorter run whose schedules would have been others at the planned length."""
-    saved = load_config(directory.config_path).run.total_agent_steps
+    saved = directory.read_config().run.total_agent_steps
     settings = config.hyperparameters
     is_scheduled = (
         isinstance(settings, DQNHyperparameters) or settings.learning_rate_schedule != "constant"

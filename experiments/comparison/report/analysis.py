@@ -10,7 +10,7 @@ from configs.protocols import load_protocol
 from configs.settings import as_mapping
 from envs.games import find_game
 from experiments.comparison.arms import parse_arm
-from experiments.comparison.report.network_cost import compute_network_cost, read_weight_shares
+from experiments.comparison.report.network_cost import compute_network_cost, find_weight_shares
 from experiments.comparison.report.position_use import VARIANTS, read_ablation
 from experiments.comparison.report.records import Comparison, RunRecord
 from experiments.comparison.statistics.verdicts import (
@@ -244,7 +244,8 @@ def _describe_coordinate_use(comparison: Comparison) -> list[dict[str, Any]]:
                 for seed in comparison.plan.seeds
                 if (run := _ended(comparison, game, arm, seed)) is not None
             ]
-            shares = [share for run in runs if (share := _read_shares(run)) is not None]
+            found = [find_weight_shares(run.directory, run.config.network) for run in runs]
+            shares = [share for share in found if share is not None]
             ablations = [ablation for run in runs if (ablation := read_ablation(run)) is not None]
             layers = sorted(shares[0]) if shares else []
             rows.append(
@@ -264,13 +265,6 @@ def _describe_coordinate_use(comparison: Comparison) -> list[dict[str, Any]]:
                 }
             )
     return rows
-
-
-def _read_shares(run: RunRecord) -> dict[int, float] | None:
-    try:
-        return read_weight_shares(run.directory.final_path, run.config.network)
-    except (OSError, ValueError):
-        return None  # a diverged run has no final model
 
 
 # --- what the runs are ----------------------------------------------------------------------------

@@ -16,7 +16,9 @@ from envs.frame_stack import STACKED_FRAMES
 from experiments.comparison.arms import parse_arm
 from policies.coordconv import ExtraChannelConv2d
 from policies.extractors import NatureCoordCNN
+from runtime.run_directory import RunDirectory
 
+SHARES_NAME = "weight_shares.json"  # in a packed run
 _EXTRACTORS = ("features_extractor.", "q_net.features_extractor.")  # of A2C, of DQN
 
 
@@ -67,6 +69,28 @@ def compute_network_cost(arm: str) -> NetworkCost:
         handle.remove()
     parameters = sum(weight.numel() for weight in extractor.parameters())
     return NetworkCost(parameters, per_observation, per_update)
+
+
+def find_weight_shares(
+    directory: RunDirectory, network: NetworkSettings
+) -> dict[int, float] | None:
+    """The shares of a trained run's weights, packed or not; None if it has no final model.
+
+    Raises:
+        ValueError: If a packed run is damaged; one line.
+    """
+    if not directory.final_path.exists() and directory.packed_path.exists():
+        shares = directory.read_json(SHARES_NAME)
+        try:
+            return None if shares is None else {int(k): float(v) for k, v in shares.items()}
+        except (AttributeError, TypeError, ValueError):
+            raise ValueError(
+                f"{directory.packed_path}: {SHARES_NAME} are not shares; restore the file."
+            ) from None
+    try:
+        return read_weight_shares(directory.final_path, network)
+    except (OSError, ValueError):
+        return None  # a diverged run has no final model
 
 
 def read_weight_shares(model: Path, network: NetworkSettings) -> dict[int, float]:

@@ -23,7 +23,7 @@ from experiments.comparison.report.records import RunRecord, gather
 from policies.coordconv import plain_convolution
 from policies.extractors import NatureCoordCNN
 from policies.position_controls import BiasMapConv2d
-from runtime.files import read_json, write_json
+from runtime.files import write_json
 
 Variant = Literal["intact", "zeroed", "shuffled"]
 VARIANTS: tuple[Variant, ...] = ("intact", "zeroed", "shuffled")
@@ -75,9 +75,10 @@ def read_ablation(run: RunRecord) -> dict[Variant, Sequence[int]] | None:
         ValueError: If the file is damaged; one line.
     """
     path = run.directory.evaluation_path / FILE_NAME
-    if not path.exists():
+    try:
+        values = run.directory.read_json(f"{run.directory.evaluation_path.name}/{FILE_NAME}")
+    except FileNotFoundError:
         return None
-    values = read_json(path)
     if not isinstance(values, dict):
         raise ValueError(f"{path}: not an ablation; delete the file and give --ablate again.")
     ablation = build(_Ablation, values, str(path))

@@ -1,6 +1,7 @@
 """What is on the disk of a comparison: its runs, read without opening their models."""
 
 import csv
+import lzma
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.training.callbacks import EPISODE_COLUMNS
-from configs.run_config import RunConfig, experiment_differences, load_config
+from configs.run_config import RunConfig, experiment_differences
 from configs.settings import load_preset
 from envs.games import find_game
 from experiments.comparison.arms import BASELINE
 from experiments.comparison.plan import ComparisonPlan
 from experiments.comparison.statistics.verdicts import FINAL_GAMES, Criteria, FloatArray
-from runtime.files import read_bytes, read_json
+from runtime.files import read_bytes
 from runtime.run_directory import RunDirectory
 
+PACKED_EPISODES_NAME = "episodes.csv.xz"
 _MAX_EPISODES_BYTES = 1 << 30
 _MAX_RETURN = 1e15  # far more than a game counts to; sums of squares stay finite
 _ENDED = ("finished", "diverged")
@@ -125,7 +127,7 @@ def read_run(directory: RunDirectory) -> RunRecord:
     status = directory.read_status()
     return RunRecord(
         directory=directory,
-        config=load_config(directory.config_path),
+        config=directory.read_config(),
         state="not started" if status is None else status.state,
         agent_steps=max(0 if status is None else status.agent_steps, _checkpoint_steps(directory)),
         message="" if status is None else status.message,
@@ -140,13 +142,13 @@ def read_starts(directory: RunDirectory) -> list[dict[str, Any]]:
     Raises:
         ValueError: If the file is damaged; one line.
     """
-    path = directory.provenance_path
-    if not path.exists():
+    try:
+        values = directory.read_json("provenance.json")
+    except FileNotFoundError:
         return []
-    values = read_json(path)
     starts = values.get("starts") if isinstance(values, dict) else None
     if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
-        raise ValueError(f"{path}: not a list of starts; restore the file.")
+        raise ValueError(f"{directory.provenance_path}: not a list of starts; restore the file.")
     return starts
 
 
@@ -157,16 +159,26 @@ def describe_source(starts: Sequence[dict[str, Any]]) -> str:
 
 
 def read_episodes(path: Path) -> Episodes:
-    """Read an `episodes.csv`; a last row that is still being written is left out.
+    """Read an `episodes.csv`, or what it was packed into, if either is there.
+
+    A last row that is still being written is left out.
 
     Raises:
         ValueError: If it is damaged; one line.
     """
-    if not path.exists():
-        return _parse_rows([], path)
+    packed = path.with_name(PACKED_EPISODES_NAME)
     try:
-        text = read_bytes(path, max_bytes=_MAX_EPISODES_BYTES).decode("ascii")
-    except UnicodeDecodeError:
+        if path.exists():
+            text = read_bytes(path, max_bytes=_MAX_EPISODES_BYTES).decode("ascii")
+        elif packed.exists():
+            data = read_bytes(packed, max_bytes=_MAX_EPISODES_BYTES)
+            xz = lzma.LZMADecompressor()
+            text = xz.decompress(data, _MAX_EPISODES_BYTES).decode("ascii")
+            if not xz.eof:
+                raise lzma.LZMAError
+        else:
+            return _parse_rows([], path)
+    except (UnicodeDecodeError, lzma.LZMAError):
         raise ValueError(f"{path}: not a table of games; restore the file.") from None
     lines = text.split("\n")[:-1]
     if lines and lines[0] != ",".join(EPISODE_COLUMNS):
@@ -220,7 +232,7 @@ def has_ended(directory: RunDirectory, planned: RunConfig) -> bool:
     status = directory.read_status() if directory.exists() else None
     if status is None or status.state not in _ENDED:
         return False
-    total = load_config(directory.config_path).run.total_agent_steps
+    total = directory.read_config().run.total_agent_steps
     return total == planned.run.total_agent_steps
 
 
@@ -230,6 +242,16 @@ def _checkpoint_steps(directory: RunDirectory) -> int:
 
 
 # --- which runs belong together -------------------------------------------------------------------
+
+
+def find_runs(runs: Path) -> list[RunDirectory]:
+    """The directories of all runs below a folder, packed or not, by name."""
+    found = {
+        path.parent
+        for name in ("config.json", "packed.json")
+        for path in runs.glob(f"*/*/seed*/{name}")
+    }
+    return [RunDirectory(path) for path in sorted(found)]
 
 
 def gather(runs: Path, plan: ComparisonPlan | None) -> Comparison:
@@ -244,13 +266,13 @@ def gather(runs: Path, plan: ComparisonPlan | None) -> Comparison:
         FileNotFoundError: If there are neither runs nor a plan; one line.
     """
     records, left_out = [], []
-    for path in sorted(runs.glob("*/*/seed*/config.json")):
-        name = path.parent.relative_to(runs).as_posix()
+    for directory in find_runs(runs):
+        name = directory.path.relative_to(runs).as_posix()
         try:
-            record = read_run(RunDirectory(path.parent))
+            record = read_run(directory)
             find_game(record.config.run.game)
         except (OSError, ValueError) as error:
-            left_out.append((name, str(error)))
+            left_out.append((name, str(error).replace(f"{directory.path}/", "")))
             continue
         if record.config.name == name:
             records.append(record)
