@@ -12,8 +12,8 @@ from runtime.process_settings import prepare_process
 def main(arguments: list[str] | None = None) -> int:
     """Parse, evaluate; returns the exit status."""
     prepare_process()
-    options = _parser().parse_args(arguments)
     with exit_on_user_error():
+        options = _parser().parse_args(arguments)
         games = parse_value(
             "episodes", options.episodes, Annotated[int, Bounds(1, 1_000_000)], "--episodes"
         )

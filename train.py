@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from configs.run_config import make_config, settable_fields, to_json
 from configs.settings import Bounds, parse_assignments, parse_value
-from runtime.command_line import OneLineParser, exit_on_user_error, parse_path
+from runtime.command_line import OneLineParser, exit_on_user_error, parse_path, print_result
 from runtime.process_settings import prepare_process
 
 _OF_ONE_RUN = ("game", "seed", "coordconv", "coord_layers", "radius", "coord_init")
@@ -17,12 +17,12 @@ _OF_A_COMPARISON = ("games", "arms", "seeds", "jobs", "ray")
 def main(arguments: list[str] | None = None) -> int:
     """Parse, plan, execute; returns the exit status."""
     prepare_process()
-    options = _parser().parse_args(arguments)
     with exit_on_user_error():
+        options = _parser().parse_args(arguments)
         if options.list_games:
             from envs.games import all_games
 
-            print("\n".join(all_games()))
+            print_result("\n".join(all_games()))
             return 0
         runs = parse_path(options.runs, "--runs")
         _check_mode(options)
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
             return _compare(options, runs)
         config = _ask(options)
         if options.dry_run:
-            print(to_json(config), end="")
+            print_result(to_json(config).rstrip())
             return 0
         from agents.training.command import run_training
 

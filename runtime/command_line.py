@@ -1,16 +1,18 @@
 """How every command speaks of a user's error: one line on stderr, exit status 2."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TextIO
 
 USER_ERROR = 2
 INTERRUPTED = 130  # a shell's exit status for Ctrl-C
 READER_GONE = 141  # a shell's exit status for SIGPIPE
+_STANDARD_ERROR = 2  # the last standard stream's number
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -28,24 +30,85 @@ class OneLineParser(argparse.ArgumentParser):
 
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Turn what a user can cause into one line and an exit status.
+    """Turn what a user can cause into one line and an exit status: the frame of every command.
 
-    ValueError and OSError give 2; Ctrl-C, where nothing needs saving, gives 130; a reader of the
-    output that has gone, as `head` does, gives 141, without a line.
+    ValueError and OSError give 2; Ctrl-C, where nothing needs saving, gives 130. Inside it, what
+    is printed can fail without consequence: the exit status tells what became of the work.
     """
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # What is left in the buffer goes nowhere, or the interpreter would complain at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(READER_GONE)
-    except (ValueError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        sys.exit(USER_ERROR)
-    except KeyboardInterrupt:
-        print("stopped.", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    with _unfailing_output():
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            print(f"error: {one_line(error)}", file=sys.stderr)
+            sys.exit(USER_ERROR)
+        except KeyboardInterrupt:
+            print("stopped.", file=sys.stderr)
+            sys.exit(INTERRUPTED)
+
+
+def print_result(text: str) -> None:
+    """Print what a command has for its only result; unlike all else that is printed it must arrive.
+
+    Raises:
+        OSError: If it cannot be written.
+        SystemExit: If its reader has gone, as `head` does: 141, without a line.
+    """
+    print(text, flush=True)
+    if isinstance(sys.stdout, _UnfailingStream) and (error := sys.stdout.error) is not None:
+        if isinstance(error, BrokenPipeError):
+            sys.exit(READER_GONE)
+        raise error
+
+
+class _UnfailingStream:
+    """A text stream that goes nowhere from its first failure on.
+
+    Such as a pipe whose reader has gone, a terminal that was closed, a full disk.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+        self.error: OSError | ValueError | None = None
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # for what it cannot encode
+
+    def write(self, text: str) -> int:
+        with self._swallowing_errors():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._swallowing_errors():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @contextmanager
+    def _swallowing_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:  # ValueError: it is closed
+            self.error = self.error or error
+            # What is left in the buffer goes nowhere, or the interpreter would complain at its end.
+            with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+                os.dup2(nowhere.fileno(), self._stream.fileno())
+
+
+@contextmanager
+def _unfailing_output() -> Iterator[None]:
+    # Where a standard stream was closed, the next file opened would get its number, and with it
+    # what libraries print.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    streams: list[Any] = [_UnfailingStream(stream) for stream in (sys.stdout, sys.stderr)]
+    with redirect_stdout(streams[0]), redirect_stderr(streams[1]):
+        try:
+            yield
+        finally:
+            for stream in streams:
+                stream.flush()
 
 
 def parse_path(text: str, name: str, kind: str = "a folder") -> Path:

@@ -1,4 +1,4 @@
-"""A request to stop, made by Ctrl-C or SIGTERM and granted when the work can be saved."""
+"""A request to stop, made by Ctrl-C, SIGTERM or SIGHUP and granted when the work can be saved."""
 
 import signal
 import threading
@@ -18,20 +18,26 @@ class StopRequest:
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Turn the first Ctrl-C or SIGTERM into a request; a second one acts at once."""
+        """Turn the first Ctrl-C, SIGTERM or SIGHUP into a request.
+
+        A second Ctrl-C or SIGTERM acts at once. A closed terminal sends SIGHUP more than once, and
+        what ends the session may send SIGTERM after it: neither says that anyone is in a hurry.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        handled = (signal.SIGINT, signal.SIGTERM)
+        handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         previous = {number: signal.getsignal(number) for number in handled}
 
         def request(number: int, _frame: FrameType | None) -> None:
-            self.signal = signal.Signals(number)
-            for each in handled:
-                signal.signal(each, previous[each])
+            self.signal = self.signal or signal.Signals(number)
+            if number != signal.SIGHUP:
+                for each in (signal.SIGINT, signal.SIGTERM):
+                    signal.signal(each, previous[each])
 
         for number in handled:
-            signal.signal(number, request)
+            if number != signal.SIGHUP or previous[number] != signal.SIG_IGN:  # by nohup
+                signal.signal(number, request)
         try:
             yield
         finally:

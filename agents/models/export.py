@@ -9,8 +9,8 @@ from runtime.command_line import OneLineParser, exit_on_user_error
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the agent of a run without what only its training needs; returns the exit status."""
-    options = _parser().parse_args(arguments)
     with exit_on_user_error():
+        options = _parser().parse_args(arguments)
         from agents.evaluation.agent import find_model
         from agents.models.model_file import read_model_zip, write_shared_agent
         from runtime.run_directory import RunDirectory

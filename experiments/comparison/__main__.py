@@ -12,8 +12,8 @@ from runtime.command_line import OneLineParser, exit_on_user_error
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the report from what is on the disk; returns the exit status."""
-    options = _parser().parse_args(arguments)
     with exit_on_user_error():
+        options = _parser().parse_args(arguments)
         games = parse_value(
             "episodes", options.episodes, Annotated[int, Bounds(1, 1_000_000)], "--episodes"
         )

@@ -12,6 +12,7 @@ from experiments.comparison.execution.ray_cluster import connect
 from experiments.comparison.plan import ComparisonPlan, continue_plan, load_plan, save_plan
 from experiments.comparison.report.records import has_ended
 from experiments.comparison.report.write import write_report
+from runtime.command_line import print_result
 from runtime.run_directory import RunDirectory
 from runtime.stop_request import StopRequest
 
@@ -54,7 +55,7 @@ def run_comparison(
         if cluster is not None:
             threads = min(threads, cluster.largest_node)
         if dry_run:
-            print(describe_plan(plan, runs, jobs))
+            print_result(describe_plan(plan, runs, jobs))
             return 0
         if cluster is None:
             device_of(plan.template.execution)

@@ -32,8 +32,8 @@ SIGNAL_BASE = 128  # a shell's exit status for a process that a signal ended
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, plan, train, show; returns the exit status."""
-    options = _parser().parse_args(arguments)
     with exit_on_user_error():
+        options = _parser().parse_args(arguments)
         overrides = _overrides(options)
         # CoordConv first: the plain network then gets at least the same time.
         models: Sequence[ModelName] = ("coordconv", "cnn")

@@ -1,0 +1,87 @@
+"""Commands in shells of their own, whose output fails in every way."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROLOGUE = (
+    "import os, sys\n"
+    "from runtime.command_line import exit_on_user_error, print_result\n"
+    "with exit_on_user_error():\n    "
+)
+WORK = (
+    "print('caf\\u00e9'); print('\\u2588' * 100_000, flush=True); os.system('echo from a child')\n"
+    "    print('again', flush=True); print('to the other', file=sys.stderr); sys.stderr.isatty()\n"
+    "    sys.stdout.close(); print('closed')\n"
+    "    with open('saved', 'x') as file:\n"
+    "        assert file.fileno() > 2\n"
+    "        file.write('the work')"
+)
+
+
+def run(folder: Path, body: str, shell: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command's body; `$RUN` in the shell's line stands for it."""
+    line = shell.replace("$RUN", '"$PYTHON" -c "$BODY"')
+    return subprocess.run(
+        ["bash", "-c", line],
+        cwd=folder,
+        env={"PYTHON": sys.executable, "BODY": PROLOGUE + body, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "shell",
+    [
+        "$RUN",
+        "$RUN >&- 2>&-",
+        "$RUN <&- >&- 2>&-",
+        "$RUN >/dev/full 2>/dev/full",
+        "$RUN 2>&1 | true; exit ${PIPESTATUS[0]}",
+        "PYTHONUNBUFFERED=1; export PYTHONUNBUFFERED; $RUN 2>&1 | true; exit ${PIPESTATUS[0]}",
+        "PYTHONIOENCODING=ascii; export PYTHONIOENCODING; $RUN",
+    ],
+)
+def test_output_that_fails_changes_nothing_of_the_work(tmp_path: Path, shell: str) -> None:
+    done = run(tmp_path, WORK, shell)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr in ("", "to the other\n")
+    assert (tmp_path / "saved").read_text() == "the work"
+
+
+@pytest.mark.parametrize(
+    ("shell", "status", "error"),
+    [
+        ("$RUN", 0, ""),
+        ("$RUN | (sleep 1); exit ${PIPESTATUS[0]}", 0, ""),
+        ("$RUN | true; exit ${PIPESTATUS[0]}", 141, ""),
+        ("$RUN >/dev/full", 2, "error: No space left on device\n"),
+    ],
+)
+def test_a_result_that_is_only_printed_has_to_arrive(
+    tmp_path: Path, shell: str, status: int, error: str
+) -> None:
+    done = run(tmp_path, "import time; time.sleep(0.5); print_result('the result')", shell)
+    assert (done.returncode, done.stderr) == (status, error)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "error"),
+    [
+        ("raise ValueError('a\\n  b')", 2, "error: a b\n"),
+        ("open('no')", 2, "error: no: No such file or directory\n"),
+        ("raise KeyboardInterrupt", 130, "stopped.\n"),
+        ("sys.exit(7)", 7, ""),
+    ],
+)
+@pytest.mark.parametrize(("redirect", "shown"), [("", True), (" 2>&-", False)])
+def test_exit_status(
+    tmp_path: Path, body: str, status: int, error: str, redirect: str, shown: bool
+) -> None:
+    done = run(tmp_path, body, "$RUN" + redirect)
+    assert (done.returncode, done.stderr) == (status, error if shown else "")
