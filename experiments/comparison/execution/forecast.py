@@ -24,7 +24,8 @@ from experiments.comparison.report.records import (
     read_episodes,
     read_progress,
 )
-from experiments.comparison.statistics.verdicts import alpha_at_look, find_detectable_difference
+from experiments.comparison.statistics.power import find_detectable_difference
+from experiments.comparison.statistics.verdicts import alpha_at_look
 from runtime.run_directory import RunDirectory
 
 PROCESS_BYTES = 600_000_000  # of the program itself, in one training process

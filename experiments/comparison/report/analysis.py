@@ -13,18 +13,18 @@ from experiments.comparison.arms import parse_arm
 from experiments.comparison.report.network_cost import compute_network_cost, find_weight_shares
 from experiments.comparison.report.position_use import VARIANTS, read_ablation
 from experiments.comparison.report.records import Comparison, RunRecord
-from experiments.comparison.statistics.verdicts import (
-    MIN_SEEDS,
+from experiments.comparison.statistics.bootstrap import (
     Estimate,
-    GameScores,
-    GameVerdict,
     estimate_interquartile_mean,
     estimate_probability_of_improvement,
+)
+from experiments.comparison.statistics.curves import (
     final_score,
     find_steps_to_reach,
-    judge_games,
     mean_return_over_training,
 )
+from experiments.comparison.statistics.power import MIN_SEEDS
+from experiments.comparison.statistics.verdicts import GameScores, GameVerdict, judge_games
 
 FORMAT_VERSION = 1
 VERDICTS = ("better", "similar", "worse", "undecided")

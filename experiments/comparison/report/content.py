@@ -5,7 +5,8 @@ from typing import Any
 
 from experiments.comparison.report.analysis import PAPER_COUNT, VERDICTS, can_judge
 from experiments.comparison.report.page import Block, Bullets, Figure, Heading, Paragraph, Table
-from experiments.comparison.statistics.verdicts import BINS, FINAL_GAMES, MIN_SEEDS, SMOOTHING_BINS
+from experiments.comparison.statistics.curves import BINS, FINAL_GAMES, SMOOTHING_BINS
+from experiments.comparison.statistics.power import MIN_SEEDS
 
 _FINISHED = "finished"
 

@@ -14,12 +14,12 @@ from matplotlib.patches import Patch
 
 from envs.games import find_game
 from experiments.comparison.report.records import Comparison
-from experiments.comparison.statistics.verdicts import (
+from experiments.comparison.statistics.curves import (
     BINS,
-    FloatArray,
     compute_curve_band,
     smooth_learning_curve,
 )
+from experiments.comparison.statistics.intervals import FloatArray
 
 _DOTS_PER_INCH = 110
 _BASELINE_COLOUR = "#4d4d4d"

@@ -16,7 +16,9 @@ from configs.settings import load_preset
 from envs.games import find_game
 from experiments.comparison.arms import BASELINE
 from experiments.comparison.plan import ComparisonPlan
-from experiments.comparison.statistics.verdicts import FINAL_GAMES, Criteria, FloatArray
+from experiments.comparison.statistics.curves import FINAL_GAMES
+from experiments.comparison.statistics.intervals import FloatArray
+from experiments.comparison.statistics.verdicts import Criteria
 from runtime.files import read_bytes
 from runtime.run_directory import RunDirectory
 

@@ -11,7 +11,7 @@ from torch.utils.tensorboard.summary import custom_scalars, scalar, text
 
 from experiments.comparison.report.figures import bin_middles, smooth_curves
 from experiments.comparison.report.records import Comparison
-from experiments.comparison.statistics.verdicts import compute_curve_band
+from experiments.comparison.statistics.curves import compute_curve_band
 from runtime.files import write_atomically
 
 FOLDER = "tensorboard"

@@ -8,27 +8,22 @@ along a logistic function of training time. Plateau (Student t, 4 degrees of fre
 arms. Now and then a run never takes off. Games differ in scale and in how much their runs vary. An
 effect multiplies what the candidate gains over a random player, so that it makes the differences
 skewed, too; the margin is estimated from the baseline's runs, as in a report. The verdicts are
-those of `statistics.decide`.
+those of `verdicts.decide`.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from experiments.comparison.statistics.verdicts import (
-    Criteria,
-    FloatArray,
-    alpha_at_look,
-    decide,
-    t_quantile,
-)
+from experiments.comparison.statistics.intervals import FloatArray, t_quantile
+from experiments.comparison.statistics.verdicts import Criteria, alpha_at_look, decide
+from runtime.command_line import OneLineParser, exit_on_user_error
 from runtime.files import write_atomically
 
 SEEDS = (3, 5, 10)
@@ -47,8 +42,8 @@ _CHUNK = 250  # families at a time, to bound memory
 
 
 @dataclass(frozen=True)
-class SimulatedPlan:
-    """What a plan with so many seeds does; every rate in [0, 1].
+class ErrorRates:
+    """What comparisons with so many seeds do; every rate in [0, 1].
 
     Attributes:
         seeds: Per game and arm.
@@ -109,7 +104,7 @@ def compute_expected_gain() -> FloatArray:
     return expected
 
 
-def simulate_plan(families: int, seeds: int, rng: np.random.Generator) -> SimulatedPlan:
+def simulate_comparisons(families: int, seeds: int, rng: np.random.Generator) -> ErrorRates:
     """Judge `families` simulated comparisons with `seeds` pairs per game."""
     outcomes = []
     for count in _split(families):
@@ -132,7 +127,7 @@ def simulate_plan(families: int, seeds: int, rng: np.random.Generator) -> Simula
         )
     rates = np.average(outcomes, axis=0, weights=list(_split(families))).tolist()
     covered_same, covered_effects, false, false_no_margin, false_at_margin, similar, *better = rates
-    return SimulatedPlan(
+    return ErrorRates(
         seeds=seeds,
         coverage_same=covered_same,
         coverage_effects=covered_effects,
@@ -144,27 +139,42 @@ def simulate_plan(families: int, seeds: int, rng: np.random.Generator) -> Simula
     )
 
 
-def format_table(plans: Sequence[SimulatedPlan], families: int) -> str:
-    """The plans as a Markdown table, one column each, with a line that says how precise it is."""
+def format_table(columns: Sequence[ErrorRates], families: int) -> str:
+    """The rates as a Markdown table, with a line that says how precise it is."""
 
     def percent(value: float) -> str:
         return f"{100 * value:.1f} %"
 
     rows: list[tuple[str, list[float]]] = [
-        ("coverage of the 95 % interval, same arms", [p.coverage_same for p in plans]),
-        ("coverage of the 95 % interval, arms that differ", [p.coverage_effects for p in plans]),
-        ("families with a false better/worse, same arms", [p.false_difference for p in plans]),
-        ("the same, judged without a margin", [p.false_difference_no_margin for p in plans]),
-        ("families with any verdict, all games at the margin", [p.false_at_margin for p in plans]),
-        ("games similar, same arms", [p.similar_same for p in plans]),
+        ("coverage of the 95 % interval, same arms", [rates.coverage_same for rates in columns]),
+        (
+            "coverage of the 95 % interval, arms that differ",
+            [rates.coverage_effects for rates in columns],
+        ),
+        (
+            "families with a false better/worse, same arms",
+            [rates.false_difference for rates in columns],
+        ),
+        (
+            "the same, judged without a margin",
+            [rates.false_difference_no_margin for rates in columns],
+        ),
+        (
+            "families with any verdict, all games at the margin",
+            [rates.false_at_margin for rates in columns],
+        ),
+        ("games similar, same arms", [rates.similar_same for rates in columns]),
         *(
-            (f"games better, candidate gains {effect:.0%} more", [p.better[i] for p in plans])
+            (
+                f"games better, candidate gains {effect:.0%} more",
+                [rates.better[i] for rates in columns],
+            )
             for i, effect in enumerate(EFFECTS)
         ),
     ]
     lines = [
-        "| | " + " | ".join(f"{plan.seeds} seeds" for plan in plans) + " |",
-        "|---|" + "---:|" * len(plans),
+        "| | " + " | ".join(f"{column.seeds} seeds" for column in columns) + " |",
+        "|---|" + "---:|" * len(columns),
         *(f"| {name} | " + " | ".join(map(percent, values)) + " |" for name, values in rows),
     ]
     error = np.sqrt(0.05 * 0.95 / families)
@@ -205,16 +215,9 @@ def _split(families: int) -> Iterator[int]:
         yield min(_CHUNK, families - start)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports a wrong command line in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{message}\n")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the simulation from a command line; returns the exit status."""
-    parser = _Parser(
+    parser = OneLineParser(
         prog="python -m experiments.comparison.statistics.simulate",
         description=__doc__.splitlines()[0],
     )
@@ -222,22 +225,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the simulation (0)")
     parser.add_argument("--out", type=Path, help="write the table to this file, too")
     options = parser.parse_args(arguments)
-    try:
+    with exit_on_user_error():
         if options.families < 1:
-            raise ValueError(f"`--families` must be at least 1, got {options.families}.")
+            raise ValueError(f"--families must be at least 1, got {options.families}.")
         if options.seed < 0:
-            raise ValueError(f"`--seed` must be at least 0, got {options.seed}.")
-        plans = [
-            simulate_plan(options.families, seeds, np.random.default_rng([options.seed, seeds]))
-            for seeds in SEEDS
-        ]
-        table = format_table(plans, options.families)
+            raise ValueError(f"--seed must be at least 0, got {options.seed}.")
+        table = format_table(
+            [
+                simulate_comparisons(
+                    options.families, seeds, np.random.default_rng([options.seed, seeds])
+                )
+                for seeds in SEEDS
+            ],
+            options.families,
+        )
         print(table, end="")
         if options.out is not None:
             write_atomically(options.out, table)
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
     return 0
 
 

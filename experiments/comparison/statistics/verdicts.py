@@ -23,28 +23,28 @@ stays in the family as if its p-value were 1: the family's size is fixed by the 
 the games one by one as they are finished adds verdicts but withdraws none, so it is no further
 look. Each further arm against the baseline is a family of its own.
 
-Shapes below: G games, S seeds, B bins; `...` any leading axes (simulated families). float64.
+Shapes below: G games; `...` any leading axes (simulated families). float64.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special
+from scipy import special
 
 from configs.settings import Bounds
+from experiments.comparison.statistics.intervals import (
+    FloatArray,
+    PairedDifference,
+    compare_pairs,
+    t_quantile,
+)
+from experiments.comparison.statistics.power import MIN_SEEDS, find_seeds_needed
 
-FloatArray = NDArray[np.float64]
 Verdict = Literal["better", "similar", "worse", "undecided"]
-
-BINS = 100  # of the training's agent steps, for the primary metric and the curves
-SMOOTHING_BINS = 5  # moving average of the drawn curves
-FINAL_GAMES = 100  # the last games that make the final score
-MIN_SEEDS = 3  # fewer allow no verdict
-RESAMPLES = 10_000  # of a bootstrap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,236 +68,6 @@ class Criteria:
     look_share: Annotated[float, Bounds(above=0, below=1)] = 0.8
     power: Annotated[float, Bounds(0.5, below=1)] = 0.8
     max_seeds: Annotated[int, Bounds(MIN_SEEDS, 10_000)] = 200
-
-
-# --- one run --------------------------------------------------------------------------------------
-
-
-def mean_return_over_training(
-    agent_steps: ArrayLike, returns: ArrayLike, total_agent_steps: int
-) -> float | None:
-    """The primary metric: mean raw return over the whole training, "better or faster" in one.
-
-    The training is cut into `BINS` equal bins of agent steps. Each bin has the mean return of the
-    games that ended in it; one in which none ended has that of the last bin before it, or, at the
-    beginning, of the first bin with a game. The metric is the mean of all bins, so every agent step
-    weighs the same, and the many short games of an untrained agent do not outnumber the later ones.
-    A run that stopped early counts as staying where it was.
-
-    Args:
-        agent_steps: The run's agent steps (from 1) at the end of each game; shape (games,).
-        returns: Raw return of each game; shape (games,).
-        total_agent_steps: The training's length; games that ended later are left out.
-
-    Returns:
-        The metric, or None if no game was finished.
-
-    Raises:
-        ValueError: If the two differ in length or hold an impossible value.
-    """
-    bin_means = bin_returns(agent_steps, returns, total_agent_steps)
-    if np.isnan(bin_means).all():
-        return None
-    return float(_carry_forward(bin_means).mean())
-
-
-def final_score(returns: ArrayLike) -> float | None:
-    """Mean return of the last `FINAL_GAMES` games (of all, if fewer); None if there are none."""
-    last = np.asarray(returns, dtype=np.float64)[-FINAL_GAMES:]
-    return float(last.mean()) if last.size else None
-
-
-def find_steps_to_reach(agent_steps: ArrayLike, returns: ArrayLike, threshold: float) -> int | None:
-    """The first agent step at which the mean of the last `FINAL_GAMES` games reaches `threshold`.
-
-    Args:
-        agent_steps: Agent steps at the end of each game, in order; shape (games,).
-        returns: Raw return of each game; shape (games,).
-        threshold: A mean return, such as the baseline's final score.
-
-    Returns:
-        Agent steps, or None if it was never reached or fewer than `FINAL_GAMES` games finished.
-    """
-    steps, values = _check_games(agent_steps, returns)
-    if len(values) < FINAL_GAMES:
-        return None
-    means = np.lib.stride_tricks.sliding_window_view(values, FINAL_GAMES).mean(axis=-1)
-    reached = np.flatnonzero(means >= threshold)
-    return int(steps[reached[0] + FINAL_GAMES - 1]) if len(reached) else None
-
-
-def bin_returns(
-    agent_steps: ArrayLike, returns: ArrayLike, total_agent_steps: int, bins: int = BINS
-) -> FloatArray:
-    """Mean return of the games that ended in each of `bins` equal bins of agent steps.
-
-    Bin b holds the games with b < agent_steps * bins / total_agent_steps <= b + 1.
-
-    Returns:
-        Shape (B,); NaN where no game ended.
-
-    Raises:
-        ValueError: As for `mean_return_over_training`.
-    """
-    if total_agent_steps < 1:
-        raise ValueError(f"`total_agent_steps` must be at least 1, got {total_agent_steps}.")
-    steps, values = _check_games(agent_steps, returns)
-    inside = steps <= total_agent_steps
-    index = (steps[inside] * bins - 1) // total_agent_steps
-    counts = np.bincount(index, minlength=bins)
-    sums = np.bincount(index, weights=values[inside], minlength=bins)
-    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
-
-
-def smooth_learning_curve(
-    agent_steps: ArrayLike, returns: ArrayLike, total_agent_steps: int, bins: int = BINS
-) -> FloatArray:
-    """A run's curve for drawing: a centred moving average over `SMOOTHING_BINS` bin means.
-
-    Empty bins between two with games repeat the one before; near the ends the average is over the
-    bins there are. Nothing is drawn before the first or after the last bin with a game.
-
-    Returns:
-        Shape (B,), bin b's value belonging to agent step (b + 1/2) * total_agent_steps / B; NaN
-        where nothing is drawn.
-
-    Raises:
-        ValueError: As for `mean_return_over_training`.
-    """
-    curve = bin_returns(agent_steps, returns, total_agent_steps, bins)
-    drawn = np.flatnonzero(~np.isnan(curve))
-    if len(drawn):
-        part = slice(drawn[0], drawn[-1] + 1)
-        means = _carry_forward(curve[part])
-        reach = SMOOTHING_BINS // 2
-        windows = [slice(max(i - reach, 0), i + reach + 1) for i in range(len(means))]
-        curve[part] = [means[window].mean() for window in windows]
-    return curve
-
-
-def _check_games(
-    agent_steps: ArrayLike, returns: ArrayLike
-) -> tuple[NDArray[np.int64], FloatArray]:
-    steps = np.asarray(agent_steps, dtype=np.int64)
-    values = np.asarray(returns, dtype=np.float64)
-    if steps.shape != values.shape or steps.ndim != 1:
-        raise ValueError(
-            f"`agent_steps` and `returns` must have one entry per game, got shapes "
-            f"{steps.shape} and {values.shape}."
-        )
-    if len(steps) and steps.min() < 1:
-        raise ValueError(f"`agent_steps` must be at least 1, got {steps.min()}.")
-    if not np.isfinite(values).all():
-        raise ValueError(f"`returns` must be finite, got {values[~np.isfinite(values)][0]}.")
-    return steps, values
-
-
-def _carry_forward(bin_means: FloatArray) -> FloatArray:
-    known = ~np.isnan(bin_means)
-    source = np.where(known, np.arange(len(bin_means)), np.argmax(known))
-    filled: FloatArray = bin_means[np.maximum.accumulate(source)]
-    return filled
-
-
-# --- several seeds --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class CurveBand:
-    """The seeds' mean curve and its pointwise t interval; every array has shape (B,).
-
-    Attributes:
-        mean: Mean over the seeds that have a value in the bin; NaN without any.
-        low: Lower end of the interval of that mean; NaN with fewer than two seeds.
-        high: Upper end, likewise.
-        seeds: How many seeds have a value in the bin.
-    """
-
-    mean: FloatArray
-    low: FloatArray
-    high: FloatArray
-    seeds: NDArray[np.int64]
-
-
-def compute_curve_band(curves: ArrayLike, confidence: float = 0.95) -> CurveBand:
-    """Average curves over seeds, bin by bin, with the t interval of each mean.
-
-    Args:
-        curves: One smoothed curve per seed, NaN where it has no value; shape (S, B).
-        confidence: Of the interval in each bin by itself.
-    """
-    values = np.asarray(curves, dtype=np.float64)
-    known = ~np.isnan(values)
-    seeds = known.sum(axis=0)
-    mean = np.where(
-        seeds > 0, np.where(known, values, 0.0).sum(axis=0) / np.maximum(seeds, 1), np.nan
-    )
-    squares = np.where(known, (values - mean) ** 2, 0.0).sum(axis=0)
-    freedom = np.maximum(seeds - 1, 1)
-    error = np.sqrt(squares / freedom / np.maximum(seeds, 1))
-    half = np.where(seeds > 1, t_quantile(1 - confidence, freedom) * error, np.nan)
-    return CurveBand(mean=mean, low=mean - half, high=mean + half, seeds=seeds)
-
-
-@dataclass(frozen=True)
-class PairedDifference:
-    """Candidate minus baseline, one difference per seed.
-
-    Attributes:
-        seeds: Pairs.
-        mean: Mean difference.
-        standard_deviation: Of the differences; None with one pair.
-        low: Lower end of the paired t interval, at 95 % unless asked otherwise and not corrected
-            for other games; None with one pair, or if the differences do not vary.
-        high: Upper end, likewise.
-    """
-
-    seeds: int
-    mean: float
-    standard_deviation: float | None
-    low: float | None
-    high: float | None
-
-
-def compare_pairs(
-    baseline: ArrayLike, candidate: ArrayLike, confidence: float = 0.95
-) -> PairedDifference:
-    """Summarise the paired differences of one game.
-
-    Args:
-        baseline: A value per seed; shape (S,).
-        candidate: The value of the same seeds, in the same order; shape (S,).
-        confidence: Of the interval.
-
-    Raises:
-        ValueError: If the two do not pair up, are empty or not finite.
-    """
-    before, after = np.asarray(baseline, dtype=np.float64), np.asarray(candidate, dtype=np.float64)
-    if before.shape != after.shape or before.ndim != 1 or not before.size:
-        raise ValueError(
-            f"`baseline` and `candidate` must have one value per seed, got shapes "
-            f"{before.shape} and {after.shape}."
-        )
-    differences = after - before
-    if not np.isfinite(differences).all():
-        raise ValueError("`baseline` and `candidate` must be finite.")
-    seeds, mean = len(differences), float(differences.mean())
-    if seeds == 1:
-        return PairedDifference(1, mean, None, None, None)
-    deviation = float(differences.std(ddof=1))
-    if deviation <= 1e-12 * max(np.abs(before).max(), np.abs(after).max()):  # rounding alone
-        return PairedDifference(seeds, mean, 0.0, None, None)
-    half = float(t_quantile(1 - confidence, seeds - 1)) * deviation / math.sqrt(seeds)
-    return PairedDifference(seeds, mean, deviation, mean - half, mean + half)
-
-
-def t_quantile(alpha: ArrayLike, freedom: ArrayLike) -> FloatArray:
-    """Half-width, in standard errors, of a two-sided t interval of level 1 - alpha."""
-    quantile: FloatArray = special.stdtrit(freedom, 1 - np.asarray(alpha) / 2)
-    return quantile
-
-
-# --- verdicts -------------------------------------------------------------------------------------
 
 
 def alpha_at_look(look: int, alpha: float, share: float) -> float:
@@ -474,50 +244,62 @@ def judge_games(
     """
     if not games:
         return ()
-    alpha = alpha_at_look(look, criteria.alpha, criteria.look_share)
-    differences = [_compare_scores(game) for game in games]
-    margins = [_compute_margin(game, criteria) for game in games]
-    obstacles = [
-        _find_obstacle(game, difference, criteria)
-        for game, difference in zip(games, differences, strict=True)
-    ]
+    results = [_prepare(game, criteria) for game in games]
     verdicts, levels = decide(
-        mean=[difference.mean if difference else 0.0 for difference in differences],
+        mean=[result.difference.mean if result.difference else 0.0 for result in results],
         standard_error=[
-            math.nan if obstacle or difference is None else _standard_error(difference)
-            for difference, obstacle in zip(differences, obstacles, strict=True)
+            math.nan
+            if result.reason or result.difference is None
+            else result.difference.standard_error
+            for result in results
         ],
-        margin=[margin or 0.0 for margin in margins],
-        seeds=[difference.seeds if difference else 0 for difference in differences],
-        alpha=alpha,
+        margin=[result.margin or 0.0 for result in results],
+        seeds=[result.difference.seeds if result.difference else 0 for result in results],
+        alpha=alpha_at_look(look, criteria.alpha, criteria.look_share),
     )
-    results = []
-    for game, difference, margin, obstacle, verdict, level in zip(
-        games, differences, margins, obstacles, verdicts.tolist(), levels.tolist(), strict=True
-    ):
-        if obstacle is not None:
-            result = GameVerdict(game.game, "undecided", obstacle, difference, margin)
-        else:
-            assert difference is not None
-            assert margin is not None
-            half = float(t_quantile(level, difference.seeds - 1)) * _standard_error(difference)
-            reason, more_seeds = None, None
-            if verdict == "undecided":
-                next_level = level * (1 - criteria.look_share)
-                reason, more_seeds = _suggest_seeds(difference, margin, next_level, criteria)
-            result = GameVerdict(
-                game.game,
-                verdict,
-                reason,
-                difference,
-                margin,
-                level,
-                difference.mean - half,
-                difference.mean + half,
-                more_seeds,
-            )
-        results.append(result)
-    return tuple(results)
+    return tuple(
+        result if result.reason else _complete(result, verdict, level, criteria)
+        for result, verdict, level in zip(results, verdicts.tolist(), levels.tolist(), strict=True)
+    )
+
+
+def _prepare(game: GameScores, criteria: Criteria) -> GameVerdict:
+    """All that can be said of a game by itself; undecided, with the reason if it must stay so."""
+    pairs = [
+        (before, after)
+        for before, after in zip(game.baseline, game.candidate, strict=True)
+        if before is not None and after is not None
+    ]
+    difference = compare_pairs(*np.transpose(pairs)) if pairs else None
+    known, margin = [score for score in game.baseline if score is not None], None
+    if game.random_return is not None and known:
+        gain = float(np.mean(known)) - game.random_return
+        margin = criteria.margin_fraction * max(gain, 0.0)
+    obstacle = _find_obstacle(game, difference, criteria)
+    return GameVerdict(game.game, "undecided", obstacle, difference, margin)
+
+
+def _complete(
+    result: GameVerdict, verdict: Verdict, level: float, criteria: Criteria
+) -> GameVerdict:
+    """Add what the family decided, and to an undecided game how many more seeds it would take."""
+    difference, margin = result.difference, result.margin
+    assert difference is not None
+    assert margin is not None
+    half = float(t_quantile(level, difference.seeds - 1)) * difference.standard_error
+    reason, more_seeds = None, None
+    if verdict == "undecided":
+        next_level = level * (1 - criteria.look_share)
+        reason, more_seeds = _suggest_seeds(difference, margin, next_level, criteria)
+    return replace(
+        result,
+        verdict=verdict,
+        reason=reason,
+        judged_level=level,
+        judged_low=difference.mean - half,
+        judged_high=difference.mean + half,
+        more_seeds=more_seeds,
+    )
 
 
 def _suggest_seeds(
@@ -525,7 +307,7 @@ def _suggest_seeds(
 ) -> tuple[str, int | None]:
     needed = find_seeds_needed(
         difference.mean,
-        _standard_error(difference) * math.sqrt(difference.seeds),
+        difference.standard_error * math.sqrt(difference.seeds),
         margin,
         alpha=alpha,
         power=criteria.power,
@@ -535,26 +317,6 @@ def _suggest_seeds(
         return f"it would take more than {criteria.max_seeds} seeds", None
     more = max(needed - difference.seeds, 1)
     return f"about {more} more seed{'s' if more > 1 else ''}", more
-
-
-def _compare_scores(game: GameScores) -> PairedDifference | None:
-    pairs = [
-        (before, after)
-        for before, after in zip(game.baseline, game.candidate, strict=True)
-        if before is not None and after is not None
-    ]
-    return compare_pairs(*np.transpose(pairs)) if pairs else None
-
-
-def _standard_error(difference: PairedDifference) -> float:
-    return (difference.standard_deviation or 0.0) / math.sqrt(difference.seeds)
-
-
-def _compute_margin(game: GameScores, criteria: Criteria) -> float | None:
-    known = [score for score in game.baseline if score is not None]
-    if game.random_return is None or not known:
-        return None
-    return criteria.margin_fraction * max(float(np.mean(known)) - game.random_return, 0.0)
 
 
 def _find_obstacle(
@@ -587,194 +349,3 @@ def _exceeds(scores: Sequence[float | None], threshold: float, alpha: float) -> 
         return False
     half = t_quantile(2 * alpha, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
     return bool(values.mean() - half > threshold)
-
-
-# --- power ----------------------------------------------------------------------------------------
-
-
-def find_seeds_needed(
-    mean: float,
-    standard_deviation: float,
-    margin: float,
-    *,
-    alpha: float,
-    power: float,
-    max_seeds: int,
-) -> int | None:
-    """The fewest seeds that give a verdict with probability `power`, by the noncentral t.
-
-    A difference beyond the margin aims at better or worse, one within it at similar (both of whose
-    one-sided tests must reject: the sum of their powers less 1, a lower bound).
-
-    Args:
-        mean: The true mean paired difference.
-        standard_deviation: Of the paired differences, above 0.
-        margin: As in the verdict.
-        alpha: Level of the two-sided interval that the verdict is read off.
-        power: Target probability.
-        max_seeds: Where to give up.
-
-    Returns:
-        Seeds in all, or None if even `max_seeds` are too few.
-    """
-    seeds = np.arange(MIN_SEEDS, max_seeds + 1)
-    scale = np.sqrt(seeds) / standard_deviation
-    distance = abs(mean) - margin
-    if distance > 0:
-        reached = compute_power(distance * scale, seeds - 1, alpha)
-    else:
-        reached = (
-            compute_power(-distance * scale, seeds - 1, alpha)
-            + compute_power((margin + abs(mean)) * scale, seeds - 1, alpha)
-            - 1
-        )
-    enough = np.flatnonzero(reached >= power)
-    return int(seeds[enough[0]]) if len(enough) else None
-
-
-def find_detectable_difference(
-    seeds: int, standard_deviation: float, *, alpha: float, power: float
-) -> float | None:
-    """The smallest mean difference beyond the margin that a plan tells from it.
-
-    For a plan of G games before any data, `alpha` is `alpha_at_look(1, ...) / G`: what the smallest
-    of Holm's steps allows.
-
-    Args:
-        seeds: Pairs planned.
-        standard_deviation: Of the paired differences; 1 gives the answer in standard deviations.
-        alpha: Level of the two-sided interval that the verdict is read off.
-        power: Probability of the verdict.
-
-    Returns:
-        A difference in the unit of `standard_deviation`, or None with fewer than `MIN_SEEDS` seeds.
-    """
-    if seeds < MIN_SEEDS:
-        return None
-    freedom = seeds - 1
-    noncentrality = optimize.brentq(
-        lambda delta: float(compute_power(delta, freedom, alpha)) - power,
-        0.0,
-        3 * float(t_quantile(alpha, freedom)) + 10,
-    )
-    return float(noncentrality * standard_deviation / math.sqrt(seeds))
-
-
-def compute_power(noncentrality: ArrayLike, freedom: ArrayLike, alpha: float) -> FloatArray:
-    """Probability that the two-sided t interval of level 1 - alpha lies above a point.
-
-    The upper tail of the noncentral t distribution, as the mean over the chi-square distribution of
-    the estimated variance (scipy's own gives NaN for some arguments).
-
-    Args:
-        noncentrality: (true mean - point) / true standard error, not negative.
-        freedom: Degrees of freedom, seeds - 1.
-        alpha: Of the two-sided interval, so alpha / 2 on this side.
-    """
-    delta, degrees = np.asarray(noncentrality)[..., None], np.asarray(freedom)[..., None]
-    nodes, weights = np.polynomial.legendre.leggauss(100)
-    variance_ratio = special.chdtri(degrees, (1 - nodes) / 2) / degrees
-    above = special.ndtr(delta - t_quantile(alpha, degrees) * np.sqrt(variance_ratio))
-    power: FloatArray = above @ weights / 2
-    return power
-
-
-# --- over games and pairs of seeds ----------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure with its bootstrap interval; the ends are None where resampling changes nothing."""
-
-    value: float
-    low: float | None
-    high: float | None
-
-
-def estimate_interquartile_mean(
-    scores: Sequence[ArrayLike], rng: np.random.Generator, confidence: float = 0.95
-) -> Estimate:
-    """Interquartile mean of all runs' scores, with a stratified bootstrap interval.
-
-    The mean of the middle half of the scores of all games and seeds together (Agarwal et al. 2021,
-    "Deep Reinforcement Learning at the Edge of the Statistical Precipice", section 4.3): a quarter,
-    rounded down, is left out at each end. The bootstrap draws seeds anew within each game. With few
-    seeds its plain percentiles lie too close together (measured on the data of `simulate.py` with 3
-    seeds: 88 % coverage), so they are moved outwards (95.7 %): the expanded percentile interval of
-    Hesterberg 2015, "What Teachers Should Know About the Bootstrap".
-
-    Args:
-        scores: For each game the (human-normalised) scores of its seeds; shapes (S_g,).
-        rng: Source of the resampling.
-        confidence: Of the interval.
-
-    Raises:
-        ValueError: If there are no scores.
-    """
-    values = _check_strata(scores)
-    resampled = np.concatenate(
-        [game[rng.integers(len(game), size=(RESAMPLES, len(game)))] for game in values], axis=-1
-    )
-    observed = _interquartile_mean(np.concatenate(values))
-    return _make_estimate(observed, _interquartile_mean(resampled), values, confidence)
-
-
-def estimate_probability_of_improvement(
-    baseline: Sequence[ArrayLike],
-    candidate: Sequence[ArrayLike],
-    rng: np.random.Generator,
-    confidence: float = 0.95,
-) -> Estimate:
-    """Probability that a run of the candidate beats one of the baseline in a game drawn at random.
-
-    Over all pairs of a candidate's and a baseline's run in a game, a tie counting half, averaged
-    over the games (Agarwal et al. 2021, section 4.3). The bootstrap draws seeds anew within each
-    game, both arms' runs of a seed together; its interval is made as that of
-    `estimate_interquartile_mean`.
-
-    Args:
-        baseline: For each game a score per seed; shapes (S_g,). One game gives that game's figure.
-        candidate: The scores of the same seeds.
-        rng: Source of the resampling.
-        confidence: Of the interval.
-
-    Raises:
-        ValueError: If there are no scores, or the arms do not pair up.
-    """
-    before, after = _check_strata(baseline), _check_strata(candidate)
-    if [len(game) for game in before] != [len(game) for game in after]:
-        raise ValueError("`baseline` and `candidate` must have the same games and seeds.")
-    observed, resampled = [], []
-    for plain, other in zip(before, after, strict=True):
-        seeds = len(plain)
-        wins = (np.sign(other[:, None] - plain[None, :]) + 1) / 2
-        counts = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=RESAMPLES)
-        observed.append(wins.mean())
-        resampled.append(((counts @ wins) * counts).sum(axis=-1) / seeds**2)
-    return _make_estimate(np.mean(observed), np.mean(resampled, axis=0), before, confidence)
-
-
-def _check_strata(scores: Sequence[ArrayLike]) -> list[FloatArray]:
-    values = [np.asarray(game, dtype=np.float64) for game in scores]
-    if not values or any(game.ndim != 1 or not game.size for game in values):
-        raise ValueError("every game must have a score; leave out those without.")
-    return values
-
-
-def _interquartile_mean(scores: FloatArray) -> FloatArray:
-    quarter = scores.shape[-1] // 4
-    ordered = np.sort(scores, axis=-1)
-    mean: FloatArray = ordered[..., quarter : scores.shape[-1] - quarter].mean(axis=-1)
-    return mean
-
-
-def _make_estimate(
-    value: Any, resampled: FloatArray, strata: list[FloatArray], confidence: float
-) -> Estimate:
-    if np.ptp(resampled) <= 1e-12 * np.abs(resampled).max():
-        return Estimate(float(value), None, None)
-    runs = sum(map(len, strata))
-    freedom = runs - len(strata)
-    tail = special.ndtr(-t_quantile(1 - confidence, freedom) * math.sqrt(runs / freedom))
-    low, high = np.quantile(resampled, [tail, 1 - tail])
-    return Estimate(float(value), float(low), float(high))

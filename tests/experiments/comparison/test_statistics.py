@@ -1,6 +1,4 @@
 import math
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,27 +9,35 @@ from scipy import stats
 
 from configs.settings import as_mapping, build
 from experiments.comparison.statistics import simulate
-from experiments.comparison.statistics.verdicts import (
-    Criteria,
+from experiments.comparison.statistics.bootstrap import (
     Estimate,
-    FloatArray,
-    GameScores,
-    PairedDifference,
-    alpha_at_look,
-    bin_returns,
-    compare_pairs,
-    compute_curve_band,
-    compute_power,
-    decide,
     estimate_interquartile_mean,
     estimate_probability_of_improvement,
+)
+from experiments.comparison.statistics.curves import (
+    bin_returns,
+    compute_curve_band,
     final_score,
-    find_detectable_difference,
-    find_seeds_needed,
     find_steps_to_reach,
-    judge_games,
     mean_return_over_training,
     smooth_learning_curve,
+)
+from experiments.comparison.statistics.intervals import (
+    FloatArray,
+    PairedDifference,
+    compare_pairs,
+)
+from experiments.comparison.statistics.power import (
+    compute_power,
+    find_detectable_difference,
+    find_seeds_needed,
+)
+from experiments.comparison.statistics.verdicts import (
+    Criteria,
+    GameScores,
+    alpha_at_look,
+    decide,
+    judge_games,
     step_down,
 )
 
@@ -534,15 +540,15 @@ def test_scores_without_a_pair_are_refused(
 
 @pytest.mark.parametrize("seeds", simulate.SEEDS)
 def test_error_rates_on_simulated_comparisons(seeds: int) -> None:
-    plan = simulate.simulate_plan(1500, seeds, np.random.default_rng(0))
+    rates = simulate.simulate_comparisons(1500, seeds, np.random.default_rng(0))
     # Without Holm's correction more than a fifth of the families has a false verdict, and with
     # normal instead of t quantiles the coverage is 84 %, 90 % and 92.6 % with 3, 5 and 10 seeds.
-    assert plan.false_difference <= 0.05
-    assert plan.false_difference_no_margin <= 0.05
-    assert plan.false_at_margin <= 0.05
-    assert 0.93 <= plan.coverage_same < 0.985
-    assert 0.93 <= plan.coverage_effects < 0.985
-    assert plan.better[0] < plan.better[1] < plan.better[2]
+    assert rates.false_difference <= 0.05
+    assert rates.false_difference_no_margin <= 0.05
+    assert rates.false_at_margin <= 0.05
+    assert 0.93 <= rates.coverage_same < 0.985
+    assert 0.93 <= rates.coverage_effects < 0.985
+    assert rates.better[0] < rates.better[1] < rates.better[2]
 
 
 def test_simulated_gains_have_the_expected_mean_and_correlate_by_seed() -> None:
@@ -573,21 +579,18 @@ def test_simulation_prints_and_writes_the_same_table_each_time(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--families", "0"], "`--families` must be at least 1, got 0."),
+        (["--families", "0"], "error: --families must be at least 1, got 0."),
         (["--families", "many"], "argument --families: invalid int value: 'many'"),
-        (["--seed", "-1"], "`--seed` must be at least 0, got -1."),
-        (["--speed", "1"], "unrecognized arguments: --speed 1"),
-        (["--families", "1", "--out", "."], ". is a directory; give the path of a file."),
+        (["--seed", "-1"], "error: --seed must be at least 0, got -1."),
+        (["--families", "1", "--out", "."], "error: . is a directory; give the path of a file."),
     ],
 )
 def test_simulation_names_wrong_options_in_one_line(
-    arguments: list[str], message: str, tmp_path: Path
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.comparison.statistics.simulate", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (2, message + "\n")
-    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(SystemExit) as stopped:
+        simulate.main(arguments)
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert message in error
+    assert error.count("\n") == 1

@@ -1,0 +1,105 @@
+"""Scores over games and pairs of seeds, with bootstrap intervals (Agarwal et al. 2021).
+
+"Deep Reinforcement Learning at the Edge of the Statistical Precipice", section 4.3.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import special, stats
+
+from experiments.comparison.statistics.intervals import FloatArray, t_quantile
+
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its bootstrap interval; the ends are None where resampling changes nothing."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+def estimate_interquartile_mean(
+    scores: Sequence[ArrayLike], rng: np.random.Generator, confidence: float = 0.95
+) -> Estimate:
+    """Interquartile mean of all runs' scores, with a stratified bootstrap interval.
+
+    The mean of the middle half of the scores of all games and seeds together: a quarter, rounded
+    down, is left out at each end. The bootstrap draws seeds anew within each game. With few seeds
+    its plain percentiles lie too close together (measured on the data of `simulate.py` with 3
+    seeds: 88 % coverage), so they are moved outwards (95.7 %): the expanded percentile interval of
+    Hesterberg 2015, "What Teachers Should Know About the Bootstrap".
+
+    Args:
+        scores: For each game the (human-normalised) scores of its seeds; shapes (S_g,).
+        rng: Source of the resampling.
+        confidence: Of the interval.
+
+    Raises:
+        ValueError: If there are no scores.
+    """
+    values = _check_strata(scores)
+    resampled = np.concatenate(
+        [game[rng.integers(len(game), size=(RESAMPLES, len(game)))] for game in values], axis=-1
+    )
+    observed = stats.trim_mean(np.concatenate(values), 0.25)
+    return _make_estimate(observed, stats.trim_mean(resampled, 0.25, axis=-1), values, confidence)
+
+
+def estimate_probability_of_improvement(
+    baseline: Sequence[ArrayLike],
+    candidate: Sequence[ArrayLike],
+    rng: np.random.Generator,
+    confidence: float = 0.95,
+) -> Estimate:
+    """Probability that a run of the candidate beats one of the baseline in a game drawn at random.
+
+    Over all pairs of a candidate's and a baseline's run in a game, a tie counting half, averaged
+    over the games. The bootstrap draws seeds anew within each game, both arms' runs of a seed
+    together; its interval is made as that of `estimate_interquartile_mean`.
+
+    Args:
+        baseline: For each game a score per seed; shapes (S_g,). One game gives that game's value.
+        candidate: The scores of the same seeds.
+        rng: Source of the resampling.
+        confidence: Of the interval.
+
+    Raises:
+        ValueError: If there are no scores, or the arms do not pair up.
+    """
+    before, after = _check_strata(baseline), _check_strata(candidate)
+    if [len(game) for game in before] != [len(game) for game in after]:
+        raise ValueError("`baseline` and `candidate` must have the same games and seeds.")
+    observed, resampled = [], []
+    for plain, other in zip(before, after, strict=True):
+        seeds = len(plain)
+        wins = (np.sign(other[:, None] - plain[None, :]) + 1) / 2
+        counts = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=RESAMPLES)
+        observed.append(wins.mean())
+        resampled.append(((counts @ wins) * counts).sum(axis=-1) / seeds**2)
+    return _make_estimate(np.mean(observed), np.mean(resampled, axis=0), before, confidence)
+
+
+def _check_strata(scores: Sequence[ArrayLike]) -> list[FloatArray]:
+    values = [np.asarray(game, dtype=np.float64) for game in scores]
+    if not values or any(game.ndim != 1 or not game.size for game in values):
+        raise ValueError("every game must have a score; leave out those without.")
+    return values
+
+
+def _make_estimate(
+    value: ArrayLike, resampled: FloatArray, strata: list[FloatArray], confidence: float
+) -> Estimate:
+    if np.ptp(resampled) <= 1e-12 * np.abs(resampled).max():
+        return Estimate(float(np.asarray(value)), None, None)
+    runs = sum(map(len, strata))
+    freedom = runs - len(strata)
+    tail = special.ndtr(-t_quantile(1 - confidence, freedom) * math.sqrt(runs / freedom))
+    low, high = np.quantile(resampled, [tail, 1 - tail])
+    return Estimate(float(np.asarray(value)), float(low), float(high))

@@ -1,0 +1,173 @@
+"""A run's finished games as one number and as a curve, and several seeds' curves as a band.
+
+Shapes below: S seeds, B bins; float64.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from experiments.comparison.statistics.intervals import FloatArray, t_quantile
+
+BINS = 100  # of the training's agent steps, for the primary metric and the curves
+SMOOTHING_BINS = 5  # moving average of the drawn curves
+FINAL_GAMES = 100  # the last games that make the final score
+
+
+def mean_return_over_training(
+    agent_steps: ArrayLike, returns: ArrayLike, total_agent_steps: int
+) -> float | None:
+    """The primary metric: mean raw return over the whole training, "better or faster" in one.
+
+    The training is cut into `BINS` equal bins of agent steps. Each bin has the mean return of the
+    games that ended in it; one in which none ended has that of the last bin before it, or, at the
+    beginning, of the first bin with a game. The metric is the mean of all bins, so every agent step
+    weighs the same, and the many short games of an untrained agent do not outnumber the later ones.
+    A run that stopped early counts as staying where it was.
+
+    Args:
+        agent_steps: The run's agent steps (from 1) at the end of each game; shape (games,).
+        returns: Raw return of each game; shape (games,).
+        total_agent_steps: The training's length; games that ended later are left out.
+
+    Returns:
+        The metric, or None if no game was finished.
+
+    Raises:
+        ValueError: If the two differ in length or hold an impossible value.
+    """
+    bin_means = bin_returns(agent_steps, returns, total_agent_steps)
+    if np.isnan(bin_means).all():
+        return None
+    return float(_carry_forward(bin_means).mean())
+
+
+def final_score(returns: ArrayLike) -> float | None:
+    """Mean return of the last `FINAL_GAMES` games (of all, if fewer); None if there are none."""
+    last = np.asarray(returns, dtype=np.float64)[-FINAL_GAMES:]
+    return float(last.mean()) if last.size else None
+
+
+def find_steps_to_reach(agent_steps: ArrayLike, returns: ArrayLike, threshold: float) -> int | None:
+    """The first agent step at which the mean of the last `FINAL_GAMES` games reaches `threshold`.
+
+    Args:
+        agent_steps: Agent steps at the end of each game, in order; shape (games,).
+        returns: Raw return of each game; shape (games,).
+        threshold: A mean return, such as the baseline's final score.
+
+    Returns:
+        Agent steps, or None if it was never reached or fewer than `FINAL_GAMES` games finished.
+    """
+    steps, values = _check_games(agent_steps, returns)
+    if len(values) < FINAL_GAMES:
+        return None
+    means = np.lib.stride_tricks.sliding_window_view(values, FINAL_GAMES).mean(axis=-1)
+    reached = np.flatnonzero(means >= threshold)
+    return int(steps[reached[0] + FINAL_GAMES - 1]) if len(reached) else None
+
+
+def bin_returns(
+    agent_steps: ArrayLike, returns: ArrayLike, total_agent_steps: int, bins: int = BINS
+) -> FloatArray:
+    """Mean return of the games that ended in each of `bins` equal bins of agent steps.
+
+    Bin b holds the games with b < agent_steps * bins / total_agent_steps <= b + 1.
+
+    Returns:
+        Shape (B,); NaN where no game ended.
+
+    Raises:
+        ValueError: As for `mean_return_over_training`.
+    """
+    if total_agent_steps < 1:
+        raise ValueError(f"`total_agent_steps` must be at least 1, got {total_agent_steps}.")
+    steps, values = _check_games(agent_steps, returns)
+    inside = steps <= total_agent_steps
+    index = (steps[inside] * bins - 1) // total_agent_steps
+    counts = np.bincount(index, minlength=bins)
+    sums = np.bincount(index, weights=values[inside], minlength=bins)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+
+
+def smooth_learning_curve(
+    agent_steps: ArrayLike, returns: ArrayLike, total_agent_steps: int, bins: int = BINS
+) -> FloatArray:
+    """A run's curve for drawing: a centred moving average over `SMOOTHING_BINS` bin means.
+
+    Empty bins between two with games repeat the one before; near the ends the average is over the
+    bins there are. Nothing is drawn before the first or after the last bin with a game.
+
+    Returns:
+        Shape (B,), bin b's value belonging to agent step (b + 1/2) * total_agent_steps / B; NaN
+        where nothing is drawn.
+
+    Raises:
+        ValueError: As for `mean_return_over_training`.
+    """
+    curve = bin_returns(agent_steps, returns, total_agent_steps, bins)
+    drawn = np.flatnonzero(~np.isnan(curve))
+    if len(drawn):
+        part = slice(drawn[0], drawn[-1] + 1)
+        beyond = SMOOTHING_BINS // 2
+        padded = np.pad(_carry_forward(curve[part]), beyond, constant_values=np.nan)
+        windows = np.lib.stride_tricks.sliding_window_view(padded, SMOOTHING_BINS)
+        curve[part] = np.nanmean(windows, axis=-1)
+    return curve
+
+
+def _check_games(
+    agent_steps: ArrayLike, returns: ArrayLike
+) -> tuple[NDArray[np.int64], FloatArray]:
+    steps = np.asarray(agent_steps, dtype=np.int64)
+    values = np.asarray(returns, dtype=np.float64)
+    if steps.shape != values.shape or steps.ndim != 1:
+        raise ValueError(
+            f"`agent_steps` and `returns` must have one entry per game, got shapes "
+            f"{steps.shape} and {values.shape}."
+        )
+    if len(steps) and steps.min() < 1:
+        raise ValueError(f"`agent_steps` must be at least 1, got {steps.min()}.")
+    if not np.isfinite(values).all():
+        raise ValueError(f"`returns` must be finite, got {values[~np.isfinite(values)][0]}.")
+    return steps, values
+
+
+def _carry_forward(bin_means: FloatArray) -> FloatArray:
+    known = ~np.isnan(bin_means)
+    source = np.where(known, np.arange(len(bin_means)), np.argmax(known))
+    filled: FloatArray = bin_means[np.maximum.accumulate(source)]
+    return filled
+
+
+@dataclass(frozen=True)
+class CurveBand:
+    """The seeds' mean curve and its pointwise t interval; every array has shape (B,).
+
+    Attributes:
+        mean: Mean over the seeds that have a value in the bin; NaN without any.
+        low: Lower end of the interval of that mean; NaN with fewer than two seeds.
+        high: Upper end, likewise.
+        seeds: How many seeds have a value in the bin.
+    """
+
+    mean: FloatArray
+    low: FloatArray
+    high: FloatArray
+    seeds: NDArray[np.int64]
+
+
+def compute_curve_band(curves: ArrayLike, confidence: float = 0.95) -> CurveBand:
+    """Average curves over seeds, bin by bin, with the t interval of each mean.
+
+    Args:
+        curves: One smoothed curve per seed, NaN where it has no value; shape (S, B).
+        confidence: Of the interval in each bin by itself.
+    """
+    values = np.ma.masked_invalid(np.asarray(curves, dtype=np.float64))
+    seeds = values.count(axis=0)
+    mean = values.mean(axis=0).filled(np.nan)
+    error = values.std(axis=0, ddof=1).filled(np.nan) / np.sqrt(np.maximum(seeds, 1))
+    half = t_quantile(1 - confidence, np.maximum(seeds - 1, 1)) * error
+    return CurveBand(mean=mean, low=mean - half, high=mean + half, seeds=seeds)

@@ -1,0 +1,98 @@
+"""How many seeds a verdict takes, and the smallest difference that a plan could tell."""
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import optimize, special
+
+from experiments.comparison.statistics.intervals import FloatArray, t_quantile
+
+MIN_SEEDS = 3  # fewer allow no verdict
+
+
+def find_seeds_needed(
+    mean: float,
+    standard_deviation: float,
+    margin: float,
+    *,
+    alpha: float,
+    power: float,
+    max_seeds: int,
+) -> int | None:
+    """The fewest seeds that give a verdict with probability `power`, by the noncentral t.
+
+    A difference beyond the margin aims at better or worse, one within it at similar (both of whose
+    one-sided tests must reject: the sum of their powers less 1, a lower bound).
+
+    Args:
+        mean: The true mean paired difference.
+        standard_deviation: Of the paired differences, above 0.
+        margin: As in the verdict.
+        alpha: Level of the two-sided interval that the verdict is read off.
+        power: Target probability.
+        max_seeds: Where to give up.
+
+    Returns:
+        Seeds in all, or None if even `max_seeds` are too few.
+    """
+    seeds = np.arange(MIN_SEEDS, max_seeds + 1)
+    scale = np.sqrt(seeds) / standard_deviation
+    distance = abs(mean) - margin
+    if distance > 0:
+        reached = compute_power(distance * scale, seeds - 1, alpha)
+    else:
+        reached = (
+            compute_power(-distance * scale, seeds - 1, alpha)
+            + compute_power((margin + abs(mean)) * scale, seeds - 1, alpha)
+            - 1
+        )
+    enough = np.flatnonzero(reached >= power)
+    return int(seeds[enough[0]]) if len(enough) else None
+
+
+def find_detectable_difference(
+    seeds: int, standard_deviation: float, *, alpha: float, power: float
+) -> float | None:
+    """The smallest mean difference beyond the margin that a plan tells from it.
+
+    For a plan of G games before any data, `alpha` is `alpha_at_look(1, ...) / G`: what the smallest
+    of Holm's steps allows.
+
+    Args:
+        seeds: Pairs planned.
+        standard_deviation: Of the paired differences; 1 gives the answer in standard deviations.
+        alpha: Level of the two-sided interval that the verdict is read off.
+        power: Probability of the verdict.
+
+    Returns:
+        A difference in the unit of `standard_deviation`, or None with fewer than `MIN_SEEDS` seeds.
+    """
+    if seeds < MIN_SEEDS:
+        return None
+    freedom = seeds - 1
+    noncentrality = optimize.brentq(
+        lambda delta: float(compute_power(delta, freedom, alpha)) - power,
+        0.0,
+        3 * float(t_quantile(alpha, freedom)) + 10,
+    )
+    return float(noncentrality * standard_deviation / math.sqrt(seeds))
+
+
+def compute_power(noncentrality: ArrayLike, freedom: ArrayLike, alpha: float) -> FloatArray:
+    """Probability that the two-sided t interval of level 1 - alpha lies above a point.
+
+    The upper tail of the noncentral t distribution, as the mean over the chi-square distribution of
+    the estimated variance (scipy's own gives NaN for some arguments).
+
+    Args:
+        noncentrality: (true mean - point) / true standard error, not negative.
+        freedom: Degrees of freedom, seeds - 1.
+        alpha: Of the two-sided interval, so alpha / 2 on this side.
+    """
+    delta, degrees = np.asarray(noncentrality)[..., None], np.asarray(freedom)[..., None]
+    nodes, weights = np.polynomial.legendre.leggauss(100)
+    variance_ratio = special.chdtri(degrees, (1 - nodes) / 2) / degrees
+    above = special.ndtr(delta - t_quantile(alpha, degrees) * np.sqrt(variance_ratio))
+    power: FloatArray = above @ weights / 2
+    return power
