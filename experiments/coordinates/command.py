@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from configs.settings import parse_assignments, parse_value
-from experiments.coordinates.cells import CellDirectory
 from experiments.coordinates.config import (
     MODELS,
     SPLITS,
@@ -22,12 +21,11 @@ from experiments.coordinates.config import (
 )
 from experiments.coordinates.pictures import draw_group
 from experiments.coordinates.table import format_table
-from experiments.coordinates.training import Divergence, TrainingStopped, plan_cell, train_cell
+from experiments.coordinates.training import CellDirectory, Divergence, find_result, train_cell
 from runtime.command_line import OneLineParser, exit_on_user_error
-from runtime.stop_request import StopRequest
 
 FAILED = 1
-SIGNAL_BASE = 128  # a shell's exit status for a process that a signal ended
+WORTH_A_WORD_SECONDS = 5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,45 +50,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(groups: Iterable[Sequence[CellConfig]], runs: Path, budget_is_asked: bool) -> int:
-    stop = StopRequest()
     results: list[dict[str, Any]] = []
     status = 0
-    with stop.on_signals():
-        for group in groups:
-            for config in group:
-                directory = CellDirectory(runs / config.name)
-                try:
-                    if not budget_is_asked and config.cell.model == "cnn":
-                        config = _give_time_of_coordconv(config, runs)
-                    results.append(_train(directory, config, stop, budget_is_asked))
-                except TrainingStopped:
-                    assert stop.signal is not None
-                    _say(f"{directory.path}: saved; the same command goes on from here.")
-                    return SIGNAL_BASE + stop.signal
-                except Divergence as error:
-                    print(f"{config.name}: {error}", file=sys.stderr)
-                    status = FAILED
-            cell = group[0].cell
-            for path in draw_group(runs / group_name(cell.task, cell.split), cell.seed):
-                _say(f"drawn: {path}")
+    if not budget_is_asked:
+        _say(
+            "A training takes 15 to 45 s of processor time, longer by the clock where other\n"
+            "programs want the core; --seconds sets a limit. What is finished is skipped."
+        )
+    for group in groups:
+        for config in group:
+            if not budget_is_asked and config.cell.model == "cnn":
+                config = _give_time_of_coordconv(config, runs)
+            try:
+                results.append(_train(CellDirectory(runs / config.name), config, budget_is_asked))
+            except Divergence as error:
+                print(f"{config.name}: {error}", file=sys.stderr)
+                status = FAILED
+        cell = group[0].cell
+        for path in draw_group(runs / group_name(cell.task, cell.split), cell.seed):
+            _say(f"drawn: {path}")
     if results:
         _say("\n" + format_table(results))
     return status
 
 
-def _train(
-    directory: CellDirectory, config: CellConfig, stop: StopRequest, budget_is_asked: bool
-) -> dict[str, Any]:
+def _train(directory: CellDirectory, config: CellConfig, budget_is_asked: bool) -> dict[str, Any]:
     """Train one cell if it is not finished, and return its result."""
-    plan, config = plan_cell(directory, config, budget_is_asked=budget_is_asked)
-    if plan == "finished":
-        _say(f"{directory.path}: finished; a larger --steps or --seconds extends it.")
-        return directory.read_result()
-    if stop:
-        raise TrainingStopped
-    _say(f"{config.name}: training for at most {config.budget}.")
-    result = train_cell(directory, config, stop, _say)
-    _say(f"{directory.path}: finished, {result['steps']:_} steps in {result['seconds']:.1f} s.")
+    result = find_result(directory, config, budget_is_asked=budget_is_asked)
+    if result is not None:
+        _say(f"{directory.path}: finished")
+        return result
+    _say(f"{directory.path}: at most {config.budget}")
+    result = train_cell(directory, config, _say)
+    line = f"  finished, {result['steps']:_} steps in {result['seconds']:.1f} s"
+    waited = result["wall_clock_seconds"] - result["seconds"]
+    if waited > WORTH_A_WORD_SECONDS:
+        line += f", and {waited:.0f} s of waiting for the core"
+    _say(line)
     return result
 
 
@@ -139,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m experiments.coordinates",
         description="Train the plain network and the CoordConv network on a coordinate task, and "
         "draw what they learned. Without arguments: classification, a demonstration of about a "
-        "minute. The same command again goes on where it stopped.",
+        "minute. The same command again skips what is finished.",
     )
     add = parser.add_argument
     add(
@@ -158,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", default="both", choices=(*MODELS, "both"), help="the network (both)")
     add("--seed", metavar="N", help="seed of initial weights and order of examples (0)")
     add("--steps", metavar="N", help="train every network for at most N steps")
-    add("--seconds", metavar="S", help="train every network for at most S seconds")
+    add("--seconds", metavar="S", help="the same in seconds of processor time")
     add("--runs", default="runs", metavar="DIR", help="folder the results go to (runs)")
     add(
         "--set",

@@ -100,12 +100,16 @@ class BudgetSettings:
             )
 
     def __str__(self) -> str:
-        parts = []
-        if self.total_steps:
-            parts.append(f"{self.total_steps:_} steps")
-        if self.total_seconds:
-            parts.append(f"{self.total_seconds:_.15g} s")
-        return " or ".join(parts)
+        parts = (f"{self.total_steps:_} steps", f"{self.total_seconds:_.15g} s")
+        limits = (self.total_steps, self.total_seconds)
+        return " or ".join(part for part, limit in zip(parts, limits, strict=True) if limit)
+
+    def is_reached(self, steps: int, seconds: float) -> bool:
+        """Whether a training of this length has to end."""
+        return bool(
+            (self.total_steps and steps >= self.total_steps)
+            or (self.total_seconds and seconds >= self.total_seconds)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +118,6 @@ class ExecutionSettings:
 
     device: Literal["cpu", "cuda"]
     threads: Annotated[int, Bounds(0, 4096)]
-    checkpoint_every_seconds: Annotated[float, Bounds(above=0, maximum=10**9)]
 
 
 _SECTIONS: Mapping[str, type] = {

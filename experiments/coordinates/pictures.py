@@ -20,11 +20,11 @@ from matplotlib.patches import Patch, Rectangle
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from experiments.coordinates.cells import CellDirectory
 from experiments.coordinates.config import MODELS, CellConfig
 from experiments.coordinates.data import SQUARE_RADIUS, Split, split_positions
 from experiments.coordinates.table import headline_of, show_figure
-from experiments.coordinates.tasks import Figure, examples_per_pass, judge_positions, make_task
+from experiments.coordinates.tasks import Figure, judge_positions, make_task
+from experiments.coordinates.training import CellDirectory
 from runtime.files import write_atomically
 
 _DOTS_PER_INCH = 110
@@ -101,11 +101,9 @@ def draw_group(directory: Path, seed: int) -> list[Path]:
 
 def _open(cell: CellDirectory) -> _Trained:
     config, network = cell.load_network()
-    size = config.data.canvas_size
-    task = make_task(config.cell.task, size)
-    split = split_positions(config.cell.split, size, config.data.split_seed)
+    split = split_positions(config.cell.split, config.data.canvas_size, config.data.split_seed)
     judged = {
-        part: judge_positions(network, task, positions, size, examples_per_pass(config))
+        part: judge_positions(network, config, positions)
         for part, positions in split._asdict().items()
     }
     return _Trained(config, cell.read_result(), network, judged)
@@ -212,7 +210,7 @@ def _draw_curve(trained: Sequence[_Trained]) -> Picture:
         "iou": "intersection over union",
         "error_pixels": "mean error (pixels)",
     }
-    axes.set(xlabel="training time (seconds)", ylabel=labels[figure])
+    axes.set(xlabel="training time (seconds of processor time)", ylabel=labels[figure])
     if figure == "error_pixels":
         axes.set_yscale("log")
     else:

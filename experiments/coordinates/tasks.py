@@ -159,18 +159,19 @@ def examples_per_pass(config: CellConfig) -> int:
 
 @torch.no_grad()
 def judge_positions(
-    network: nn.Module, task: Task, positions: Tensor, canvas_size: int, batch_size: int
+    network: nn.Module, config: CellConfig, positions: Tensor
 ) -> dict[Figure, Tensor]:
-    """Judge a network on positions, a batch of `batch_size` at a time.
+    """Judge a cell's network on positions [N, 2], a few at a time.
 
     Returns:
         Every example's figures, each [N], float32, on the CPU.
     """
-    was_training = network.training
+    size, was_training = config.data.canvas_size, network.training
+    task = make_task(config.cell.task, size)
     network.eval()
     judged = [
-        task.judge(network(task.encode(batch, canvas_size)), batch)
-        for batch in batches_of(positions, batch_size)
+        task.judge(network(task.encode(batch, size)), batch)
+        for batch in batches_of(positions, examples_per_pass(config))
     ]
     network.train(was_training)
     return {figure: torch.cat([part[figure] for part in judged]).cpu() for figure in task.figures}

@@ -1,91 +1,130 @@
-"""Training one cell, however often it is interrupted, and measuring what came out."""
+"""Training one cell, measuring what came out, and the directory that it is left in.
 
+A training takes seconds. Its files appear when it has ended, so that one which is interrupted
+leaves an earlier result as it was, and starts again.
+"""
+
+import io
 import math
 import os
+import pickle
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
-from typing import Annotated, Any, Literal
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from configs.settings import Bounds
-from experiments.coordinates.cells import (
-    CellDirectory,
-    CellStatus,
-    load_tensors,
-    restore_state,
-    save_tensors,
-)
-from experiments.coordinates.config import (
-    BudgetSettings,
-    CellConfig,
-    cell_differences,
-    load_config,
-    to_json,
-)
+from experiments.coordinates.config import CellConfig, cell_differences, load_config, to_json
 from experiments.coordinates.data import Split, batches_of, split_positions
+from experiments.coordinates.table import headline_of, show_figure
 from experiments.coordinates.tasks import (
     Figure,
-    Task,
     count_parameters,
     examples_per_pass,
     judge_positions,
     make_network,
     make_task,
 )
-from runtime.files import write_atomically, write_json
+from runtime.files import read_bytes, read_json, write_atomically, write_json
 from runtime.provenance import describe_start
-from runtime.stop_request import StopRequest
+from runtime.run_directory import RunDirectory
 
-Plan = Literal["start", "resume", "extend", "finished"]
 Say = Callable[[str], None]
 
+_MAX_BYTES = 1 << 30  # of weights.pth
 _MAX_DROPS = 4  # of the learning rate, as in the released code
 _LINE_EVERY_SECONDS = 3.0
-
-
-class TrainingStopped(Exception):
-    """Training was asked to stop; a checkpoint is saved."""
 
 
 class Divergence(Exception):
     """The loss is not finite."""
 
 
-@dataclass
-class Progress:
-    """How far training has come.
+@dataclass(frozen=True)
+class CellDirectory(RunDirectory):
+    """The directory of one cell; its lock and its provenance are those of every run.
 
-    Attributes:
-        steps: Optimiser steps.
-        seconds: Training time over all starts.
-        perfect_evaluations: Evaluations in a row at which all training examples were right.
-        steps_to_perfect: Steps to the first evaluation at which all training and all test examples
-            were right; 0 before.
-        seconds_to_perfect: The same in seconds.
-        loss_sum: Sum of the losses since the last row of the curve.
-        curve: Rows of steps, seconds, mean loss since the row before (not in the first, which is
-            the untrained network's), and the headline figure on a part of the training and of the
-            test examples.
+    config.json        what was asked
+    provenance.json    versions, commit, device, threads, command: one entry per start
+    weights.pth        the trained network's state dict
+    events.out.*       TensorBoard
+    result.json        the figures; written last, so where it is, the cell is finished
     """
 
-    steps: Annotated[int, Bounds(0)] = 0
-    seconds: Annotated[float, Bounds(0)] = 0.0
-    perfect_evaluations: Annotated[int, Bounds(0)] = 0
-    steps_to_perfect: Annotated[int, Bounds(0)] = 0
-    seconds_to_perfect: Annotated[float, Bounds(0)] = 0.0
-    loss_sum: float = 0.0
-    curve: list[dict[str, float]] = field(default_factory=list)
+    @property
+    def result_path(self) -> Path:
+        """The figures of the trained network."""
+        return self.path / "result.json"
+
+    @property
+    def weights_path(self) -> Path:
+        """The trained network."""
+        return self.path / "weights.pth"
+
+    def is_finished(self) -> bool:
+        """Whether the cell has its figures.
+
+        Raises:
+            ValueError: If nothing could be here.
+        """
+        return self.exists() and self.result_path.exists()
+
+    def read_result(self) -> dict[str, Any]:
+        """The figures of a finished cell.
+
+        Raises:
+            FileNotFoundError: If it has not finished.
+            ValueError: If the file is damaged.
+        """
+        result = read_json(self.result_path)
+        if not _is_result(result):
+            raise ValueError(f"{self.result_path}: not a result; delete {self.path}.")
+        return dict(result)
+
+    def load_network(self) -> tuple[CellConfig, nn.Module]:
+        """The config of a finished cell and its trained network, on the CPU and not training.
+
+        Raises:
+            FileNotFoundError: If it has not finished.
+            ValueError: If a file is damaged.
+        """
+        config = load_config(self.config_path)
+        network = make_network(config)
+        data = io.BytesIO(read_bytes(self.weights_path, max_bytes=_MAX_BYTES))
+        try:
+            network.load_state_dict(torch.load(data, map_location="cpu", weights_only=True))
+        except (
+            *(RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError),
+            pickle.UnpicklingError,
+        ):
+            raise ValueError(
+                f"{self.weights_path} is damaged; delete {self.path} and run again."
+            ) from None
+        return config, network.eval()
 
 
-def plan_cell(
+def _is_result(values: Any) -> bool:
+    """Tell whether values have what the table and the pictures read."""
+    try:
+        figure = headline_of(values)
+        numbers = [values[key] for key in ("parameters", "steps", "seconds")]
+        for row in (values, *values["curve"]):
+            numbers += [row[key] for key in ("seconds", f"train_{figure}", f"test_{figure}")]
+        numbers.append(values["seconds_to_perfect"] or 0)
+    except (KeyError, TypeError):
+        return False
+    has_names = values.keys() >= {"split", "model", "seed", "stopped"}
+    return has_names and all(type(number) in (int, float) for number in numbers)
+
+
+def find_result(
     directory: CellDirectory, asked: CellConfig, *, budget_is_asked: bool
-) -> tuple[Plan, CellConfig]:
-    """Compare what is asked with what is in a cell's directory.
+) -> dict[str, Any] | None:
+    """The result of a finished cell, if it answers what is asked.
 
     Args:
         directory: The cell's directory, which need not exist.
@@ -94,57 +133,44 @@ def plan_cell(
             cell longer.
 
     Returns:
-        What is to be done, and the config to do it with.
+        The content of `result.json`; None if the cell is to be trained.
 
     Raises:
-        ValueError: If the directory holds a cell of other settings, or a longer one.
+        ValueError: If the directory holds a finished cell of other settings, or a longer one.
     """
-    if not directory.exists():
-        return "start", asked
-    saved = load_config(directory.config_path)
-    differing = cell_differences(saved, asked)
-    if differing:
+    if not directory.is_finished():
+        return None
+    saved, result = load_config(directory.config_path), directory.read_result()
+    if differing := cell_differences(saved, asked):
         raise ValueError(
             f"{directory.path} holds a run of other settings ({', '.join(differing)}); choose "
             "another --runs folder, or delete it."
         )
-    status = directory.read_cell_status() or CellStatus("interrupted", 0, 0.0)
-    if not asked.execution.threads:  # not asked for: the same number as before
-        asked = replace(asked, execution=replace(asked.execution, threads=saved.execution.threads))
-    finished = directory.is_finished()
-    reached = _is_reached(asked.budget, status.steps, status.seconds)
-    if asked.budget != saved.budget and reached:
-        if budget_is_asked:
-            raise ValueError(
-                f"{directory.path} has trained for {status.steps:_} steps and "
-                f"{status.seconds:.1f} s, longer than the {asked.budget} asked for; ask for more."
-            )
-        asked = asked.with_budget(saved.budget)
-    if finished and (
-        asked.budget == saved.budget or reached or directory.read_result()["stopped"] == "perfect"
-    ):
-        return "finished", saved
-    return ("extend" if finished else "resume"), asked
+    if asked.budget == saved.budget:
+        return result
+    if budget_is_asked and asked.budget.is_reached(result["steps"], result["seconds"]):
+        raise ValueError(
+            f"{directory.path} has trained for {result['steps']:_} steps and "
+            f"{result['seconds']:.1f} s, longer than the {asked.budget} asked for; ask for more."
+        )
+    enough = asked.budget.is_reached(result["steps"], result["seconds"])
+    return result if enough or result["stopped"] == "perfect" else None
 
 
-def train_cell(
-    directory: CellDirectory, config: CellConfig, stop: StopRequest, say: Say = print
-) -> dict[str, Any]:
-    """Train a cell to its end, from its checkpoint if it has one, and write its result.
+def train_cell(directory: CellDirectory, config: CellConfig, say: Say = print) -> dict[str, Any]:
+    """Train a cell from its start to its end, and write its files.
 
     Args:
         directory: The cell's directory.
-        config: From `plan_cell`.
-        stop: Asked between steps.
+        config: What is to be trained.
         say: Takes lines of progress.
 
     Returns:
         The content of `result.json`.
 
     Raises:
-        TrainingStopped: If asked to stop; a checkpoint is saved.
         Divergence: If the loss is not finite.
-        ValueError: If the cell cannot go on as it is; one line.
+        ValueError: If the cell cannot be trained here; one line.
     """
     threads = config.execution.threads or os.cpu_count() or 1
     config = replace(config, execution=replace(config.execution, threads=threads))
@@ -152,28 +178,17 @@ def train_cell(
         raise ValueError("`device` is cuda, but no GPU is available; use cpu.")
     torch.set_num_threads(threads)
     with directory.lock():
-        trainer = _Trainer(directory, config, say)
-        progress = trainer.progress
-        # Before the config: a finished cell that is extended is no longer finished.
-        directory.write_cell_status(CellStatus("running", progress.steps, progress.seconds))
-        write_atomically(directory.config_path, to_json(config))
         directory.record_start(describe_start(config.execution.device, threads, {}))
-        try:
-            trainer.train(stop)
-        except TrainingStopped:
-            trainer.save("interrupted")
-            raise
-        except Divergence as error:
-            directory.write_cell_status(
-                CellStatus("diverged", progress.steps, progress.seconds, str(error))
-            )
-            raise
-        finally:
-            trainer.close()
+        trainer = _Trainer(config, say)
+        trainer.train()
         result = trainer.result()
-        save_tensors(directory.weights_path, trainer.network.state_dict())
+        weights = io.BytesIO()
+        torch.save(trainer.network.state_dict(), weights)
+        directory.result_path.unlink(missing_ok=True)  # from here on the old one is not whole
+        write_atomically(directory.config_path, to_json(config))
+        write_atomically(directory.weights_path, weights.getvalue())
+        _write_events(directory, result["curve"])
         write_json(directory.result_path, result)
-        trainer.save("finished")
     return result
 
 
@@ -183,27 +198,35 @@ def measure(network: nn.Module, config: CellConfig) -> dict[str, float]:
     Returns:
         Means by name, such as `train_accuracy` and `test_error_pixels`.
     """
-    size = config.data.canvas_size
-    task = make_task(config.cell.task, size)
-    figures: dict[str, float] = {}
-    split = split_positions(config.cell.split, size, config.data.split_seed)
-    for part, positions in split._asdict().items():
-        judged = judge_positions(
-            network, task, positions.to(_device_of(network)), size, examples_per_pass(config)
-        )
-        for figure, values in judged.items():
-            figures[f"{part}_{figure}"] = float(values.double().mean())
-    return figures
+    split = split_positions(config.cell.split, config.data.canvas_size, config.data.split_seed)
+    device = next(network.parameters()).device
+    return {
+        f"{part}_{figure}": float(values.double().mean())
+        for part, positions in split._asdict().items()
+        for figure, values in judge_positions(network, config, positions.to(device)).items()
+    }
 
 
 class _Trainer:
-    """The state of one cell's training."""
+    """The state of one cell's training.
 
-    def __init__(self, directory: CellDirectory, config: CellConfig, say: Say):
-        self.directory, self.config, self._say = directory, config, say
-        self.progress = Progress()
+    Attributes:
+        steps: Optimiser steps taken.
+        perfect_evaluations: Evaluations in a row at which all training examples were right.
+        perfect_at: Steps and seconds at the first evaluation at which all training and all test
+            examples were right.
+        curve: Rows of steps, seconds, mean loss since the row before (not in the first, which is
+            the untrained network's), and the headline figure on a part of the training and of the
+            test examples.
+    """
+
+    def __init__(self, config: CellConfig, say: Say):
+        self.config, self._say = config, say
+        self.steps, self.perfect_evaluations, self._loss_sum = 0, 0, 0.0
+        self.perfect_at: tuple[int, float] | None = None
+        self.curve: list[dict[str, float]] = []
         device, size = config.execution.device, config.data.canvas_size
-        self.task: Task = make_task(config.cell.task, size)
+        self.task = make_task(config.cell.task, size)
         self.network = make_network(config).to(device)
         # Betas and epsilon: the released code.
         self._optimizer = torch.optim.Adam(
@@ -216,80 +239,57 @@ class _Trainer:
         split = split_positions(config.cell.split, size, config.data.split_seed)
         self._split = Split(*(part.to(device) for part in split))
         self._samples = Split(*map(self._sample, self._split))
-        if directory.checkpoint_path.exists():
-            self._restore()
-        for events in directory.path.glob("events.out.*"):
-            events.unlink()
-        self._writer = SummaryWriter(str(directory.path))
-        for row in self.progress.curve:
-            self._log(row)
-        self._started = time.perf_counter() - self.progress.seconds
-        self._saved = self._spoken = time.perf_counter()
+        # On the CPU time is the thread's own: other programs then take nothing from a budget in
+        # seconds. A GPU is waited for, which costs no processor time.
+        self._clock = time.thread_time if device == "cpu" else time.perf_counter
+        self._started, self._started_by_the_clock = self._clock(), time.perf_counter()
+        self._spoken = self._started_by_the_clock
 
-    def train(self, stop: StopRequest) -> None:
-        training, progress = self.config.training, self.progress
-        if progress.steps:
-            self._say(f"{self.config.name}: resumed at step {progress.steps:_}.")
+    @property
+    def seconds(self) -> float:
+        """Training time, evaluations during training included."""
+        return self._clock() - self._started
+
+    @property
+    def _is_perfect(self) -> bool:
+        return self.perfect_evaluations >= self.config.training.perfect_evaluations
+
+    def train(self) -> None:
         self.network.train()
         batches = self._batches()
-        if not progress.curve:
-            self._evaluate()
-        while not _is_reached(self.config.budget, progress.steps, progress.seconds):
-            if progress.perfect_evaluations >= training.perfect_evaluations:
-                return
-            if stop:
-                raise TrainingStopped
+        self._evaluate()
+        while not self._is_perfect and not self.config.budget.is_reached(self.steps, self.seconds):
             self._step(next(batches))
-            progress.steps += 1
-            if progress.steps % training.evaluate_every_steps == 0:
+            self.steps += 1
+            if self.steps % self.config.training.evaluate_every_steps == 0:
                 self._evaluate()
-            now = time.perf_counter()
-            progress.seconds = now - self._started
-            if now - self._saved >= self.config.execution.checkpoint_every_seconds:
-                self.save("running")
-                self._saved = now
-
-    def save(self, state: Literal["running", "interrupted", "finished"]) -> None:
-        """Write the checkpoint, then the status."""
-        save_tensors(
-            self.directory.checkpoint_path,
-            {
-                "network": self.network.state_dict(),
-                "optimizer": self._optimizer.state_dict(),
-                "progress": asdict(self.progress),
-            },
-        )
-        self.directory.write_cell_status(
-            CellStatus(state, self.progress.steps, self.progress.seconds)
-        )
+            self._speak_if_due()
 
     def result(self) -> dict[str, Any]:
-        progress = self.progress
-        perfect = progress.perfect_evaluations >= self.config.training.perfect_evaluations
+        steps, seconds = self.perfect_at or (None, None)
         return {
             **asdict(self.config.cell),
             "parameters": count_parameters(self.network),
-            "steps": progress.steps,
-            "seconds": progress.seconds,
-            "steps_to_perfect": progress.steps_to_perfect or None,
-            "seconds_to_perfect": progress.seconds_to_perfect or None,
-            "stopped": "perfect" if perfect else "budget",
-            "curve": progress.curve,
+            "steps": self.steps,
+            "seconds": self.seconds,
+            "wall_clock_seconds": time.perf_counter() - self._started_by_the_clock,
+            "steps_to_perfect": steps,
+            "seconds_to_perfect": seconds,
+            "stopped": "perfect" if self._is_perfect else "budget",
+            "curve": self.curve,
             **measure(self.network, self.config),
         }
 
-    def close(self) -> None:
-        self._writer.close()
-
-    def _restore(self) -> None:
-        path = self.directory.checkpoint_path
-        saved = load_tensors(path)
-        restore_state(self.network, saved.get("network"), path)
-        restore_state(self._optimizer, saved.get("optimizer"), path)
-        try:
-            self.progress = Progress(**saved["progress"])
-        except (KeyError, TypeError):
-            raise ValueError(f"{path} is damaged; delete {path.parent} and run again.") from None
+    def _speak_if_due(self) -> None:
+        """Say in 80 columns how far it is, and the newest row of the curve."""
+        if time.perf_counter() - self._spoken < _LINE_EVERY_SECONDS:
+            return
+        self._spoken = time.perf_counter()
+        row, figure = self.curve[-1], self.task.figures[0]
+        train, test = (show_figure(figure, row[f"{part}_{figure}"]) for part in ("train", "test"))
+        limit = self.config.budget.total_steps
+        steps = f"{self.steps:_}" + (f" of {limit:_}" if limit else "")
+        self._say(f"  step {steps}, {self.seconds:.0f} s: {train} (train), {test} (test)")
 
     def _sample(self, positions: Tensor) -> Tensor:
         """Draw the examples that the curve is measured on."""
@@ -298,21 +298,19 @@ class _Trainer:
         return positions[order[: self.config.training.evaluate_examples].to(positions.device)]
 
     def _batches(self) -> Iterator[Tensor]:
-        """Yield the batches from the current step on; an epoch's order follows from its number."""
-        positions, size = self._split.train, self.config.training.batch_size
-        per_epoch = max(len(positions) // size, 1)
-        epoch, first = divmod(self.progress.steps, per_epoch)
+        """Yield batches, epoch after epoch; an epoch's order follows from its number."""
+        training, positions, epoch = self.config.training, self._split.train, 0
         while True:
-            drops = self.config.training.learning_rate_drop_epochs
-            if drops:
-                rate = self.config.training.learning_rate * 0.1 ** min(epoch // drops, _MAX_DROPS)
+            if drops := training.learning_rate_drop_epochs:
+                rate = training.learning_rate * 0.1 ** min(epoch // drops, _MAX_DROPS)
                 for group in self._optimizer.param_groups:
                     group["lr"] = rate
             seed = self.config.cell.seed + (epoch << 31)
             order = torch.randperm(len(positions), generator=torch.Generator().manual_seed(seed))
-            batches = batches_of(positions[order.to(positions.device)], size)
-            yield from islice(batches, first, per_epoch)
-            epoch, first = epoch + 1, 0
+            size = min(training.batch_size, len(positions))
+            whole = len(positions) // size * size  # the rest of an epoch is left out
+            yield from batches_of(positions[order[:whole].to(positions.device)], size)
+            epoch += 1
 
     def _step(self, positions: Tensor) -> None:
         """Take one optimiser step on a batch [B, 2].
@@ -328,10 +326,10 @@ class _Trainer:
             loss.backward()  # type: ignore[no-untyped-call]
             batch_loss += loss.item()
         if not math.isfinite(batch_loss):
-            raise Divergence(f"the loss is {batch_loss} at step {self.progress.steps + 1:_}")
+            raise Divergence(f"the loss is {batch_loss} at step {self.steps + 1:_}")
         self._add_l2_gradient()
         self._optimizer.step()
-        self.progress.loss_sum += batch_loss
+        self._loss_sum += batch_loss
 
     @torch.no_grad()
     def _add_l2_gradient(self) -> None:
@@ -344,68 +342,44 @@ class _Trainer:
                 layer.weight.grad.add_(layer.weight, alpha=2 * self.config.training.l2)
 
     def _evaluate(self) -> None:
-        progress, headline = self.progress, self.task.figures[0]
-        train, test = (
-            float(self._judge(positions)[headline].mean()) for positions in self._samples
-        )
+        figure = self.task.figures[0]
+        train, test = (float(self._judge(part)[figure].mean()) for part in self._samples)
         if self.task.can_be_perfect:
-            right = train == 1 and self._all_right(self._split.train, headline)
-            progress.perfect_evaluations = progress.perfect_evaluations + 1 if right else 0
-            if (
-                right
-                and test == 1
-                and not progress.steps_to_perfect
-                and self._all_right(self._split.test, headline)
-            ):
-                progress.steps_to_perfect = progress.steps
-                progress.seconds_to_perfect = time.perf_counter() - self._started
+            right = train == 1 and self._all_right(self._split.train)
+            self.perfect_evaluations = self.perfect_evaluations + 1 if right else 0
+            if right and test == 1 and not self.perfect_at and self._all_right(self._split.test):
+                self.perfect_at = self.steps, self.seconds
         row = {
-            "steps": progress.steps,
-            "seconds": time.perf_counter() - self._started,
-            f"train_{headline}": train,
-            f"test_{headline}": test,
+            "steps": self.steps,
+            "seconds": self.seconds,
+            f"train_{figure}": train,
+            f"test_{figure}": test,
         }
-        if progress.steps:
-            row["loss"] = progress.loss_sum / self.config.training.evaluate_every_steps
-        progress.loss_sum = 0.0
-        progress.curve.append(row)
-        self._log(row)
-        if progress.steps and time.perf_counter() - self._spoken >= _LINE_EVERY_SECONDS:
-            self._spoken = time.perf_counter()
-            self._say(
-                f"{self.config.name}: step {progress.steps:_}, {row['seconds']:.1f} s, loss "
-                f"{row['loss']:.3g}, {headline} {train:.3g} (train) {test:.3g} (test)"
-            )
+        if self.steps:
+            row["loss"] = self._loss_sum / self.config.training.evaluate_every_steps
+        self._loss_sum = 0.0
+        self.curve.append(row)
 
     def _judge(self, positions: Tensor) -> dict[Figure, Tensor]:
-        return judge_positions(
-            self.network,
-            self.task,
-            positions,
-            self.config.data.canvas_size,
-            examples_per_pass(self.config),
-        )
+        return judge_positions(self.network, self.config, positions)
 
-    def _all_right(self, positions: Tensor, headline: Figure) -> bool:
+    def _all_right(self, positions: Tensor) -> bool:
         """Tell whether the headline figure is 1 for every example; ends at the first that fails."""
-        return all(
-            bool((self._judge(part)[headline] == 1).all()) for part in batches_of(positions, 128)
-        )
-
-    def _log(self, row: dict[str, float]) -> None:
-        names = {"loss": "train/loss", "seconds": "time/seconds"}
-        for name, value in row.items():
-            if name != "steps":
-                tag = names.get(name, name.replace("_", "/", 1))
-                self._writer.add_scalar(tag, value, int(row["steps"]))
+        for part in batches_of(positions, 128):
+            if not (self._judge(part)[self.task.figures[0]] == 1).all():
+                return False
+            self._speak_if_due()
+        return True
 
 
-def _is_reached(budget: BudgetSettings, steps: int, seconds: float) -> bool:
-    return bool(
-        (budget.total_steps and steps >= budget.total_steps)
-        or (budget.total_seconds and seconds >= budget.total_seconds)
-    )
-
-
-def _device_of(network: nn.Module) -> torch.device:
-    return next(network.parameters()).device
+def _write_events(directory: CellDirectory, curve: list[dict[str, float]]) -> None:
+    """Write the curve for TensorBoard, in place of an earlier one."""
+    for events in directory.path.glob("events.out.*"):
+        events.unlink()
+    names = {"loss": "train/loss", "seconds": "time/seconds"}
+    with SummaryWriter(str(directory.path)) as writer:
+        for row in curve:
+            for name, value in row.items():
+                if name != "steps":
+                    tag = names.get(name, name.replace("_", "/", 1))
+                    writer.add_scalar(tag, value, int(row["steps"]))

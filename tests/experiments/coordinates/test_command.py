@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,11 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from experiments.coordinates.cells import CellDirectory
 from experiments.coordinates.command import main
 from experiments.coordinates.config import make_config, to_json
 from experiments.coordinates.pictures import draw_group
 from experiments.coordinates.table import format_table, show_figure
+from experiments.coordinates.training import CellDirectory
 
 ROOT = Path(__file__).parents[3]
 SMALL = ["--set", "canvas_size=16", "--set", "threads=1", "--set", "evaluate_every_steps=2"]
@@ -41,116 +40,69 @@ def error_of(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
     ("arguments", "line"),
     [
         (
-            ["--task", "painting"],
+            "--task painting",
             "argument --task: invalid choice: painting (choose from classification, regression, "
             "rendering, all)",
         ),
         (
-            ["--split", "half"],
+            "--split half",
             "argument --split: invalid choice: half (choose from uniform, quadrant, all)",
         ),
-        (
-            ["--model", "mlp"],
-            "argument --model: invalid choice: mlp (choose from cnn, coordconv, both)",
-        ),
-        (["--tas", "all"], "unrecognized arguments: --tas all"),
-        (["--seed"], "argument --seed: expected one argument"),
-        (["pong"], "unrecognized arguments: pong"),
+        ("--model mlp", "argument --model: invalid choice: mlp (choose from cnn, coordconv, both)"),
+        ("--tas all", "unrecognized arguments: --tas all"),
+        ("--seed", "argument --seed: expected one argument"),
+        ("pong", "unrecognized arguments: pong"),
     ],
 )
 def test_arguments_that_do_not_exist_are_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], line: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: str, line: str
 ) -> None:
     program = "python -m experiments.coordinates"
-    error = error_of(capsys, ["--runs", str(tmp_path / "runs"), *arguments])
+    error = error_of(capsys, ["--runs", str(tmp_path / "runs"), *arguments.split()])
     # Python versions differ in whether they quote the choices.
     assert error.replace("'", "") == f"{program}: {line}; see {program} --help.\n"
     assert not (tmp_path / "runs").exists()
 
 
+SEED = "--seed: `seed` must be a whole number at least 0 and at most 2_147_483_647, got"
+STEPS = (
+    "--steps: `total_steps` must be a whole number at least 0 and at most 1_000_000_000_000, got"
+)
+SECONDS = "--seconds: `total_seconds` must be a number at least 0 and at most 1_000_000_000, got"
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
+        ("--seed -1", f"{SEED} -1."),
+        ("--seed x", f"{SEED} 'x'."),
+        ("--steps 1.5", f"{STEPS} '1.5'."),
+        ("--steps -5", f"{STEPS} -5."),
+        ("--steps 0", "`total_steps` and `total_seconds` are both 0, no limit; set one of them."),
+        ("--seconds nan", f"{SECONDS} nan."),
+        ("--seconds -1", f"{SECONDS} -1."),
+        ("--seconds soon", f"{SECONDS} 'soon'."),
+        ("--steps 1 --seconds 1", "--steps and --seconds both set the budget; give one of them."),
+        ("--seed 1 --set seed=1", "--seed and --set seed=... both set `seed`; give one of them."),
         (
-            ["--seed", "-1"],
-            "--seed: `seed` must be a whole number at least 0 and at most 2_147_483_647, got -1.",
-        ),
-        (
-            ["--seed", "x"],
-            "--seed: `seed` must be a whole number at least 0 and at most 2_147_483_647, got 'x'.",
-        ),
-        (
-            ["--steps", "1.5"],
-            "--steps: `total_steps` must be a whole number at least 0 and at most "
-            "1_000_000_000_000, got '1.5'.",
-        ),
-        (
-            ["--steps", "-5"],
-            "--steps: `total_steps` must be a whole number at least 0 and at most "
-            "1_000_000_000_000, got -5.",
-        ),
-        (
-            ["--steps", "0"],
-            "`total_steps` and `total_seconds` are both 0, no limit; set one of them.",
-        ),
-        (
-            ["--seconds", "nan"],
-            "--seconds: `total_seconds` must be a number at least 0 and at most 1_000_000_000, "
-            "got nan.",
-        ),
-        (
-            ["--seconds", "-1"],
-            "--seconds: `total_seconds` must be a number at least 0 and at most 1_000_000_000, "
-            "got -1.",
-        ),
-        (
-            ["--seconds", "soon"],
-            "--seconds: `total_seconds` must be a number at least 0 and at most 1_000_000_000, "
-            "got 'soon'.",
-        ),
-        (
-            ["--steps", "1", "--seconds", "1"],
-            "--steps and --seconds both set the budget; give one of them.",
-        ),
-        (
-            ["--seed", "1", "--set", "seed=1"],
-            "--seed and --set seed=... both set `seed`; give one of them.",
-        ),
-        (
-            ["--steps", "1", "--set", "total_steps=1"],
+            "--steps 1 --set total_steps=1",
             "--steps and --set total_steps=... both set `total_steps`; give one of them.",
         ),
-        (["--set", "seed"], "--set takes key=value, got 'seed'."),
-        (["--set", "sed=1"], "--set: unknown setting 'sed'; did you mean `seed`?"),
-        (["--set", "l2=1", "--set", "l2=1"], "--set: `l2` is given twice; give it once."),
+        ("--set seed", "--set takes key=value, got 'seed'."),
+        ("--set sed=1", "--set: unknown setting 'sed'; did you mean `seed`?"),
+        ("--set l2=1 --set l2=1", "--set: `l2` is given twice; give it once."),
+        ("--set l2=-1", "--set: `l2` must be a number at least 0 and at most 1e+30, got -1."),
         (
-            ["--set", "l2=-1"],
-            "--set: `l2` must be a number at least 0 and at most 1e+30, got -1.",
-        ),
-        (
-            ["--set", "batch_size=0"],
+            "--set batch_size=0",
             "--set: `batch_size` must be a whole number at least 1 and at most 100_000, got 0.",
         ),
-        (["--set", "device=tpu"], "--set: `device` must be one of cpu, cuda, got 'tpu'."),
-        (
-            ["--set", "kernel_size=3"],
-            "`kernel_size` does not apply to coordconv on classification; leave it out or choose "
-            "another --model or --task.",
-        ),
-        (
-            ["--task", "rendering", "--model", "cnn", "--set", "kernel_size=1"],
-            "`kernel_size` of cnn on rendering must be one of 2, 3, 4, got 1.",
-        ),
-        (
-            ["--set", "canvas_size=60"],
-            "`canvas_size` must be a power of two, since the plain network doubles, got 60.",
-        ),
+        ("--set device=tpu", "--set: `device` must be one of cpu, cuda, got 'tpu'."),
     ],
 )
 def test_settings_that_cannot_be_are_one_line_and_write_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], line: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: str, line: str
 ) -> None:
-    error = error_of(capsys, ["--runs", str(tmp_path / "runs"), *arguments])
+    error = error_of(capsys, ["--runs", str(tmp_path / "runs"), *arguments.split()])
     assert error == f"error: {line}\n"
     assert not (tmp_path / "runs").exists()
 
@@ -163,26 +115,25 @@ def test_a_gpu_that_is_not_there_is_one_line(
     assert error == "error: `device` is cuda, but no GPU is available; use cpu.\n"
 
 
-def test_a_runs_folder_that_is_a_file_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    runs = tmp_path / "runs"
-    runs.write_text("")
-    cell = runs / "coordinates/classification-uniform/coordconv/seed0"
-    message = f"error: cannot write to {cell} (Not a directory); choose another --runs folder.\n"
-    assert error_of(capsys, ["--runs", str(runs), *SMALL, "--steps", "1"]) == message
-
-
 def test_a_runs_folder_that_cannot_be_written_to_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    runs = tmp_path / "runs"
+    cell = runs / "coordinates/classification-uniform/coordconv/seed0"
+
+    def error(reason: str) -> None:
+        line = f"error: cannot write to {cell} ({reason}); choose another --runs folder.\n"
+        assert error_of(capsys, ["--runs", str(runs), *SMALL, "--steps", "1"]) == line
+
+    runs.write_text("")
+    error("Not a directory")
+    runs.unlink()
+
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(Path, "mkdir", refuse)  # as root, every folder can be written to
-    cell = tmp_path / "coordinates/classification-uniform/coordconv/seed0"
-    message = f"error: cannot write to {cell} (Permission denied); choose another --runs folder.\n"
-    assert error_of(capsys, ["--runs", str(tmp_path), *SMALL, "--steps", "1"]) == message
+    error("Permission denied")
 
 
 @pytest.fixture
@@ -197,27 +148,23 @@ def finished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     ("arguments", "line"),
     [
         (
-            ["--steps", "2", "--set", "l2=0.5", "--set", "batch_size=3"],
+            "--steps 2 --set l2=0.5 --set batch_size=3",
             "CELL holds a run of other settings (batch_size, l2); choose another --runs folder, "
             "or delete it.",
         ),
         (
-            ["--steps", "1"],
+            "--steps 1",
             "CELL has trained for 2 steps and SECONDS s, longer than the 1 steps asked for; ask "
             "for more.",
         ),
     ],
 )
 def test_what_does_not_fit_the_cell_on_disk_is_one_line(
-    finished: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    line: str,
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: str, line: str
 ) -> None:
-    seconds = json.loads((finished / "status.json").read_text())["seconds"]
+    seconds = json.loads((finished / "result.json").read_text())["seconds"]
     line = line.replace("CELL", str(finished)).replace("SECONDS", f"{seconds:.1f}")
-    asked = ["--runs", str(tmp_path), *SMALL, "--model", "coordconv", *arguments]
+    asked = ["--runs", str(tmp_path), *SMALL, "--model", "coordconv", *arguments.split()]
     assert error_of(capsys, asked) == f"error: {line}\n"
 
 
@@ -234,43 +181,32 @@ def test_a_cell_that_another_process_trains_is_one_line(
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "steps", "line"),
+    ("name", "content", "line"),
     [
         (
             "config.json",
             '{"cell": ',
-            "2",
             "CELL/config.json is not valid JSON (Expecting value at line 1, column 10); correct or "
             "replace it.",
         ),
         (
             "config.json",
             "[]",
-            "2",
             "CELL/config.json: a config must be a JSON object; restore the file.",
-        ),
-        (
-            "status.json",
-            "[]",
-            "2",
-            "CELL/status.json: not a status; delete the file and run again.",
         ),
         (
             "result.json",
             '{"stopped": ',
-            "2",
             "CELL/result.json is not valid JSON (Expecting value at line 1, column 13); correct or "
             "replace it.",
         ),
-        ("result.json", "{}", "2", "CELL/result.json: not a result; delete CELL."),
+        ("result.json", "{}", "CELL/result.json: not a result; delete CELL."),
         (
             "result.json",
             '{"task": "classification", "steps": "many"}',
-            "2",
             "CELL/result.json: not a result; delete CELL.",
         ),
-        ("weights.pth", "x", "2", "CELL/weights.pth is damaged; delete CELL and run again."),
-        ("checkpoint.pth", "x", "3", "CELL/checkpoint.pth is damaged; delete CELL and run again."),
+        ("weights.pth", "x", "CELL/weights.pth is damaged; delete CELL and run again."),
     ],
 )
 def test_damaged_files_are_one_line(
@@ -279,11 +215,10 @@ def test_damaged_files_are_one_line(
     capsys: pytest.CaptureFixture[str],
     name: str,
     content: str,
-    steps: str,
     line: str,
 ) -> None:
     (finished / name).write_text(content)
-    asked = ["--runs", str(tmp_path), *SMALL, "--model", "coordconv", "--steps", steps]
+    asked = ["--runs", str(tmp_path), *SMALL, "--model", "coordconv", "--steps", "2"]
     assert error_of(capsys, asked) == f"error: {line}\n".replace("CELL", str(finished))
 
 
@@ -326,12 +261,12 @@ def test_all_splits_of_a_task_are_trained_tabled_drawn_and_then_skipped(
     weights = tmp_path / f"coordinates/{task}-uniform/cnn/seed2/weights.pth"
     written = weights.stat().st_mtime_ns
     assert run(tmp_path, *arguments) == 0
-    assert capsys.readouterr().out.count(": finished; a larger --steps or --seconds") == 4
+    assert capsys.readouterr().out.count("/seed2: finished\n") == 4
     assert weights.stat().st_mtime_ns == written
 
 
 def test_the_plain_network_gets_at_least_the_time_of_coordconv(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from experiments.coordinates import command
 
@@ -347,6 +282,7 @@ def test_the_plain_network_gets_at_least_the_time_of_coordconv(
             "parameters": 1,
             "steps": 7,
             "seconds": 123.5,
+            "wall_clock_seconds": 200.0,
             "seconds_to_perfect": None,
             "stopped": "budget",
             "train_accuracy": 0.5,
@@ -355,11 +291,7 @@ def test_the_plain_network_gets_at_least_the_time_of_coordconv(
         }
         directory.path.mkdir(parents=True)
         (directory.path / "config.json").write_text(to_json(config))
-        for name in ("result.json", "weights.pth"):
-            (directory.path / name).write_text(json.dumps(result))
-        (directory.path / "status.json").write_text(
-            '{"state": "finished", "steps": 7, "seconds": 123.5, "message": ""}'
-        )
+        (directory.path / "result.json").write_text(json.dumps(result))
         return result
 
     monkeypatch.setattr(command, "train_cell", train_cell)
@@ -369,32 +301,34 @@ def test_the_plain_network_gets_at_least_the_time_of_coordconv(
     assert asked["coordconv"].total_steps > 0
     preset = make_config("classification", "uniform", "cnn", {}).budget.total_seconds
     assert asked["cnn"].total_seconds == max(124, preset)
+    waited = "  finished, 7 steps in 123.5 s, and 76 s of waiting for the core\n"
+    assert capsys.readouterr().out.count(waited) == 2
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_save_and_the_same_command_goes_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], number: signal.Signals, status: int
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)]
+)
+def test_what_a_signal_ends_starts_again_and_leaves_an_earlier_result_alone(
+    tmp_path: Path, finished: Path, number: signal.Signals, status: int
 ) -> None:
-    cell = tmp_path / "coordinates/classification-uniform/cnn/seed0"
-
-    def send_when_saved() -> None:
+    result = (finished / "result.json").read_bytes()
+    command = [sys.executable, "-m", "experiments.coordinates", "--runs", str(tmp_path), *SMALL]
+    starts = len(json.loads((finished / "provenance.json").read_text())["starts"])
+    longer = [*command, "--model", "coordconv", "--steps", "1_000_000"]
+    with subprocess.Popen(
+        longer, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    ) as process:
         deadline = time.monotonic() + 60
-        while not (cell / "checkpoint.pth").exists() and time.monotonic() < deadline:
+        while (
+            len(json.loads((finished / "provenance.json").read_text())["starts"]) == starts
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.02)
-        os.kill(os.getpid(), number)
-
-    sender = threading.Thread(target=send_when_saved)
-    sender.start()
-    often = ("--set", "checkpoint_every_seconds=0.05")
-    assert run(tmp_path, "--model", "cnn", *often, "--steps", "100_000") == status
-    sender.join()
-    line = f"{cell}: saved; the same command goes on from here.\n"
-    assert capsys.readouterr().out.endswith(line)
-    saved = json.loads((cell / "status.json").read_text())
-    assert saved["state"] == "interrupted"
-    assert saved["steps"] > 0
-    assert run(tmp_path, "--model", "cnn", "--steps", str(saved["steps"] + 3)) == 0
-    assert json.loads((cell / "result.json").read_text())["steps"] == saved["steps"] + 3
+        process.send_signal(number)
+        assert process.wait(60) == status
+    assert (finished / "result.json").read_bytes() == result
+    assert run(tmp_path, "--model", "coordconv", "--steps", "3") == 0
+    assert json.loads((finished / "result.json").read_text())["steps"] == 3
 
 
 def test_neither_sb3_nor_gymnasium_is_imported() -> None:

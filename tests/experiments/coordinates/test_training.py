@@ -1,7 +1,7 @@
 import json
 import math
 import re
-import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +10,17 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from experiments.coordinates import training
-from experiments.coordinates.cells import CellDirectory
+from experiments.coordinates import tasks, training
 from experiments.coordinates.config import CellConfig, ModelName, TaskName, make_config
 from experiments.coordinates.data import draw_squares
 from experiments.coordinates.tasks import judge_positions, make_network, make_task
 from experiments.coordinates.training import (
+    CellDirectory,
     Divergence,
-    TrainingStopped,
+    find_result,
     measure,
-    plan_cell,
     train_cell,
 )
-from runtime.stop_request import StopRequest
 
 SMALL = {
     "canvas_size": 16,  # 48 training and 16 test examples
@@ -37,21 +35,7 @@ def small(task: TaskName, model: ModelName, **overrides: Any) -> CellConfig:
 
 
 def train(path: Path, config: CellConfig) -> dict[str, Any]:
-    return train_cell(CellDirectory(path), config, StopRequest(), lambda _: None)
-
-
-class StopAfter(StopRequest):
-    """A request that is made after a number of questions."""
-
-    def __init__(self, questions: int):
-        super().__init__()
-        self.left = questions
-
-    def __bool__(self) -> bool:
-        self.left -= 1
-        if self.left < 0:
-            self.signal = signal.SIGINT
-        return self.signal is not None
+    return train_cell(CellDirectory(path), config, lambda _: None)
 
 
 def weights_of(path: Path) -> dict[str, Tensor]:
@@ -93,12 +77,15 @@ def test_regression_is_judged_in_pixels() -> None:
     assert float(task.loss(output, positions)) == pytest.approx((9 + 16) / 256 / 4)
 
 
-def test_judging_in_passes_equals_judging_at_once() -> None:
+def test_judging_in_passes_equals_judging_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     config = small("rendering", "cnn")
-    network, task = make_network(config), make_task("rendering", 16)
+    network = make_network(config)
     positions = torch.tensor([[4, 4], [5, 9], [11, 11]])
-    one, other = (judge_positions(network, task, positions, 16, size) for size in (2, 3))
-    torch.testing.assert_close(one["iou"], other["iou"])
+    judged = []
+    for size in (2, 3):
+        monkeypatch.setattr(tasks, "examples_per_pass", lambda _, size=size: size)
+        judged.append(judge_positions(network, config, positions)["iou"])
+    torch.testing.assert_close(*judged)
     assert network.training
 
 
@@ -142,65 +129,50 @@ def test_result_holds_what_can_be_computed_again_from_the_weights(
     assert (result["task"], result["model"], result["steps"]) == (task, model, 12)
 
 
-@pytest.mark.parametrize(
-    ("task", "model", "stopped_at"),
-    [
-        ("classification", "coordconv", 13),
-        ("classification", "coordconv", 12),  # the end of an epoch, where the learning rate drops
-        ("classification", "cnn", 13),
-        ("regression", "cnn", 13),
-    ],
-)
-def test_an_interrupted_cell_ends_like_an_uninterrupted_one(
-    tmp_path: Path, task: TaskName, model: ModelName, stopped_at: int
-) -> None:
-    config = small(task, model, total_steps=30, learning_rate_drop_epochs=1)
-    whole = train(tmp_path / "whole", config)
-    directory = CellDirectory(tmp_path / "parts")
-    with pytest.raises(TrainingStopped):
-        train_cell(directory, config, StopAfter(stopped_at), lambda _: None)
-    status = directory.read_cell_status()
-    assert status is not None
-    assert (status.state, status.steps) == ("interrupted", stopped_at)
-    plan, resumed = plan_cell(directory, config, budget_is_asked=True)
-    assert plan == "resume"
-    lines: list[str] = []
-    parts = train_cell(directory, resumed, StopRequest(), lines.append)
-    assert lines[0] == f"{config.name}: resumed at step {stopped_at}."
+@pytest.mark.parametrize("model", ["cnn", "coordconv"])
+def test_the_same_seed_gives_the_same_weights_and_curve(tmp_path: Path, model: ModelName) -> None:
+    config = small("classification", model, total_steps=30, learning_rate_drop_epochs=1)
+    results = [train(tmp_path / name, config) for name in ("a", "b")]
 
     def without_time(result: dict[str, Any]) -> dict[str, Any]:
         curve = [{k: v for k, v in row.items() if k != "seconds"} for row in result["curve"]]
         return {k: v for k, v in result.items() if "seconds" not in k} | {"curve": curve}
 
-    assert without_time(whole) == without_time(parts)
-    one, other = weights_of(tmp_path / "whole"), weights_of(tmp_path / "parts")
+    assert without_time(results[0]) == without_time(results[1])
+    one, other = weights_of(tmp_path / "a"), weights_of(tmp_path / "b")
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
-    events = EventAccumulator(str(tmp_path / "parts"))
+
+def test_tensorboard_shows_the_curve_of_the_last_training(tmp_path: Path) -> None:
+    for steps in (10, 20):
+        result = train(tmp_path, small("regression", "cnn", total_steps=steps))
+    events = EventAccumulator(str(tmp_path))
     events.Reload()
-    headline = "error_pixels" if task == "regression" else "accuracy"
-    assert {"train/loss", f"train/{headline}", f"test/{headline}", "time/seconds"} == set(
-        events.Tags()["scalars"]
-    )
-    assert [event.step for event in events.Scalars("train/loss")] == [5, 10, 15, 20, 25, 30]
+    assert set(events.Tags()["scalars"]) == {
+        *("train/loss", "train/error_pixels", "test/error_pixels", "time/seconds")
+    }
+    shown = [(event.step, event.value) for event in events.Scalars("train/loss")]
+    assert shown == [
+        (row["steps"], pytest.approx(row["loss"], rel=1e-6)) for row in result["curve"][1:]
+    ]
+    assert [step for step, _ in shown] == [5, 10, 15, 20]
 
 
 def test_passes_of_a_few_examples_give_the_gradient_of_the_batch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # After one step Adam's first moment is a tenth of the gradient.
-    config = small("classification", "coordconv", total_steps=1, batch_size=5)
+    config = small("classification", "coordconv", batch_size=5)
 
-    def first_moments(path: Path) -> list[Tensor]:
-        train(path, config)
-        state = torch.load(path / "checkpoint.pth", weights_only=True)["optimizer"]["state"]
-        return [parameter["exp_avg"] for parameter in state.values()]
+    def gradients() -> list[Tensor | None]:
+        trainer = training._Trainer(config, print)
+        trainer._step(next(trainer._batches()))
+        return [parameter.grad for parameter in trainer.network.parameters()]
 
-    passes = first_moments(tmp_path / "passes")
+    passes = gradients()
     monkeypatch.setattr(training, "examples_per_pass", lambda _: 5)
-    for one, other in zip(passes, first_moments(tmp_path / "whole"), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    for one, other in zip(passes, gradients(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_l2_adds_its_gradient_to_kernels_only(tmp_path: Path) -> None:
@@ -220,20 +192,37 @@ def test_a_loss_that_is_not_finite_ends_training(tmp_path: Path) -> None:
     config = small("regression", "cnn", total_steps=50, learning_rate=1e30)
     with pytest.raises(Divergence, match=r"^the loss is (nan|inf) at step \d+$"):
         train(tmp_path, config)
-    status = CellDirectory(tmp_path).read_cell_status()
-    assert status is not None
-    assert status.state == "diverged"
-    assert status.message.startswith("the loss is ")
-    assert not (tmp_path / "result.json").exists()
+    assert not CellDirectory(tmp_path).is_finished()
 
 
-def test_seconds_are_a_budget_too(tmp_path: Path) -> None:
+def test_seconds_are_a_budget_of_processor_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every step also waits, which counts by the clock alone."""
+    step = training._Trainer._step
+
+    def wait_and_step(trainer: Any, positions: Tensor) -> None:
+        time.sleep(0.01)
+        step(trainer, positions)
+
+    monkeypatch.setattr(training._Trainer, "_step", wait_and_step)
     result = train(tmp_path, small("regression", "coordconv", total_seconds=0.3))
     assert 0.3 <= result["seconds"] < 3
-    assert result["steps"] > 0
+    assert result["wall_clock_seconds"] > result["seconds"] + 0.01 * result["steps"]
 
 
-# Planning
+def test_progress_fits_eighty_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "_LINE_EVERY_SECONDS", 0)
+    lines: list[str] = []
+    config = small("rendering", "cnn", total_steps=6)
+    train_cell(CellDirectory(tmp_path), config, lines.append)
+    assert [re.sub(r"\d+\.\d+|\d+ s", "?", line) for line in lines] == [
+        f"  step {step} of 6, ?: IOU ? (train), IOU ? (test)" for step in range(1, 7)
+    ]
+    assert max(map(len, lines)) <= 80
+
+
+# What is on disk
 
 
 @pytest.fixture
@@ -242,24 +231,34 @@ def finished(tmp_path: Path) -> CellDirectory:
     return CellDirectory(tmp_path)
 
 
-def test_same_command_again_finds_the_cell_finished(finished: CellDirectory) -> None:
-    asked = small("regression", "cnn", total_steps=6)
-    assert plan_cell(finished, asked, budget_is_asked=True)[0] == "finished"
+@pytest.mark.parametrize(
+    ("asked", "is_asked", "answers"),
+    [
+        ({"total_steps": 6}, True, True),
+        ({"total_steps": 9}, True, False),
+        ({"total_steps": 5}, False, True),  # a default never makes a cell shorter
+        ({"total_seconds": 900.0}, True, False),
+    ],
+)
+def test_a_finished_cell_answers_what_it_has_trained_for(
+    finished: CellDirectory, asked: dict[str, Any], is_asked: bool, answers: bool
+) -> None:
+    found = find_result(finished, small("regression", "cnn", **asked), budget_is_asked=is_asked)
+    assert found == (finished.read_result() if answers else None)
 
 
-def test_a_longer_budget_extends(finished: CellDirectory, tmp_path: Path) -> None:
-    plan, config = plan_cell(
-        finished, small("regression", "cnn", total_steps=9), budget_is_asked=True
-    )
-    assert plan == "extend"
-    assert train_cell(finished, config, StopRequest(), lambda _: None)["steps"] == 9
-    train(tmp_path / "whole", config)
-    one, other = weights_of(finished.path), weights_of(tmp_path / "whole")
-    assert all(torch.equal(one[name], other[name]) for name in one)
+def test_a_perfect_cell_is_finished_whatever_the_budget(
+    finished: CellDirectory, tmp_path: Path
+) -> None:
+    result = finished.read_result() | {"stopped": "perfect"}
+    finished.result_path.write_text(json.dumps(result))
+    longer = small("regression", "cnn", total_steps=4_000)
+    assert find_result(finished, longer, budget_is_asked=True) == result
 
 
-def test_a_crash_while_extending_does_not_leave_a_finished_cell(
-    finished: CellDirectory, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("what", ["train", "_write_events"])
+def test_a_crash_leaves_the_old_result_or_none(
+    finished: CellDirectory, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     longer = small("regression", "cnn", total_steps=9)
 
@@ -267,81 +266,28 @@ def test_a_crash_while_extending_does_not_leave_a_finished_cell(
         raise RuntimeError
 
     with monkeypatch.context() as patched:
-        patched.setattr(training, "describe_start", crash)
+        patched.setattr(training._Trainer if what == "train" else training, what, crash)
         with pytest.raises(RuntimeError):
-            train_cell(finished, longer, StopRequest(), lambda _: None)
-    assert plan_cell(finished, longer, budget_is_asked=True)[0] == "resume"
+            train(finished.path, longer)
+    assert finished.is_finished() == (what == "train")
+    assert find_result(finished, longer, budget_is_asked=True) is None
     assert train(finished.path, longer)["steps"] == 9
 
 
-def test_a_shorter_budget_is_refused_if_it_was_asked_for(finished: CellDirectory) -> None:
-    asked = small("regression", "cnn", total_steps=5)
-    status = finished.read_cell_status()
-    assert status is not None
-    message = (
-        f"{finished.path} has trained for 6 steps and {status.seconds:.1f} s, longer than the "
-        "5 steps asked for; ask for more."
-    )
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        plan_cell(finished, asked, budget_is_asked=True)
-    assert plan_cell(finished, asked, budget_is_asked=False)[0] == "finished"
-
-
-def test_other_settings_are_refused_by_name(finished: CellDirectory) -> None:
-    asked = small("regression", "cnn", total_steps=6, l2=0.1, batch_size=7)
-    message = (
-        f"{finished.path} holds a run of other settings (batch_size, l2); choose another --runs "
-        "folder, or delete it."
-    )
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        plan_cell(finished, asked, budget_is_asked=True)
-
-
-def test_threads_of_the_first_start_are_used_again(finished: CellDirectory) -> None:
-    asked = small("regression", "cnn", total_steps=9, threads=0)
-    assert plan_cell(finished, asked, budget_is_asked=True)[1].execution.threads == 1
-
-
-def test_a_perfect_cell_is_finished_whatever_the_budget(tmp_path: Path) -> None:
-    config = small("classification", "coordconv", total_steps=400)
-    train(tmp_path, config)
-    longer = small("classification", "coordconv", total_steps=4_000)
-    assert plan_cell(CellDirectory(tmp_path), longer, budget_is_asked=True)[0] == "finished"
-
-
-# Damage
-
-
-@pytest.mark.parametrize("name", ["weights.pth", "checkpoint.pth"])
 @pytest.mark.parametrize("damage", ["cut", "pickle", "other network", "not a dict"])
-def test_damaged_tensors_are_one_line(finished: CellDirectory, name: str, damage: str) -> None:
-    path = finished.path / name
+def test_damaged_weights_are_one_line(finished: CellDirectory, damage: str) -> None:
+    path = finished.weights_path
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:-200])
-    elif damage == "pickle":
-        torch.save({"network": Path("/")}, path)
-    elif damage == "not a dict":
-        torch.save([1], path)
     else:
-        torch.save({"network": {"weight": torch.ones(1)}}, path)
-
-    def open_it() -> None:
-        if name == "weights.pth":
-            finished.load_network()
-        else:
-            longer = small("regression", "cnn", total_steps=9)
-            train_cell(finished, longer, StopRequest(), lambda _: None)
-
-    with pytest.raises(ValueError, match=rf"^{re.escape(str(path))} [^\n]+ again\.$"):
-        open_it()
-
-
-def test_a_damaged_result_and_status_are_one_line(finished: CellDirectory) -> None:
-    finished.result_path.write_text('{"task": "regression"}')
-    message = f"{finished.result_path}: not a result; delete {finished.path}."
+        torch.save(
+            {
+                "pickle": {"network": Path("/")},
+                "other network": {"weight": torch.ones(1)},
+                "not a dict": [1],
+            }[damage],
+            path,
+        )
+    message = f"{path} is damaged; delete {finished.path} and run again."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        finished.read_result()
-    finished.status_path.write_text("[]")
-    message = f"{finished.status_path}: not a status; delete the file and run again."
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        finished.read_cell_status()
+        finished.load_network()
