@@ -113,6 +113,10 @@ class RunDirectory:
                 f"cannot use {self.path} ({error.strerror}); choose another --runs folder."
             ) from None
 
+    def is_packed(self) -> bool:
+        """Whether all that is left of a run is what a report needs."""
+        return self.packed_path.exists() and not self.config_path.exists()
+
     def read_json(self, name: str) -> Any:
         """The content of one of the JSON files, packed or not.
 
@@ -121,7 +125,7 @@ class RunDirectory:
             ValueError: If it is damaged.
         """
         path = self.path / name
-        if path.exists() or not self.packed_path.exists():
+        if not self.is_packed():
             return read_json(path)
         values = read_json(self.packed_path)
         if not isinstance(values, dict):

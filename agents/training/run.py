@@ -77,9 +77,18 @@ def plan_run(directory: RunDirectory, asked: RunConfig) -> tuple[Plan, RunConfig
             f"{asked_total:_} asked for; ask for at least as many."
         )
     status = directory.read_status()
-    finished = status is not None and status.state == "finished" and directory.final_path.exists()
+    finished = (
+        status is not None
+        and status.state == "finished"
+        and (directory.final_path.exists() or directory.is_packed())
+    )
     if finished and asked_total == saved_total:
         return "finished", saved
+    if directory.is_packed():
+        raise ValueError(
+            f"{directory.path} is a packed run, without the agent that could be trained further; "
+            "choose another --runs folder."
+        )
     if asked.execution.threads == 0:  # not asked for: the same number as before
         asked = asked.with_execution(replace(asked.execution, threads=saved.execution.threads))
     return ("extend" if finished else "resume"), asked

@@ -79,7 +79,7 @@ def find_weight_shares(
     Raises:
         ValueError: If a packed run is damaged; one line.
     """
-    if not directory.final_path.exists() and directory.packed_path.exists():
+    if directory.is_packed():
         shares = directory.read_json(SHARES_NAME)
         try:
             return None if shares is None else {int(k): float(v) for k, v in shares.items()}

@@ -168,24 +168,33 @@ def read_episodes(path: Path) -> Episodes:
     Raises:
         ValueError: If it is damaged; one line.
     """
-    packed = path.with_name(PACKED_EPISODES_NAME)
-    try:
-        if path.exists():
-            text = read_bytes(path, max_bytes=_MAX_EPISODES_BYTES).decode("ascii")
-        elif packed.exists():
-            data = read_bytes(packed, max_bytes=_MAX_EPISODES_BYTES)
-            xz = lzma.LZMADecompressor()
-            text = xz.decompress(data, _MAX_EPISODES_BYTES).decode("ascii")
-            if not xz.eof:
-                raise lzma.LZMAError
-        else:
-            return _parse_rows([], path)
-    except (UnicodeDecodeError, lzma.LZMAError):
-        raise ValueError(f"{path}: not a table of games; restore the file.") from None
-    lines = text.split("\n")[:-1]
+    lines = read_episodes_text(path).split("\n")[:-1]
     if lines and lines[0] != ",".join(EPISODE_COLUMNS):
         raise ValueError(f"{path}: its columns are not those of this release; restore the file.")
     return _parse_rows(lines[1:], path)
+
+
+def read_episodes_text(path: Path) -> str:
+    """The text of an `episodes.csv`, or of what it was packed into; empty if neither is there.
+
+    Raises:
+        ValueError: If it is damaged; one line.
+    """
+    packed = path.with_name(PACKED_EPISODES_NAME)
+    if not path.exists():
+        if not packed.exists():
+            return ""
+        path = packed
+    data = read_bytes(path, max_bytes=_MAX_EPISODES_BYTES)
+    try:
+        if path == packed:
+            xz = lzma.LZMADecompressor()
+            data = xz.decompress(data, _MAX_EPISODES_BYTES)
+            if not xz.eof:
+                raise lzma.LZMAError
+        return data.decode("ascii")
+    except (UnicodeDecodeError, lzma.LZMAError):
+        raise ValueError(f"{path}: not a table of games; restore the file.") from None
 
 
 def _parse_rows(lines: list[str], path: Path) -> Episodes:

@@ -1,0 +1,137 @@
+"""Packs finished runs to what the report needs: `python -m experiments.comparison.archive`.
+
+A packed run (`runtime.run_directory`) is read wherever a run directory is, so the same report comes
+from both, and a comparison goes on in a folder of packed runs: they count as finished. What names
+the machine's folders, the command line of each start, stays behind.
+"""
+
+import json
+import lzma
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.comparison.plan import PLAN_NAME, continue_plan, load_plan
+from experiments.comparison.report.network_cost import SHARES_NAME, find_weight_shares
+from experiments.comparison.report.records import (
+    PACKED_EPISODES_NAME,
+    RunRecord,
+    find_runs,
+    read_episodes_text,
+    read_run,
+)
+from runtime.command_line import OneLineParser, exit_on_user_error, parse_path
+from runtime.files import read_bytes, write_atomically
+from runtime.run_directory import RunDirectory
+
+FAILED = 1
+_NEEDED = ("config.json", "status.json", "provenance.json")
+_EVALUATIONS = ("evaluation/returns.json", "evaluation/ablation.json")
+_MAX_PLAN_BYTES = 1 << 20
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Pack what has ended; returns 1 if a run could not be read."""
+    unreadable: list[str] = []
+    with exit_on_user_error():
+        options = _parser().parse_args(arguments)
+        runs, archive = parse_path(options.runs, "RUNS"), parse_path(options.archive, "ARCHIVE")
+        packed, unfinished, unreadable = pack_runs(runs, archive)
+        for line in unreadable:
+            print(f"not packed: {line}", file=sys.stderr)
+        size = sum(path.stat().st_size for path in archive.rglob("*") if path.is_file())
+        print(
+            f"{archive}: {packed} runs packed, {unfinished} not finished yet; "
+            f"{size / 1e6:.1f} MB in all."
+        )
+    return FAILED if unreadable else 0
+
+
+def pack_runs(runs: Path, archive: Path) -> tuple[int, int, list[str]]:
+    """Pack every run below a folder that has ended, and the plan.
+
+    Files that would not change are left alone; runs in the archive that are not below the folder
+    stay.
+
+    Returns:
+        How many runs are packed, how many have not ended, and a line for each that is damaged.
+
+    Raises:
+        OSError: If there is nothing to pack, or a file cannot be written; one line.
+        ValueError: If the archive is one of another comparison; one line.
+    """
+    directories = find_runs(runs)
+    plan, archived_plan = load_plan(runs), load_plan(archive)
+    if not directories:
+        raise FileNotFoundError(f"{runs} has no runs; give the folder that was --runs.")
+    archive.mkdir(parents=True, exist_ok=True)
+    if plan is not None:
+        if archived_plan is not None:
+            continue_plan(archived_plan, plan, judged=False)
+        document = read_bytes(runs / PLAN_NAME, max_bytes=_MAX_PLAN_BYTES)
+        _write_if_changed(archive / PLAN_NAME, document)
+    packed, unfinished, unreadable = 0, 0, []
+    for directory in directories:
+        name = directory.path.relative_to(runs).as_posix()
+        try:
+            run = read_run(directory)
+            if run.config.name != name:
+                raise ValueError(f"its config is that of {run.config.name}")
+            if not run.has_ended:
+                unfinished += 1
+                continue
+            contents = _read_contents(run)
+            games = read_episodes_text(directory.episodes_path)
+        except (OSError, ValueError) as error:
+            unreadable.append(f"{name}: {error}")
+            continue
+        target = RunDirectory(archive / name)
+        target.path.mkdir(parents=True, exist_ok=True)
+        # The games first: it is `packed.json` that makes a packed run.
+        compressed = lzma.compress(games.encode(), preset=9 | lzma.PRESET_EXTREME)
+        _write_if_changed(target.path / PACKED_EPISODES_NAME, compressed)
+        text = json.dumps(contents, indent=2, sort_keys=True, allow_nan=False) + "\n"
+        _write_if_changed(target.packed_path, text.encode())
+        packed += 1
+    return packed, unfinished, unreadable
+
+
+def _read_contents(run: RunRecord) -> dict[str, Any]:
+    """What becomes of a run's JSON files, by name, and the shares of its weights."""
+    contents = {name: _without_command(run.directory.read_json(name)) for name in _NEEDED}
+    for name in _EVALUATIONS:
+        try:
+            contents[name] = _without_command(run.directory.read_json(name))
+        except FileNotFoundError:
+            continue
+    shares = find_weight_shares(run.directory, run.config.network)
+    contents[SHARES_NAME] = None if shares is None else {str(k): v for k, v in shares.items()}
+    return contents
+
+
+def _without_command(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_command(part) for name, part in value.items() if name != "argv"}
+    return [_without_command(part) for part in value] if isinstance(value, list) else value
+
+
+def _write_if_changed(path: Path, data: bytes) -> None:
+    if not path.exists() or path.read_bytes() != data:
+        write_atomically(path, data)
+
+
+def _parser() -> OneLineParser:
+    parser = OneLineParser(
+        prog="python -m experiments.comparison.archive",
+        description="Pack the finished runs of a comparison to what its report needs, into a "
+        "folder that python -m experiments.comparison and train.py --compare --runs read as they "
+        "do the runs themselves. The same command again adds what has finished since.",
+    )
+    parser.add_argument("runs", metavar="RUNS", help="the folder of the runs")
+    parser.add_argument("archive", metavar="ARCHIVE", help="the folder to pack them into")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
