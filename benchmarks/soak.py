@@ -304,7 +304,7 @@ def watch_growth(case: Case, runs: Path, steps: int, buffer_size: int) -> Growth
         case: The run.
         runs: An empty folder.
         steps: Its length in agent steps.
-        buffer_size: Of DQN's replay memory; samples are taken once it has wrapped.
+        buffer_size: Of DQN's replay buffer; samples are taken once it has wrapped.
 
     Raises:
         SoakFailure: If anonymous memory grew by more than 5 %, or open files or threads did at all.

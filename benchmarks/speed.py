@@ -53,9 +53,6 @@ TRAINING = (
     Contestant("coordconv-all", {"coord_layers": [0, 1, 2]}),
     Contestant("cnn bf16", {"precision": "bf16"}),
     Contestant("coordconv bf16", {"coord_layers": [0], "precision": "bf16"}),
-    Contestant("cnn graphs", {"cuda_graphs": True}),
-    Contestant("coordconv graphs", {"coord_layers": [0], "cuda_graphs": True}),
-    Contestant("cnn bf16 graphs", {"precision": "bf16", "cuda_graphs": True}),
     Contestant("sb3 x N", None, 0, "sb3 x N"),
     Contestant("cnn x N", {}, 0, "sb3 x N"),
     Contestant("cnn bf16 x N", {"precision": "bf16"}, 0, "sb3 x N"),
@@ -107,10 +104,6 @@ def main(arguments: list[str] | None = None) -> int:
         check_options(options.game, options.rounds)
         if options.side_by_side < 2:
             raise ValueError(f"--side-by-side must be at least 2, got {options.side_by_side}.")
-        for contestant in TRAINING:
-            asked_for = contestant.name in (options.contestants or ())
-            if asked_for and _needs_gpu(contestant) and not _has_gpu():
-                raise ValueError(f"--contestants: {contestant.name!r} needs a GPU; leave it out.")
     for name in options.task:
         known = {
             contestant.name: replace(
@@ -118,10 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
             )
             for contestant in TASKS[name].contestants
         }
-        asked = options.contestants or [
-            each for each in known if not _needs_gpu(known[each]) or _has_gpu()
-        ]
-        chosen = [known[each] for each in asked if each in known]
+        chosen = [known[each] for each in options.contestants or known if each in known]
         rates = measure_rates(chosen, name, options.game, options.rounds)
         print(f"\n{name}, {options.game}, {options.rounds} rounds\n")
         print("| | agent steps a second | against | times | 95 % interval |")
@@ -145,16 +135,6 @@ def main(arguments: list[str] | None = None) -> int:
 def label(contestant: Contestant) -> str:
     """Its name, with the number of processes."""
     return contestant.name.replace(" x N", f" x {contestant.processes}")
-
-
-def _needs_gpu(contestant: Contestant) -> bool:
-    return bool((contestant.overrides or {}).get("cuda_graphs"))
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
 
 
 def check_options(game: str, rounds: int) -> None:
@@ -289,7 +269,8 @@ def _prepare_evaluation(contestant: Contestant, game: str) -> Callable[[], float
 
 def make_ours(algo: str, game: str, overrides: dict[str, Any]) -> Any:
     """This project's untrained agent, on its environments."""
-    from agents.algorithms.build import device_of, make_agent
+    from agents.algorithms.build import make_agent
+    from agents.algorithms.device import find_device
     from configs.protocols import load_protocol
     from configs.run_config import make_config
     from envs.atari_vec_env import AtariVecEnv
@@ -298,7 +279,7 @@ def make_ours(algo: str, game: str, overrides: dict[str, Any]) -> Any:
     env = AtariVecEnv(
         find_game(game), load_protocol(config.run.protocol), config.hyperparameters.n_envs, 0
     )
-    return make_agent(config, env, device_of(config.execution))
+    return make_agent(config, env, find_device(config.execution.device))
 
 
 def make_sb3(algo: str, game: str) -> Any:

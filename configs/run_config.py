@@ -111,7 +111,6 @@ class ExecutionSettings:
     """How a run is carried out; recorded with it, never compared."""
 
     device: str
-    cuda_graphs: bool
     threads: Annotated[int, Bounds(0, 4096)]
     checkpoint_every_agent_steps: Annotated[int, Bounds(1, 10**12)]
     log_every_agent_steps: Annotated[int, Bounds(1, 10**12)]
@@ -228,8 +227,7 @@ def load_config(path: Path) -> RunConfig:
 def from_mapping(values: Any, source: str) -> RunConfig:
     """Build a config from the parsed content of a `config.json`.
 
-    Files from before there were the settings `cuda_graphs`, `optimizer` and `ortho_init` get what
-    was done then.
+    Files from before there were the settings `optimizer` and `ortho_init` get what was done then.
 
     Raises:
         ValueError: If it is damaged, or of another format version; one line.
@@ -243,8 +241,6 @@ def from_mapping(values: Any, source: str) -> RunConfig:
             f"({FORMAT_VERSION}); use the release that wrote it."
         )
     sections = {name: section for name, section in values.items() if name != "format_version"}
-    if isinstance(sections.get("execution"), dict):
-        sections["execution"] = {"cuda_graphs": False} | sections["execution"]
     settings = sections.get("hyperparameters")
     if isinstance(settings, dict) and "vf_coef" in settings:
         as_before = {"optimizer": "rmsprop_tf_like", "ortho_init": True}

@@ -8,7 +8,7 @@ A run's path follows from its config, so the same command finds the same run aga
     episodes.csv       one row per finished game
     events.out.*       TensorBoard
     checkpoints/       the last two, from which it goes on
-    replay/            DQN's replay memory, while unfinished
+    replay/            DQN's replay buffer, while unfinished
     final.zip          the trained agent, an SB3 model
     evaluation/        returns.json and videos, by evaluate.py
 
@@ -87,7 +87,7 @@ class RunDirectory:
 
     @property
     def replay_path(self) -> Path:
-        """The folder of DQN's replay memory."""
+        """The folder of DQN's replay buffer."""
         return self.path / "replay"
 
     @property

@@ -1,7 +1,6 @@
 """A2C as SB3 defines it, with each observation passed through the network once."""
 
 import math
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +16,6 @@ from torch.nn import functional as F
 from agents.algorithms.cached_network import CachedNetwork, Precision, Weights
 from agents.algorithms.device import to_device
 from agents.algorithms.divergence import Divergence
-from agents.algorithms.recorded_calls import RecordedCalls
 from policies.extractors import NatureCoordCNN
 
 
@@ -37,21 +35,12 @@ class A2C(stable_baselines3.A2C):
 
     Args:
         precision: Arithmetic of the network: "fp32", or "bf16" with float32 weights and heads.
-        cuda_graphs: Whether to record acting and the gradients as CUDA graphs, one for each step of
-            a rollout; needs a GPU.
         arguments: As for `stable_baselines3.A2C`, with a `NatureCoordCNN` as features extractor
             and a discrete action space.
     """
 
-    def __init__(
-        self,
-        *arguments: Any,
-        precision: Precision = "fp32",
-        cuda_graphs: bool = False,
-        **keywords: Any,
-    ) -> None:
+    def __init__(self, *arguments: Any, precision: Precision = "fp32", **keywords: Any) -> None:
         self.precision: Precision = precision
-        self._cuda_graphs = cuda_graphs
         super().__init__(*arguments, **keywords)
 
     def _setup_model(self) -> None:
@@ -60,14 +49,11 @@ class A2C(stable_baselines3.A2C):
         extractor = self.policy.features_extractor
         assert isinstance(extractor, NatureCoordCNN)
         self._network = CachedNetwork(extractor, self.n_steps * self.n_envs, self.precision)
-        self._calls = RecordedCalls(self._cuda_graphs, self.device)
         self._weights: Weights = []  # those of the rollout
 
     def _excluded_save_params(self) -> list[str]:
         return [
             *super()._excluded_save_params(),
-            "_calls",
-            "_cuda_graphs",
             "_network",
             "_weights",
             "precision",
@@ -84,9 +70,7 @@ class A2C(stable_baselines3.A2C):
         assert isinstance(self._last_obs, np.ndarray)
         rollout_buffer.reset()
         callback.on_rollout_start()
-        # With gradient, since the update starts from them; recorded, it reads them itself.
-        with torch.set_grad_enabled(not self._calls.enabled):
-            self._weights = self._calls.run("read", self._network.read_weights)
+        self._weights = self._network.read_weights()  # with gradient: the update starts from them
         for step in range(n_rollout_steps):
             with torch.no_grad():
                 logits, values = self._score(self._last_obs, step * env.num_envs)
@@ -125,15 +109,12 @@ class A2C(stable_baselines3.A2C):
         optimizer = self.policy.optimizer
         self._update_learning_rate(optimizer)
         buffer = self.rollout_buffer
-        inputs = [
-            self._calls.hold(name, to_device(values.reshape(-1), self.device))
-            for name, values in (
-                ("actions", buffer.actions),
-                ("advantages", buffer.advantages),
-                ("returns", buffer.returns),
+        losses = self._differentiate(
+            *(
+                to_device(values.reshape(-1), self.device)
+                for values in (buffer.actions, buffer.advantages, buffer.returns)
             )
-        ]
-        losses = self._calls.run("learn", partial(self._differentiate, *inputs))
+        )
         if not math.isfinite(loss_value := losses.whole.item()):
             raise Divergence("the loss", loss_value, self.num_timesteps)
         torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
@@ -154,8 +135,7 @@ class A2C(stable_baselines3.A2C):
         """The losses of the rollout, [T * N] step after step; leaves their gradients behind."""
         if self.normalize_advantage:
             advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-        weights = self._network.read_weights() if self._calls.enabled else self._weights
-        logits, values = self._evaluate(self._network.features(weights))
+        logits, values = self._evaluate(self._network.features(self._weights))
         log_probabilities = F.log_softmax(logits, dim=1)
         log_probability = log_probabilities.gather(1, actions.long()[:, None])[:, 0]
         policy_loss = -(advantages * log_probability).mean()
@@ -179,8 +159,5 @@ class A2C(stable_baselines3.A2C):
 
         `first_kept` is where their activations are kept for the update, or None.
         """
-        call = first_kept, len(observations)
-        pixels = self._calls.hold(call, to_device(observations, self.device))
-        return self._calls.run(
-            call, lambda: self._evaluate(self._network.compute(self._weights, pixels, first_kept))
-        )
+        pixels = to_device(observations, self.device)
+        return self._evaluate(self._network.compute(self._weights, pixels, first_kept))

@@ -10,41 +10,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.algorithms.a2c import A2C
 from agents.algorithms.dqn import DQN
-from configs.run_config import A2CHyperparameters, ExecutionSettings, NetworkSettings, RunConfig
+from configs.run_config import A2CHyperparameters, NetworkSettings, RunConfig
 from policies.extractors import NatureCoordCNN
-
-
-def find_device(name: str) -> torch.device:
-    """The device a name stands for; "auto" is the GPU if there is one.
-
-    Raises:
-        ValueError: If there is no such device here.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise ValueError(f"`device` must be auto, cpu, cuda or cuda:N, got {name!r}.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"`device` {name} is not there: {torch.cuda.device_count()} GPUs found; use auto."
-        )
-    return device
-
-
-def device_of(execution: ExecutionSettings) -> torch.device:
-    """The device a run computes on.
-
-    Raises:
-        ValueError: If there is no such device here, or it cannot do what is asked of it.
-    """
-    device = find_device(execution.device)
-    if execution.cuda_graphs and device.type != "cuda":
-        raise ValueError(f"`cuda_graphs` needs a GPU, and the device is {device}; leave it out.")
-    return device
 
 
 def make_agent(
@@ -55,8 +22,8 @@ def make_agent(
     Args:
         config: The run's config.
         env: What it plays.
-        device: Where it computes; see `device_of`.
-        replay_folder: Where DQN keeps its replay memory; None for memory alone.
+        device: Where it computes; see `find_device`.
+        replay_folder: Where DQN keeps its replay buffer; None for memory alone.
     """
     settings = config.hyperparameters
     rate = settings.learning_rate
@@ -72,7 +39,6 @@ def make_agent(
         "seed": config.run.seed,
         "device": device,
         "precision": config.run.precision,
-        "cuda_graphs": config.execution.cuda_graphs,
     }
     if isinstance(settings, A2CHyperparameters):
         return A2C(

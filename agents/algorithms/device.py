@@ -1,4 +1,4 @@
-"""Arrays on their way to the network."""
+"""Where an agent computes, and how arrays get there."""
 
 from typing import Any
 
@@ -6,6 +6,27 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+
+def find_device(name: str) -> torch.device:
+    """The device a name stands for; "auto" is the GPU if there is one.
+
+    Raises:
+        ValueError: If there is no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ValueError(f"`device` must be auto, cpu, cuda or cuda:N, got {name!r}.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"`device` {name} is not there: {torch.cuda.device_count()} GPUs found; use auto."
+        )
+    return device
 
 
 def to_device(array: npt.NDArray[np.generic], device: torch.device) -> Tensor:

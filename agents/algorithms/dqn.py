@@ -1,7 +1,6 @@
-"""DQN as SB3 defines it, on a replay memory that stores each frame once."""
+"""DQN as SB3 defines it, on a replay buffer that stores each frame once."""
 
 import math
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,12 +14,11 @@ from stable_baselines3.dqn.policies import QNetwork
 from torch import Tensor
 from torch.nn import functional as F
 
-from agents.algorithms.cached_network import CachedNetwork, Precision, Weights
+from agents.algorithms.cached_network import CachedNetwork, Precision
 from agents.algorithms.device import to_device
 from agents.algorithms.divergence import Divergence
-from agents.algorithms.prefetch import BatchAhead
-from agents.algorithms.recorded_calls import RecordedCalls
-from agents.algorithms.replay_buffer import FrameReplay
+from agents.algorithms.prefetch import Prefetch
+from agents.algorithms.replay_buffer import ReplayBuffer
 from policies.extractors import NatureCoordCNN
 
 
@@ -33,22 +31,14 @@ class DQN(stable_baselines3.DQN):
 
     Args:
         precision: Arithmetic of the networks: "fp32", or "bf16" with float32 weights.
-        cuda_graphs: Whether to record acting and the gradients as CUDA graphs; needs a GPU.
         arguments: As for `stable_baselines3.DQN`, with a `NatureCoordCNN` as features extractor.
     """
 
-    replay_buffer: FrameReplay  # type: ignore[assignment]
+    replay_buffer: ReplayBuffer  # type: ignore[assignment]
 
-    def __init__(
-        self,
-        *arguments: Any,
-        precision: Precision = "fp32",
-        cuda_graphs: bool = False,
-        **keywords: Any,
-    ) -> None:
+    def __init__(self, *arguments: Any, precision: Precision = "fp32", **keywords: Any) -> None:
         self.precision: Precision = precision
-        self._cuda_graphs = cuda_graphs
-        keywords["replay_buffer_class"] = FrameReplay
+        keywords["replay_buffer_class"] = ReplayBuffer
         super().__init__(*arguments, **keywords)
 
     def _setup_model(self) -> None:
@@ -58,14 +48,11 @@ class DQN(stable_baselines3.DQN):
             CachedNetwork(_extractor_of(network), self.batch_size, self.precision)
             for network in (self.q_net, self.q_net_target)
         )
-        self._calls = RecordedCalls(self._cuda_graphs, self.device)
 
     def _excluded_save_params(self) -> list[str]:
         return [
             *super()._excluded_save_params(),
             "_batches",
-            "_calls",
-            "_cuda_graphs",
             "_network",
             "_target_network",
             "_target_weights",
@@ -82,31 +69,21 @@ class DQN(stable_baselines3.DQN):
 
     def _read_anew(self) -> None:
         """Read all weights, which may have been set from outside."""
-        self._weights = self._read_weights()
-        self._batches = BatchAhead(self.replay_buffer, self._compute_target_values)
+        self._weights = self._network.read_weights()
+        self._batches = Prefetch(self.replay_buffer, self._compute_target_values)
         self._read_target_weights()
-
-    def _read_weights(self) -> Weights:
-        # With gradient, since the update starts from them; recorded, it reads them itself.
-        with torch.set_grad_enabled(not self._calls.enabled):
-            return self._calls.run("read", self._network.read_weights)
 
     @torch.no_grad()
     def _read_target_weights(self) -> None:
         with self._batches.one_thread():  # always, so that the bits do not depend on a resume
-            self._target_weights = self._calls.run("read target", self._target_network.read_weights)
+            self._target_weights = self._target_network.read_weights()
 
     @torch.no_grad()
     def _compute_target_values(self, observations: Tensor) -> Tensor:
         """The target network's highest values [B, 1] of observations uint8 [B, 4, H, W]."""
-        pixels = self._calls.hold("next observations", observations)
-
-        def compute() -> Tensor:
-            features = self._target_network.compute(self._target_weights, pixels, first_kept=0)
-            values: Tensor = self.q_net_target.q_net(features)
-            return values.max(dim=1, keepdim=True).values
-
-        return self._calls.run("target values", compute)
+        features = self._target_network.compute(self._target_weights, observations, first_kept=0)
+        values: Tensor = self.q_net_target.q_net(features)
+        return values.max(dim=1, keepdim=True).values
 
     def collect_rollouts(self, *arguments: Any, **keywords: Any) -> RolloutReturn:
         """Act and store, as SB3 does, while the next update's target values are computed."""
@@ -147,37 +124,28 @@ class DQN(stable_baselines3.DQN):
         for _ in range(gradient_steps):
             batch, next_values = self._batches.take(batch_size)
             targets = batch.rewards + (1 - batch.dones) * self.gamma * next_values
-            inputs = [
-                self._calls.hold(name, values)
-                for name, values in (
-                    ("observations", batch.observations),
-                    ("actions", batch.actions),
-                    ("targets", targets),
-                )
-            ]
-            loss = self._calls.run("learn", partial(self._differentiate, *inputs))
+            loss = self._differentiate(batch.observations, batch.actions, targets)
             losses.append(loss.item())
             if not math.isfinite(losses[-1]):
                 raise Divergence("the loss", losses[-1], self.num_timesteps)
             torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
             optimizer.step()
-            self._weights = self._read_weights()
+            self._weights = self._network.read_weights()
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/loss", np.mean(losses))
 
     def _differentiate(self, observations: Tensor, actions: Tensor, targets: Tensor) -> Tensor:
         """The loss of a batch; leaves its gradient behind."""
-        weights = self._network.read_weights() if self._calls.enabled else self._weights
-        self._network.compute(weights, observations, first_kept=0)
-        values = self.q_net.q_net(self._network.features(weights)).gather(1, actions)
+        self._network.compute(self._weights, observations, first_kept=0)
+        values = self.q_net.q_net(self._network.features(self._weights)).gather(1, actions)
         loss = F.smooth_l1_loss(values, targets)
         self.policy.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     def play_without_learning(self, env: VecEnv, steps: int) -> None:
-        """Add at least `steps` transitions to the replay memory, acting as in training."""
+        """Add at least `steps` transitions to the replay buffer, acting as in training."""
         self._read_anew()
         for _ in range(-(-steps // env.num_envs)):
             actions, _ = self._sample_action(learning_starts=0, n_envs=env.num_envs)
@@ -210,14 +178,9 @@ class DQN(stable_baselines3.DQN):
     @torch.no_grad()
     def _choose_best(self, observations: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """The actions [B] of the highest values."""
-        pixels = self._calls.hold("seen", to_device(observations, self.device))
-
-        def compute() -> Tensor:
-            features = self._network.compute(self._weights, pixels)
-            best: Tensor = self.q_net.q_net(features).argmax(dim=1)
-            return best
-
-        return self._calls.run("choose", compute).cpu().numpy()
+        features = self._network.compute(self._weights, to_device(observations, self.device))
+        best: Tensor = self.q_net.q_net(features).argmax(dim=1)
+        return best.cpu().numpy()
 
 
 def _extractor_of(network: QNetwork) -> NatureCoordCNN:

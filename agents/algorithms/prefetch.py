@@ -16,7 +16,7 @@ import torch
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import Tensor
 
-from agents.algorithms.replay_buffer import FrameReplay, Places
+from agents.algorithms.replay_buffer import Places, ReplayBuffer
 
 
 class _Guess(NamedTuple):
@@ -25,7 +25,7 @@ class _Guess(NamedTuple):
     values: Future[Tensor]
 
 
-class BatchAhead:
+class Prefetch:
     """Draws batches and computes their target values, ahead of time if there is a thread for it.
 
     The values are always computed by one thread, ahead of time or not, so they are the same bit for
@@ -37,7 +37,7 @@ class BatchAhead:
         compute_values: From next observations [B, 4, rows, columns] to [B, 1].
     """
 
-    def __init__(self, replay: FrameReplay, compute_values: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, replay: ReplayBuffer, compute_values: Callable[[Tensor], Tensor]) -> None:
         self._replay = replay
         self._compute_values = compute_values
         self._guess: _Guess | None = None

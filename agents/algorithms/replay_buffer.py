@@ -1,11 +1,11 @@
-"""A replay memory that stores each frame once.
+"""A replay buffer that stores each frame once.
 
 SB3's buffer stores the four frames of an observation and the four of the next one: 56 kB a
 transition. Here each environment's frames are one long sequence in a ring, each episode's first
 frame followed by one per step, and a transition is a place in it: 7 kB. Observations are put
 together when sampled; frames from before the episode's start are zero, as in SB3's VecFrameStack.
 
-The arrays can lie in files, which then are the saved replay memory: a checkpoint only notes how
+The arrays can lie in files, which then are the saved replay buffer: a checkpoint only notes how
 far they are filled. The rings are longer than the memory by a slack, so what a checkpoint needs is
 still there when a run that was killed goes on from it.
 """
@@ -50,7 +50,7 @@ class Places(NamedTuple):
     environments: npt.NDArray[np.int64]
 
 
-class FrameReplay:
+class ReplayBuffer:
     """In the place of SB3's ReplayBuffer, for stacked Atari frames, each stored once.
 
     Args:
@@ -274,7 +274,7 @@ class FrameReplay:
         """
         if not self.holds(state):
             raise ValueError(
-                "the replay memory is not the one of this checkpoint; delete the run's replay "
+                "the replay buffer is not the one of this checkpoint; delete the run's replay "
                 "folder to refill it."
             )
         self._frame_count = np.array(state["frame_count"], dtype=np.int64)
@@ -314,7 +314,7 @@ def ring_lengths(transitions: int, slack_transitions: int) -> tuple[int, tuple[i
 def count_bytes(
     buffer_size: int, n_envs: int, slack_transitions: int, frame_bytes: int = 84 * 84
 ) -> int:
-    """What the arrays of a replay memory take."""
+    """What the arrays of a replay buffer take."""
     _, (frames, transitions) = ring_lengths(
         max(buffer_size // n_envs, 1), slack_transitions // n_envs
     )
@@ -337,7 +337,7 @@ def _layout(n_envs: int, transitions: int, slack: int, pixels: int) -> dict[str,
 
 
 def _slack_of(folder: Path, n_envs: int, transitions: int, pixels: int) -> int | None:
-    """The slack of the files in a folder; None if they are not one whole replay memory."""
+    """The slack of the files in a folder; None if they are not one whole replay buffer."""
     files = [path for path in folder.glob("*.bin") if path.is_file() and not path.is_symlink()]
     sizes = {path.stem: path.stat().st_size for path in files}
     slack = sizes.get("actions", 0) // n_envs - transitions

@@ -13,7 +13,7 @@ from scipy.special import stdtrit
 from stable_baselines3.common.policies import ActorCriticCnnPolicy
 from stable_baselines3.dqn.policies import CnnPolicy as DQNCnnPolicy
 
-from agents.algorithms.build import find_device
+from agents.algorithms.device import find_device
 from agents.evaluation.agent import TrainedAgent, load_agent
 from agents.evaluation.games import PlayedGame, play_games
 from agents.evaluation.video import find_ffmpeg, replay_game, write_video
@@ -78,7 +78,7 @@ def evaluate(
             `<name>-evaluation` beside the model.
         game_name: As for `load_agent`.
         protocol_name: Likewise.
-        device_name: As for `agents.algorithms.build.find_device`.
+        device_name: As for `agents.algorithms.device.find_device`.
 
     Raises:
         OSError: If something is not there or cannot be written; one line.

@@ -149,7 +149,7 @@ def newest_good_checkpoint(directory: RunDirectory) -> tuple[ModelFile | None, l
 def restore(file: ModelFile, agent: Agent, env: AtariVecEnv) -> dict[str, Any]:
     """Put an agent and its environment into the state of a checkpoint.
 
-    A replay memory whose files are not those of the checkpoint stays empty.
+    A replay buffer whose files are not those of the checkpoint stays empty.
 
     Returns:
         The recorder's state, as given to `save_checkpoint`.

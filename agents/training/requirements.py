@@ -61,7 +61,7 @@ def count_memory(config: RunConfig) -> int:
 
 
 def count_replay_bytes(config: RunConfig) -> int:
-    """Bytes of a run's replay memory, which lies on the disk and is mapped."""
+    """Bytes of a run's replay buffer, which lies on the disk and is mapped."""
     settings = config.hyperparameters
     if not isinstance(settings, DQNHyperparameters):
         return 0

@@ -10,10 +10,11 @@ from typing import Literal
 
 import torch
 
-from agents.algorithms.build import device_of, make_agent, replay_slack
+from agents.algorithms.build import make_agent, replay_slack
+from agents.algorithms.device import find_device
 from agents.algorithms.divergence import Divergence
 from agents.algorithms.dqn import DQN
-from agents.algorithms.replay_buffer import FrameReplay
+from agents.algorithms.replay_buffer import ReplayBuffer
 from agents.models.model_file import ModelFile
 from agents.training.callbacks import RunRecorder, TrainingStopped, cut_logs
 from agents.training.checkpoints import (
@@ -110,7 +111,7 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
         Divergence: If a loss or a weight is not finite; the last checkpoint is kept.
         ValueError: If the run cannot go on as it is; one line.
     """
-    device = device_of(config.execution)
+    device = find_device(config.execution.device)
     game, protocol = find_game(config.run.game), load_protocol(config.run.protocol)
     threads = config.execution.threads or os.cpu_count() or 1
     config = config.with_execution(replace(config.execution, threads=threads))
@@ -237,12 +238,12 @@ def _watch_rebuilding(
     ).watch()
 
 
-def _check_slack(replay: FrameReplay, config: RunConfig) -> None:
-    """Refuse longer intervals than the replay memory's files can go back over."""
+def _check_slack(replay: ReplayBuffer, config: RunConfig) -> None:
+    """Refuse longer intervals than the replay buffer's files can go back over."""
     if replay.slack_transitions // replay.n_envs < replay_slack(config) // replay.n_envs:
         raise ValueError(
             "`checkpoint_every_agent_steps` cannot be raised to "
-            f"{config.execution.checkpoint_every_agent_steps:_}: this run's replay memory was "
+            f"{config.execution.checkpoint_every_agent_steps:_}: this run's replay buffer was "
             "made for a smaller one; leave it as it was."
         )
 
@@ -250,7 +251,7 @@ def _check_slack(replay: FrameReplay, config: RunConfig) -> None:
 def _refill_replay(
     agent: DQN, env: AtariVecEnv, progress: Progress, watchdog: Watchdog, stop: StopRequest
 ) -> None:
-    """Fill a replay memory that is gone, as that of a finished run is.
+    """Fill a replay buffer that is gone, as that of a finished run is.
 
     The agent plays as it would at this point of its training, without learning; these agent steps
     are not counted, nor are their games recorded.
@@ -260,7 +261,7 @@ def _refill_replay(
     """
     steps = min(agent.learning_starts, agent.buffer_size)
     progress.say(
-        "the replay memory is gone, as it is after the end of a run: refilling it with "
+        "the replay buffer is gone, as it is after the end of a run: refilling it with "
         f"{steps:_} agent steps."
     )
     for first in range(0, steps, REFILL_CHUNK_AGENT_STEPS):

@@ -4,7 +4,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from agents.algorithms.build import device_of
+from agents.algorithms.device import find_device
 from experiments.comparison.execution.forecast import check_needs, describe_plan
 from experiments.comparison.execution.live_table import LiveTable
 from experiments.comparison.execution.pool import LocalWorker, count_cores, execute, find_unfinished
@@ -58,7 +58,7 @@ def run_comparison(
             print_result(describe_plan(plan, runs, jobs))
             return 0
         if cluster is None:
-            device_of(plan.template.execution)
+            find_device(plan.template.execution.device)
             check_needs(unfinished, runs, jobs)
         stack.enter_context(RunDirectory(runs).lock())  # one comparison per folder
         stack.enter_context(stop.on_signals())

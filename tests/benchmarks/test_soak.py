@@ -26,7 +26,7 @@ def test_runs_in_which_no_game_ends_prove_nothing(tmp_path: Path) -> None:
 
 
 def test_memory_files_and_threads_do_not_grow(tmp_path: Path) -> None:
-    """The replay memory wraps more than three times, its files twice."""
+    """The replay buffer wraps more than three times, its files twice."""
     growth = watch_growth(CASES[2], tmp_path, steps=3_600, buffer_size=200)
     assert growth.first.agent_steps < growth.last.agent_steps
     assert growth.last.anonymous_bytes > 100e6

@@ -121,15 +121,6 @@ def test_a_config_with_one_part_replaced_is_read_or_refused_in_one_line(
         assert from_json(to_json(config), "text") == config
 
 
-def test_a_file_from_before_cuda_graphs_gets_their_default() -> None:
-    values = json.loads(to_json(make_config("Pong", "dqn", {"threads": 3})))
-    del values["execution"]["cuda_graphs"]
-    assert from_json(json.dumps(values), "text") == make_config("Pong", "dqn", {"threads": 3})
-    assert from_json(to_json(make_config("Pong", "dqn", {"cuda_graphs": True})), "text") == (
-        make_config("Pong", "dqn", {"cuda_graphs": True})
-    )
-
-
 # --- the presets ----------------------------------------------------------------------------------
 
 

@@ -32,7 +32,7 @@ A2C_FIELDS = (
     "seed, total_agent_steps, protocol, precision, coord_layers, position, with_radius, "
     "coord_init, n_envs, n_steps, learning_rate, learning_rate_schedule, gamma, gae_lambda, "
     "ent_coef, vf_coef, max_grad_norm, normalize_advantage, ortho_init, optimizer, rms_prop_eps, "
-    "rms_prop_alpha, device, cuda_graphs, threads, checkpoint_every_agent_steps, "
+    "rms_prop_alpha, device, threads, checkpoint_every_agent_steps, "
     "log_every_agent_steps, keep_replay, hang_timeout_seconds"
 )
 
@@ -127,10 +127,6 @@ def refuse(
         (["--device", "gpu"], "`device` must be auto, cpu, cuda or cuda:N, got 'gpu'."),
         (["--device", "meta"], "`device` must be auto, cpu, cuda or cuda:N, got 'meta'."),
         (["--device", "cpu\n"], "--device: `device` must be printable text, got 'cpu\\n'."),
-        (
-            ["--device", "cpu", "--set", "cuda_graphs=true"],
-            "`cuda_graphs` needs a GPU, and the device is cpu; leave it out.",
-        ),
         # --runs
         (["--runs", ""], "--runs must name a folder, got ''."),
         (["--runs", "a\nb"], "--runs must name a folder, got 'a\\nb'."),

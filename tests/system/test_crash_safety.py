@@ -558,12 +558,12 @@ def test_a_checkpoint_cuts_nothing_but_logs(tmp_path: Path, sizes: Any) -> None:
     assert {path.read_text() for path in tmp_path.iterdir()} == {"kept"}
 
 
-# --- the replay memory ----------------------------------------------------------------------------
+# --- the replay buffer ----------------------------------------------------------------------------
 
 
 def refilling(directory: RunDirectory) -> str:
     return (
-        "the replay memory is gone, as it is after the end of a run: refilling it with 40 agent "
+        "the replay buffer is gone, as it is after the end of a run: refilling it with 40 agent "
         "steps.\n"
     )
 
@@ -668,7 +668,7 @@ def test_the_checkpoint_interval_of_a_replay_memory(
         return config.with_execution(execution)
 
     assert refuse(runs, every(5_000)) == (
-        "`checkpoint_every_agent_steps` cannot be raised to 5_000: this run's replay memory was "
+        "`checkpoint_every_agent_steps` cannot be raised to 5_000: this run's replay buffer was "
         "made for a smaller one; leave it as it was."
     )
     expected = train(tmp_path / "expected", config)

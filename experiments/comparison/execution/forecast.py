@@ -99,7 +99,7 @@ def find_rate(plan: ComparisonPlan, runs: Path) -> tuple[float, str]:
 
 
 def needed_disk(left: Sequence[RunConfig], runs: Path, jobs: int) -> float:
-    """Bytes that unfinished runs are yet to write: replay memories count while they train."""
+    """Bytes that unfinished runs are yet to write: replay buffers count while they train."""
     kept = sum(
         KEPT_FILES * CHECKPOINT_BYTES + LOG_BYTES_PER_AGENT_STEP * config.run.total_agent_steps
         for config in left

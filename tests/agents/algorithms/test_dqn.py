@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import stable_baselines3
 import torch
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common import buffers
 
 from agents.algorithms.build import extractor_arguments
 from agents.algorithms.divergence import Divergence
@@ -11,10 +11,10 @@ from agents.algorithms.replay_buffer import Places
 from tests.random_frames import NETWORKS, RandomFrames
 
 
-class PlainReplay(ReplayBuffer):
-    """SB3's own buffer with its own draws, behind the methods of FrameReplay.
+class PlainReplay(buffers.ReplayBuffer):
+    """SB3's own buffer with its own draws, behind the methods of ReplayBuffer.
 
-    Random frames are no stack of one sequence, which FrameReplay relies on.
+    Random frames are no stack of one sequence, which ReplayBuffer relies on.
     """
 
     def __init__(self, model):

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from agents.algorithms.dqn import DQN
-from agents.algorithms.prefetch import BatchAhead
-from agents.algorithms.replay_buffer import FrameReplay
+from agents.algorithms.prefetch import Prefetch
+from agents.algorithms.replay_buffer import ReplayBuffer
 from tests.agents.algorithms.test_dqn import make
 from tests.agents.algorithms.test_replay_buffer import ACTIONS, OBSERVATIONS, Stream
 
@@ -21,7 +21,7 @@ def _two_threads():
     torch.set_num_threads(threads)
 
 
-def fill(replay: FrameReplay, stream: Stream, steps: int) -> None:
+def fill(replay: ReplayBuffer, stream: Stream, steps: int) -> None:
     for _ in range(steps):
         replay.add(*stream.step())
 
@@ -34,7 +34,7 @@ def sum_pixels(observations: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("steps_before", [40, 500])
 def test_foresees_what_will_be_drawn(n_envs, steps_before):
     """While the memory fills, and when it is full; and says so when it cannot."""
-    replay = FrameReplay(60 * n_envs, OBSERVATIONS, ACTIONS, "cpu", n_envs, seed=0)
+    replay = ReplayBuffer(60 * n_envs, OBSERVATIONS, ACTIONS, "cpu", n_envs, seed=0)
     stream = Stream(n_envs, 0.01)
     fill(replay, stream, steps_before)
     outcomes = []
@@ -56,10 +56,10 @@ def test_foresees_what_will_be_drawn(n_envs, steps_before):
 def test_returns_the_batch_it_would_have_drawn():
     """Begun or not, rightly guessed, wrongly guessed, or forgotten."""
     expected, actual = (
-        FrameReplay(60, OBSERVATIONS, ACTIONS, "cpu", seed=0, n_envs=1) for _ in range(2)
+        ReplayBuffer(60, OBSERVATIONS, ACTIONS, "cpu", seed=0, n_envs=1) for _ in range(2)
     )
     streams = [Stream(1, 0.02) for _ in range(2)]
-    ahead = BatchAhead(actual, sum_pixels)
+    ahead = Prefetch(actual, sum_pixels)
     outcomes: list[Any] = []
     for turn in range(30):
         for replay, stream in zip((expected, actual), streams, strict=True):
@@ -81,7 +81,7 @@ def test_returns_the_batch_it_would_have_drawn():
 
 
 def test_computes_ahead_only_where_there_is_a_thread_for_it():
-    replay = FrameReplay(60, OBSERVATIONS, ACTIONS, "cpu", seed=0)
+    replay = ReplayBuffer(60, OBSERVATIONS, ACTIONS, "cpu", seed=0)
     fill(replay, Stream(1, 0.0), 60)
     threads_seen = []
 
@@ -89,7 +89,7 @@ def test_computes_ahead_only_where_there_is_a_thread_for_it():
         threads_seen.append(torch.get_num_threads())
         return sum_pixels(observations)
 
-    ahead = BatchAhead(replay, compute)
+    ahead = Prefetch(replay, compute)
     ahead.begin(4, steps=0)
     ahead.take(4)
     with ahead.one_thread():
@@ -102,7 +102,7 @@ def test_computes_ahead_only_where_there_is_a_thread_for_it():
     assert threads_seen == [1, 1, 1]
     assert torch.get_num_threads() == 2
     torch.set_num_threads(1)
-    alone = BatchAhead(replay, compute)
+    alone = Prefetch(replay, compute)
     alone.begin(4, steps=0)
     assert len(threads_seen) == 3  # nothing was begun
     alone.take(4)
@@ -126,7 +126,7 @@ def test_learns_the_same_bit_for_bit_whether_or_not_it_guesses(n_envs, gradient_
         return model
 
     right = []
-    take = BatchAhead.take
+    take = Prefetch.take
 
     def watch(ahead, batch_size):
         guess = ahead._guess
@@ -134,12 +134,12 @@ def test_learns_the_same_bit_for_bit_whether_or_not_it_guesses(n_envs, gradient_
         right.append(guess is not None and guess.batch is batch)
         return batch, values
 
-    monkeypatch.setattr(BatchAhead, "take", watch)
+    monkeypatch.setattr(Prefetch, "take", watch)
     guessing = learn()
     assert len(right) == guessing._n_updates
     assert True in right
     assert False in right
-    monkeypatch.setattr(FrameReplay, "foresee", lambda *_: None)
+    monkeypatch.setattr(ReplayBuffer, "foresee", lambda *_: None)
     waiting = learn()
     for ours, theirs in zip(guessing.q_net.parameters(), waiting.q_net.parameters(), strict=True):
         assert torch.equal(ours, theirs)

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common import buffers
 
-from agents.algorithms.replay_buffer import FrameReplay, count_bytes
+from agents.algorithms.replay_buffer import ReplayBuffer, count_bytes
 
 ROWS, COLUMNS = 3, 2
 OBSERVATIONS = spaces.Box(0, 255, (4, ROWS, COLUMNS), np.uint8)
@@ -44,8 +44,8 @@ class Stream:
 @pytest.mark.parametrize("steps", [1, 3, 59, 60, 61, 500])
 def test_holds_what_a_plain_buffer_holds(n_envs, end_probability, steps):
     """At episode ends, time limits and wrap-around; 60 transitions an environment."""
-    replay = FrameReplay(60 * n_envs, OBSERVATIONS, ACTIONS, "cpu", n_envs)
-    plain = ReplayBuffer(60 * n_envs, OBSERVATIONS, ACTIONS, "cpu", n_envs)
+    replay = ReplayBuffer(60 * n_envs, OBSERVATIONS, ACTIONS, "cpu", n_envs)
+    plain = buffers.ReplayBuffer(60 * n_envs, OBSERVATIONS, ACTIONS, "cpu", n_envs)
     stream = Stream(n_envs, end_probability)
     for _ in range(steps):
         transition = stream.step()
@@ -73,7 +73,7 @@ def test_holds_what_a_plain_buffer_holds(n_envs, end_probability, steps):
 def test_an_environment_step_by_hand():
     """Frames 1, 2 | 3: an episode of one step, then another begins; one pixel."""
     space = spaces.Box(0, 255, (4, 1, 1), np.uint8)
-    replay = FrameReplay(10, space, ACTIONS, "cpu")
+    replay = ReplayBuffer(10, space, ACTIONS, "cpu")
 
     def stack(*frames):
         return np.array(frames, np.uint8).reshape(1, 4, 1, 1)
@@ -91,7 +91,7 @@ def test_an_environment_step_by_hand():
 
 
 def test_samples_every_transition_equally_often():
-    replay = FrameReplay(8, OBSERVATIONS, ACTIONS, "cpu", 2, seed=0)
+    replay = ReplayBuffer(8, OBSERVATIONS, ACTIONS, "cpu", 2, seed=0)
     stream = Stream(2, 0.0)
     for number in range(11):
         obs, next_obs, action, _, done, infos = stream.step()
@@ -107,7 +107,7 @@ def test_goes_back_to_a_saved_state_of_its_files(tmp_path):
     """What was stored after the state was saved, up to the slack, harms nothing."""
 
     def make():
-        return FrameReplay(
+        return ReplayBuffer(
             50, OBSERVATIONS, ACTIONS, "cpu", folder=tmp_path, slack_transitions=30, seed=5
         )
 
@@ -129,7 +129,7 @@ def test_goes_back_to_a_saved_state_of_its_files(tmp_path):
 
 
 def test_refuses_a_state_its_files_have_moved_past(tmp_path):
-    replay = FrameReplay(50, OBSERVATIONS, ACTIONS, "cpu", folder=tmp_path, slack_transitions=30)
+    replay = ReplayBuffer(50, OBSERVATIONS, ACTIONS, "cpu", folder=tmp_path, slack_transitions=30)
     stream = Stream(1, 0.0)
     for _ in range(60):
         replay.add(*stream.step())
@@ -137,7 +137,7 @@ def test_refuses_a_state_its_files_have_moved_past(tmp_path):
     for _ in range(60):
         replay.add(*stream.step())
     message = (
-        "the replay memory is not the one of this checkpoint; delete the run's replay folder to "
+        "the replay buffer is not the one of this checkpoint; delete the run's replay folder to "
         "refill it."
     )
     with pytest.raises(ValueError, match=f"^{message}$"):
@@ -150,7 +150,7 @@ def test_fits_in_the_memory_promised(buffer_size, gigabytes):
 
 
 def test_takes_the_bytes_it_says(tmp_path):
-    FrameReplay(50, OBSERVATIONS, ACTIONS, "cpu", 2, folder=tmp_path, slack_transitions=30)
+    ReplayBuffer(50, OBSERVATIONS, ACTIONS, "cpu", 2, folder=tmp_path, slack_transitions=30)
     taken = sum(path.stat().st_size for path in tmp_path.iterdir())
     assert taken == count_bytes(50, 2, 30, frame_bytes=ROWS * COLUMNS)
 
@@ -173,4 +173,4 @@ def test_takes_the_bytes_it_says(tmp_path):
 )
 def test_refuses_other_spaces(observations, actions, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
-        FrameReplay(10, observations, actions, "cpu")
+        ReplayBuffer(10, observations, actions, "cpu")

@@ -19,10 +19,10 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, int | None]:
     return has
 
 
-# Replay memory of 100_000 transitions: 127_066 frames of 7056 + 1 bytes in its ring (1.05 frames a
+# Replay buffer of 100_000 transitions: 127_066 frames of 7056 + 1 bytes in its ring (1.05 frames a
 # transition, with the slack of 2 x 10_000 + 1000), 121_000 transitions of 14 bytes, 16 bytes:
 # 898_398_778. With 32 samples of 500 kB and an environment of 1.2 MB: 0.92 GB.
-# Disk: the replay memory, 4 files of 30 MB, and half a byte per agent step.
+# Disk: the replay buffer, 4 files of 30 MB, and half a byte per agent step.
 @pytest.mark.parametrize(
     ("algo", "overrides", "has", "message"),
     [

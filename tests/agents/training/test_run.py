@@ -166,7 +166,7 @@ def test_stopping_changes_nothing(uninterrupted, tmp_path):
 
 
 def test_going_back_to_an_older_checkpoint_changes_nothing(uninterrupted, tmp_path):
-    """As after a kill: logs and replay memory are ahead of the checkpoint."""
+    """As after a kill: logs and replay buffer are ahead of the checkpoint."""
     config = load_config(uninterrupted.config_path)
     with pytest.raises(TrainingStopped):
         train(tmp_path, config, StopAt(45))
