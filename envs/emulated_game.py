@@ -16,7 +16,7 @@ import time
 from base64 import b64decode, b64encode
 from collections.abc import Generator
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,6 @@ from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode
 
 from configs.protocols import Protocol
-from configs.settings import Bounds, build
 from envs.games import Game
 from envs.seeding import Purpose, game_seed
 
@@ -54,58 +53,27 @@ class FinishedGame:
     """
 
     raw_return: int
-    length_frames: Annotated[int, Bounds(0)]
-    length_agent_steps: Annotated[int, Bounds(0)]
+    length_frames: int
+    length_agent_steps: int
     time_limit: bool
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass
 class UnfinishedGame:
-    """The game being played, and what was played since its emulator was seeded.
+    """The books of the game being played.
 
     Attributes:
-        seeded_game_number: The game the emulator was last seeded for.
-        game_number: The game being played.
-        actions_since_seeding: Base64 of one byte per action.
+        number: Of the environment's games; the first is number 0.
         lives: Lives left.
-        raw_return: Of the game being played, so far.
-        length_agent_steps: Likewise.
+        raw_return: So far.
+        length_agent_steps: So far.
     """
 
-    seeded_game_number: Annotated[int, Bounds(0)]
-    game_number: Annotated[int, Bounds(0)]
-    actions_since_seeding: str
-    lives: Annotated[int, Bounds(0)]
-    raw_return: int
-    length_agent_steps: Annotated[int, Bounds(0)]
-
-
-@dataclass(frozen=True)
-class EmulatedGameState(UnfinishedGame):
-    """What rebuilds an `EmulatedGame` between two steps; `asdict` gives JSON values.
-
-    Attributes:
-        unreported: Finished games that nobody has been told of.
-    """
-
-    unreported: list[FinishedGame]
-
-    @classmethod
-    def from_json(cls, values: Any, source: str) -> "EmulatedGameState":
-        """Check what `asdict` gave and a file has kept; `source` is its name in messages.
-
-        Raises:
-            ValueError: If a value is missing, unknown, or of a wrong type or range.
-        """
-        finished = values.get("unreported") if isinstance(values, dict) else None
-        if not isinstance(finished, list) or not all(isinstance(game, dict) for game in finished):
-            raise ValueError(f"{source}: not a saved game; resume from another checkpoint.")
-        unfinished = {name: value for name, value in values.items() if name != "unreported"}
-        return cls(
-            **asdict(build(UnfinishedGame, unfinished, source)),
-            unreported=[build(FinishedGame, game, source) for game in finished],
-        )
+    number: int
+    lives: int
+    raw_return: int = 0
+    length_agent_steps: int = 0
 
 
 @dataclass(slots=True)
@@ -195,10 +163,11 @@ class EmulatedGame:
 
         self.unreported: list[FinishedGame] = []
         self._actions = bytearray()  # all since seeding, those between episodes included
-        self._seeded_game_number = self._game_number = -1  # the first is number 0
-        self._game_over = False
-        self._lives = self._raw_return = self._length_agent_steps = 0
+        self._waiting = False  # for the outcome of an action
+        self._seeded_game_number = -1
+        self.current = UnfinishedGame(number=-1, lives=0)
         self._started = time.monotonic()
+        self._game_over = False
         self._restart: Generator[int, StepOutcome, Frame] | None = None
         self.first_frame: Frame = np.zeros((FRAME_SIZE, FRAME_SIZE), dtype=np.uint8)
 
@@ -214,15 +183,20 @@ class EmulatedGame:
         while self.restarting:
             self.continue_restart()
 
-    def send(self, action: int) -> None:
-        """Hand an action to the emulator, without waiting for it.
+    def check_action(self, action: int) -> None:
+        """Refuse an action that the game lacks: the emulator would never answer.
 
         Raises:
-            ValueError: If the game has no such action.
+            ValueError: If it does.
         """
-        if not 0 <= action < self.action_count:  # the emulator would never answer
+        if not 0 <= action < self.action_count:
             raise ValueError(f"`action` must be 0-{self.action_count - 1}, got {action}.")
+
+    def send(self, action: int) -> None:
+        """Hand one of the game's actions to the emulator, without waiting for it."""
+        self.check_action(action)
         self._actions.append(action)
+        self._waiting = True
         self._ale.send(np.array((action,), dtype=np.int64), self._strength)
 
     def receive(self) -> StepOutcome:
@@ -241,58 +215,38 @@ class EmulatedGame:
         """Let go of the emulator and its thread; nothing may follow but another `close`."""
         self.__dict__.pop("_ale", None)
 
-    def get_state(self) -> EmulatedGameState:
-        """What rebuilds this object between two steps."""
+    def get_state(self) -> dict[str, Any]:
+        """What `set_state` rebuilds this object from, between two steps; JSON values only."""
         assert not self.restarting
         assert not self._game_over
-        return EmulatedGameState(
-            seeded_game_number=self._seeded_game_number,
-            game_number=self._game_number,
-            actions_since_seeding=b64encode(self._actions).decode(),
-            lives=self._lives,
-            raw_return=self._raw_return,
-            length_agent_steps=self._length_agent_steps,
-            unreported=list(self.unreported),
-        )
+        return {
+            "seeded_game_number": self._seeded_game_number,
+            "actions_since_seeding": b64encode(self._actions).decode(),  # a byte each
+            "current": asdict(self.current),
+            "unreported": [asdict(finished) for finished in self.unreported],
+        }
 
-    def set_state(self, state: EmulatedGameState) -> Frame:
+    def set_state(self, state: dict[str, Any]) -> Frame:
         """Rebuild a saved state by playing its actions again; returns the newest frame.
 
         Raises:
-            ValueError: If the actions cannot be played, or do not lead to the saved game.
+            ValueError: If the actions do not lead to the saved game.
         """
-        actions = self._decode_actions(state.actions_since_seeding)
+        saved = UnfinishedGame(**state["current"])
         self._restart = None
-        self._game_number = state.seeded_game_number - 1
+        self.current.number = state["seeded_game_number"] - 1
         frame = self._seed_emulator()
-        for action in actions:
+        for action in b64decode(state["actions_since_seeding"]):
             self.send(action)
             frame = self._receive().frame
-        rebuilt = (self._game_number, self._lives, self._raw_return, self._length_agent_steps)
-        saved = (state.game_number, state.lives, state.raw_return, state.length_agent_steps)
-        if rebuilt != saved or self._game_over:
+        if self.current != saved or self._game_over:
             raise ValueError(
                 f"environment {self._environment}: replaying its actions led elsewhere; the "
                 "emulator is not the one the run was trained on. Install the ale-py version that "
                 "provenance.json names."
             )
-        self.unreported = list(state.unreported)
+        self.unreported = [FinishedGame(**finished) for finished in state["unreported"]]
         return frame
-
-    def _decode_actions(self, text: str) -> bytes:
-        try:
-            actions = b64decode(text, validate=True)
-        except ValueError:
-            raise ValueError(
-                f"environment {self._environment}: its saved actions are not Base64; resume from "
-                "another checkpoint."
-            ) from None
-        if max(actions, default=0) >= self.action_count:
-            raise ValueError(
-                f"environment {self._environment}: its saved actions must be "
-                f"0-{self.action_count - 1}, got {max(actions)}; resume from another checkpoint."
-            )
-        return actions
 
     def _restart_episode(self) -> Generator[int, StepOutcome, Frame]:
         """The actions from an episode's end to the next one's first frame, which it returns.
@@ -336,43 +290,44 @@ class EmulatedGame:
 
     def _seed_emulator(self) -> Frame:
         """Start the next game on a freshly seeded emulator."""
-        number = self._game_number + 1
+        if self._waiting:  # or every later answer would be the one before
+            self._ale.recv()
+            self._waiting = False
+        number = self.current.number + 1
         seed = game_seed(self._run_seed, self._environment, number, self._purpose)
         frames, info = self._ale.reset(np.array((0,)), np.array((seed,)))
         self._actions.clear()
         self._seeded_game_number = number
-        self._begin_game(int(info["lives"][0]))
+        self._begin_game(number, int(info["lives"][0]))
         return np.asarray(frames[0, 0])
 
-    def _begin_game(self, lives: int) -> None:
-        self._game_number += 1
+    def _begin_game(self, number: int, lives: int) -> None:
+        self.current = UnfinishedGame(number, lives)
         self._game_over = False
-        self._lives = lives
-        self._raw_return = 0
-        self._length_agent_steps = 0
         self._started = time.monotonic()
 
     def _receive(self) -> StepOutcome:
         """Wait for the outcome of one action, and keep the books of the game it belongs to."""
+        self._waiting = False  # an interrupted wait takes the answer all the same
         frames, rewards, terminations, truncations, info = self._ale.recv()
-        lives = int(info["lives"][0])
-        frame = frames[0, 0]
+        frame, lives = frames[0, 0], int(info["lives"][0])
+        current = self.current
         if self._game_over:  # the action restarted the game
-            self._begin_game(lives)
+            self._begin_game(current.number + 1, lives)
             return StepOutcome(frame, 0, False, False)
         reward = int(rewards[0])
-        self._raw_return += reward
-        self._length_agent_steps += 1
         game_over, time_limit = bool(terminations[0]), bool(truncations[0])
-        life_lost = self._life_loss_ends_episode and 0 < lives < self._lives
-        self._lives = lives
+        life_lost = self._life_loss_ends_episode and 0 < lives < current.lives
+        current.lives = lives
+        current.raw_return += reward
+        current.length_agent_steps += 1
         self._game_over = game_over or time_limit
         if self._game_over:
             self.unreported.append(
                 FinishedGame(
-                    raw_return=self._raw_return,
+                    raw_return=current.raw_return,
                     length_frames=int(info["episode_frame_number"][0]),
-                    length_agent_steps=self._length_agent_steps,
+                    length_agent_steps=current.length_agent_steps,
                     time_limit=not game_over,
                     seconds=time.monotonic() - self._started,
                 )

@@ -15,9 +15,9 @@ from agents.algorithms.build import extractor_arguments
 from agents.models.model_file import ModelFile, read_model_zip, verify_checksum
 from agents.models.policy_state import infer_architecture, load_policy_state
 from agents.training.checkpoints import newest_good_checkpoint
-from configs.protocols import Protocol, load_protocol
+from configs.protocols import load_protocol
 from configs.run_config import RunConfig, experiment_differences, from_mapping, load_config
-from envs.emulated_game import FRAME_SIZE, EmulatedGame
+from envs.emulated_game import FRAME_SIZE
 from envs.frame_stack import STACKED_FRAMES
 from envs.games import Game, find_game
 from runtime.run_directory import RunDirectory
@@ -100,7 +100,8 @@ def load_agent(
                 raise ValueError(f"{path} knows what it was trained on; leave out {flag} {value}.")
         game = find_game(config.run.game)
         protocol_name = config.run.protocol
-    policy = _make_policy(file, game, load_protocol(protocol_name), config)
+    load_protocol(protocol_name)  # an unknown one is refused before anything is played
+    policy = _make_policy(file, game, config)
     load_policy_state(policy, file.policy_state, source=str(file.path))
     policy.to(device)
     policy.set_training_mode(False)
@@ -149,11 +150,9 @@ def find_model(directory: RunDirectory) -> ModelFile:
     return read_model_zip(directory.final_path, with_optimizer=False)
 
 
-def _make_policy(
-    file: ModelFile, game: Game, protocol: Protocol, config: RunConfig | None
-) -> Policy:
+def _make_policy(file: ModelFile, game: Game, config: RunConfig | None) -> Policy:
     """The untrained policy that a model's weights belong in."""
-    actions = EmulatedGame(game, protocol, 0, 0, "evaluation").action_count
+    actions = game.count_actions()
     arguments: dict[str, Any]
     if config is not None:
         is_dqn = config.run.algo == "dqn"

@@ -10,7 +10,7 @@ random generator, and all that are begun are played to their end. Taking the fir
 favour short games.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +21,8 @@ from torch.distributions import Categorical
 
 from agents.evaluation.agent import Policy, TrainedAgent
 from configs.protocols import Protocol, load_protocol
-from envs.emulated_game import FRAME_SIZE, EmulatedGame
-from envs.frame_stack import STACKED_FRAMES
+from envs.emulated_game import EmulatedGame
+from envs.game_batch import GameBatch
 from envs.games import Game
 from envs.seeding import game_seed
 
@@ -65,7 +65,11 @@ class RecordedGame(EmulatedGame):
 
 
 def play_games(
-    agent: TrainedAgent, games: int, seed: int, epsilon: float | None
+    agent: TrainedAgent,
+    games: int,
+    seed: int,
+    epsilon: float | None,
+    on_step: Callable[[int], None] = lambda _: None,
 ) -> Iterator[tuple[int, PlayedGame]]:
     """Play games 0 to `games` - 1 to their end.
 
@@ -75,46 +79,34 @@ def play_games(
         seed: With a game's number it sets the game's seed and the agent's random draws.
         epsilon: Share of uniformly random actions, the others being the best by the agent's
             scores; None samples from an actor's own probabilities.
+        on_step: Told after each step how many agent steps the longest of the games being played has
+            taken.
 
     Yields:
         A game's number and the game, in the order they end.
     """
     protocol = load_protocol(agent.protocol_name)
-    environments = [
-        RecordedGame(agent.game, protocol, seed, environment)
-        for environment in range(min(games, GAMES_SIDE_BY_SIDE))
-    ]
-    stacks = np.zeros((GAMES_SIDE_BY_SIDE, STACKED_FRAMES, FRAME_SIZE, FRAME_SIZE), dtype=np.uint8)
+    batch = GameBatch(
+        lambda environment: RecordedGame(agent.game, protocol, seed, environment),
+        min(games, GAMES_SIDE_BY_SIDE),
+    )
+    batch.start()
+    stacks = np.zeros((GAMES_SIDE_BY_SIDE, *batch.observations.shape[1:]), dtype=np.uint8)
     # The number of the game each environment is playing; it plays every eighth.
-    playing = dict(enumerate(range(len(environments))))
-    generators = [make_generator(seed, number) for number in playing.values()]
-    for environment, recorded in enumerate(environments):
-        recorded.start()
-        stacks[environment, -1] = recorded.first_frame
+    playing = {environment: environment for environment in range(len(batch.games))}
+    generators = [make_generator(seed, number) for number in playing]
     while playing:
+        stacks[: len(batch.games)] = batch.observations
         scores = score_actions(agent.policy, stacks)
-        for environment in playing:
-            action = choose_action(scores[environment], epsilon, generators[environment])
-            environments[environment].send(action)
-        stacks[:, :-1] = stacks[:, 1:]
-        ended = []
-        for environment in playing:
-            outcome = environments[environment].receive()
-            stacks[environment, -1] = outcome.frame
-            if outcome.ended:
-                ended.append(environment)
-        while restarting := [e for e in ended if environments[e].restarting]:
-            for environment in restarting:
-                environments[environment].continue_restart()
-        for environment in ended:
-            recorded = environments[environment]
-            stacks[environment, :-1] = 0
-            stacks[environment, -1] = recorded.first_frame
-            while recorded.unreported:
+        batch.send({e: choose_action(scores[e], epsilon, generators[e]) for e in playing})
+        batch.receive()
+        on_step(max(batch.games[e].current.length_agent_steps for e in playing))
+        for environment, number in list(playing.items()):
+            recorded = batch.games[environment]
+            while recorded.unreported and number < games:
                 finished = recorded.unreported.pop(0)
                 actions = bytes(recorded.sent[: finished.length_agent_steps])
                 del recorded.sent[: finished.length_agent_steps]
-                number = playing[environment]
                 yield (
                     number,
                     PlayedGame(
@@ -125,11 +117,11 @@ def play_games(
                         time_limit=finished.time_limit,
                     ),
                 )
-                playing[environment] += GAMES_SIDE_BY_SIDE
-                generators[environment] = make_generator(seed, playing[environment])
-                if playing[environment] >= games:
-                    del playing[environment]
-                    break
+                number += GAMES_SIDE_BY_SIDE
+                generators[environment] = make_generator(seed, number)
+                playing[environment] = number
+            if number >= games:
+                del playing[environment]
 
 
 def find_game_seed(seed: int, number: int) -> int:

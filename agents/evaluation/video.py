@@ -18,7 +18,6 @@ from typing import IO
 import imageio_ffmpeg
 import numpy as np
 import numpy.typing as npt
-from ale_py import ALEInterface, LoggerMode, roms
 from ale_py.vector_env import AtariVectorEnv
 
 from configs.protocols import Protocol
@@ -60,13 +59,7 @@ def replay_game(
     Raises:
         AssertionError: After the last frame, if the game did not come out as it was scored.
     """
-    ALEInterface.setLoggerMode(LoggerMode.Error)
-    emulator = ALEInterface()
-    emulator.setInt("random_seed", seed)
-    emulator.setFloat("repeat_action_probability", protocol.sticky_action_probability)
-    rom = roms.get_rom_path(game.rom_id)
-    assert rom is not None
-    emulator.loadROM(rom)
+    emulator = game.load_emulator(seed, protocol.sticky_action_probability)
     emulator.reset_game()
     action_set = emulator.getMinimalActionSet()
     replayed_return = played_frames = 0

@@ -23,7 +23,8 @@ from agents.models.model_file import ModelFile, read_model_zip, verify_checksum,
 from agents.models.policy_state import load_optimizer_state, load_policy_state
 from configs.run_config import RunConfig, to_json
 from configs.settings import Bounds, build
-from envs.atari_vec_env import AtariVecEnv, EnvironmentFailure
+from envs.atari_vec_env import AtariVecEnv
+from envs.game_batch import EnvironmentFailure
 from runtime.command_line import one_line
 from runtime.files import naming_write_errors, parse_json, remove_stale_temporaries
 from runtime.run_directory import RunDirectory

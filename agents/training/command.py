@@ -7,7 +7,7 @@ from agents.algorithms.divergence import Divergence
 from agents.training.callbacks import TrainingStopped
 from agents.training.run import plan_run, train_run
 from configs.run_config import RunConfig
-from envs.atari_vec_env import EnvironmentFailure
+from envs.game_batch import EnvironmentFailure
 from runtime.run_directory import RunDirectory
 from runtime.stop_request import StopRequest
 

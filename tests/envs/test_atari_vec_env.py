@@ -12,7 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from gymnasium import spaces
+from stable_baselines3 import A2C
+from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import VecMonitor
 
 from configs.protocols import load_protocol
 from envs.atari_vec_env import AtariVecEnv
@@ -215,7 +220,7 @@ def test_reset_starts_games_not_played_before() -> None:
     for number in range(3):
         env.reset()
         games = env.get_state()["games"]
-        assert [game["game_number"] for game in games] == [number, number]
+        assert [game["current"]["number"] for game in games] == [number, number]
         assert [game["seeded_game_number"] for game in games] == [number, number]
         env.step(np.array([2, 3]))
     env.close()
@@ -266,24 +271,8 @@ def without_a_game(state: dict[str, Any], observations: Observations) -> Any:
     return {"games": state["games"][:1]}, observations
 
 
-def without_games(state: dict[str, Any], observations: Observations) -> Any:
-    return {}, observations
-
-
-def in_a_list(state: dict[str, Any], observations: Observations) -> Any:
-    return [state], observations
-
-
-def with_a_damaged_game(state: dict[str, Any], observations: Observations) -> Any:
-    return {"games": [state["games"][0], None]}, observations
-
-
 def with_other_observations(state: dict[str, Any], observations: Observations) -> Any:
     return state, observations[:, 1:]
-
-
-def with_float_observations(state: dict[str, Any], observations: Observations) -> Any:
-    return state, observations.astype(np.float32)
 
 
 def with_a_changed_pixel(state: dict[str, Any], observations: Observations) -> Any:
@@ -311,32 +300,13 @@ OTHER_SCREENS = (
     [
         (
             without_a_game,
-            "the saved state must have 2 games, one for each environment, got 1; resume from "
-            "another checkpoint.",
-        ),
-        (
-            without_games,
-            "the saved state must have 2 games, one for each environment, got none; resume from "
-            "another checkpoint.",
-        ),
-        (
-            in_a_list,
-            "the saved state must have 2 games, one for each environment, got none; resume from "
-            "another checkpoint.",
-        ),
-        (
-            with_a_damaged_game,
-            "saved game 1: not a saved game; resume from another checkpoint.",
+            "the saved state must be of 2 environments, got 1 games and observations of shape "
+            "(2, 4, 84, 84); resume from another checkpoint.",
         ),
         (
             with_other_observations,
-            "the saved observations must be uint8 of shape (2, 4, 84, 84), got uint8 of shape "
+            "the saved state must be of 2 environments, got 2 games and observations of shape "
             "(2, 3, 84, 84); resume from another checkpoint.",
-        ),
-        (
-            with_float_observations,
-            "the saved observations must be uint8 of shape (2, 4, 84, 84), got float32 of shape "
-            "(2, 4, 84, 84); resume from another checkpoint.",
         ),
         (with_a_changed_pixel, OTHER_SCREENS),
         (with_a_changed_action, OTHER_SCREENS),
@@ -367,7 +337,9 @@ def pong() -> Iterator[AtariVecEnv]:
 def test_attributes(pong: AtariVecEnv) -> None:
     assert pong.get_attr("game") == [find_game("Pong")] * 2
     assert pong.get_attr("protocol", indices=1) == [MACHADO]
-    assert pong.env_is_wrapped(Monitor) == [False, False]
+    assert pong.get_attr("spec") == pong.get_attr("render_mode") == [None, None]
+    assert pong.env_is_wrapped(Monitor) == [True, True]
+    assert pong.env_is_wrapped(EpisodicLifeEnv, indices=0) == [False]
     with pytest.raises(
         AttributeError, match=r"^AtariVecEnv cannot set 'game'; make another one instead\.$"
     ):
@@ -378,10 +350,75 @@ def test_attributes(pong: AtariVecEnv) -> None:
         pong.env_method("render")
 
 
-def test_action_the_game_has_not(pong: AtariVecEnv) -> None:
-    pong.reset()
-    with pytest.raises(ValueError, match=r"^`action` must be 0-5, got 6\.$"):
-        pong.step(np.array([6, 0]))
+NOT_TWO_NUMBERS = "`actions` must be 2 whole numbers, one for each environment, got "
+
+
+@pytest.mark.parametrize(
+    ("actions", "message"),
+    [
+        ([1, 6], "`action` must be 0-5, got 6."),
+        ([1, -1], "`action` must be 0-5, got -1."),
+        ([1], NOT_TWO_NUMBERS + "int64 of shape (1,)."),
+        ([1.0, 2.0], NOT_TWO_NUMBERS + "float64 of shape (2,)."),
+    ],
+)
+def test_refused_actions_leave_the_environment_as_it_was(
+    pong: AtariVecEnv, actions: list[float], message: str
+) -> None:
+    """None has been sent: the next steps are those of an environment that was asked nothing."""
+    other = AtariVecEnv(find_game("Pong"), MACHADO, 2, seed=0)
+    np.testing.assert_array_equal(reset(pong), reset(other))
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        pong.step(np.array(actions))
+    for step in draw_actions(pong, 20):
+        np.testing.assert_array_equal(step_frames(pong, step.tolist()), step_frames(other, step))
+    other.close()
+
+
+def test_reset_cancels_a_step_that_nobody_waited_for(pong: AtariVecEnv) -> None:
+    other = AtariVecEnv(find_game("Pong"), MACHADO, 2, seed=0)
+    reset(other)
+    reset(pong)
+    pong.step_async([2, 3])
+    with pytest.raises(RuntimeError, match=r"^the actions before have not been waited for"):
+        pong.step_async([2, 3])
+    np.testing.assert_array_equal(reset(pong), reset(other))
+    for step in draw_actions(pong, 20):
+        np.testing.assert_array_equal(step_frames(pong, step), step_frames(other, step))
+    other.close()
+
+
+def test_sb3_scores_whole_games() -> None:
+    """Of five lives each, in raw rewards, by `evaluate_policy` and `EvalCallback`."""
+    reports: list[dict[str, Any]] = []
+    dones: list[bool] = []
+
+    class Watched(AtariVecEnv):
+        def step_wait(self) -> Any:
+            step = super().step_wait()
+            reports.extend(info["episode"] for info in step[3] if "episode" in info)
+            dones.extend(step[2].tolist())
+            return step
+
+    breakout = find_game("Breakout")
+    agent = A2C("CnnPolicy", AtariVecEnv(breakout, BASELINES, 1, seed=1), n_steps=2, device="cpu")
+    env = Watched(breakout, BASELINES, 1, seed=0)
+    scored = evaluate_policy(agent, env, 2, deterministic=False, return_episode_rewards=True)
+    assert scored == ([report["r"] for report in reports], [report["l"] for report in reports])
+    assert (len(reports), sum(dones)) == (2, 10)  # games, lives
+    reports.clear()
+    callback = EvalCallback(
+        env, n_eval_episodes=1, eval_freq=2, deterministic=False, verbose=0, warn=False
+    )
+    with pytest.warns(UserWarning, match="Training and eval env are not of the same type"):
+        agent.learn(2, callback=callback)
+    assert [callback.last_mean_reward] == [report["r"] for report in reports]
+    env.close()
+
+
+def test_vec_monitor_says_that_it_replaces_the_whole_games(pong: AtariVecEnv) -> None:
+    with pytest.warns(UserWarning, match="already wrapped with a `Monitor`"):
+        VecMonitor(pong)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads in /proc")

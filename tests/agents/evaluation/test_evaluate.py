@@ -190,7 +190,7 @@ def test_the_agent_sees_what_it_saw_in_training(breakout_agent, protocol_name, m
     assert episodes == (5 if protocol_name == "baselines" else 1)  # lives
     assert (played.raw_return, played.length_frames) == (finished["r"], finished["l"])
     assert len(played.actions) == finished["agent_steps"]
-    assert played.actions == bytes(env._games[0].sent[: len(played.actions)])
+    assert played.actions == bytes(env._batch.games[0].sent[: len(played.actions)])
     assert played.seed == game_seed(6, 0, 0, "evaluation")
 
 
