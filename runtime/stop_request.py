@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+STOPPING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNAL_BASE = 128  # a shell's exit status for a process that a signal ended
+
 
 class StopRequest:
     """Whether, and by which signal, the process was asked to stop."""
@@ -26,8 +29,7 @@ class StopRequest:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        previous = {number: signal.getsignal(number) for number in handled}
+        previous = {number: signal.getsignal(number) for number in STOPPING_SIGNALS}
 
         def request(number: int, _frame: FrameType | None) -> None:
             self.signal = self.signal or signal.Signals(number)
@@ -35,11 +37,11 @@ class StopRequest:
                 for each in (signal.SIGINT, signal.SIGTERM):
                     signal.signal(each, previous[each])
 
-        for number in handled:
+        for number in STOPPING_SIGNALS:
             if number != signal.SIGHUP or previous[number] != signal.SIG_IGN:  # by nohup
                 signal.signal(number, request)
         try:
             yield
         finally:
-            for number in handled:
+            for number in STOPPING_SIGNALS:
                 signal.signal(number, previous[number])

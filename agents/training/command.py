@@ -9,14 +9,15 @@ from agents.training.run import plan_run, train_run
 from configs.run_config import RunConfig
 from envs.game_batch import EnvironmentFailure
 from runtime.run_directory import RunDirectory
-from runtime.stop_request import StopRequest
+from runtime.stop_request import SIGNAL_BASE, StopRequest
 
 FAILED = 1
-SIGNAL_BASE = 128  # a shell's exit status for a process that a signal ended
 
 
-def run_training(config: RunConfig, runs: Path) -> int:
+def run_training(config: RunConfig, runs: Path, stop: StopRequest | None = None) -> int:
     """Train what a config asks for, below a folder of runs; returns the exit status.
+
+    A `stop` that was made before is heeded as well as signals.
 
     Raises:
         ValueError: If it cannot be trained as asked; one line.
@@ -31,7 +32,7 @@ def run_training(config: RunConfig, runs: Path) -> int:
             "a larger --steps extends it."
         )
         return 0
-    stop = StopRequest()
+    stop = StopRequest() if stop is None else stop
     try:
         with stop.on_signals():
             agent_steps = train_run(directory, config, stop)

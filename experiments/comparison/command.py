@@ -14,10 +14,9 @@ from experiments.comparison.report.records import has_ended
 from experiments.comparison.report.write import write_report
 from runtime.command_line import print_result
 from runtime.run_directory import RunDirectory
-from runtime.stop_request import StopRequest
+from runtime.stop_request import SIGNAL_BASE, StopRequest
 
 FAILED = 1
-SIGNAL_BASE = 128  # a shell's exit status for a process that a signal ended
 
 
 def run_comparison(
@@ -38,7 +37,8 @@ def run_comparison(
         dry_run: Whether only to say what would be done.
 
     Returns:
-        0 if all runs ended, 1 if some failed, 130 or 143 if stopped by a signal.
+        0 if all runs ended; 1 if some failed or could not be saved; 129, 130 or 143 if all were
+        saved when a signal asked to stop.
 
     Raises:
         OSError: If something cannot be read or written; one line.
@@ -73,14 +73,16 @@ def run_comparison(
             stop=stop,
             table=LiveTable(),
         )
-        if stop.signal is not None:
-            print(f"{runs}: all runs are saved; the same command goes on from here.", flush=True)
-            return SIGNAL_BASE + stop.signal
-        report = write_report(runs)
-    print(f"written: {report}")
+        if stop.signal is None:
+            print(f"written: {write_report(runs)}", flush=True)
     for failure in failures:
         print(f"failed: {failure.name}: {failure.message}; see {failure.log}", file=sys.stderr)
-    return FAILED if failures else 0
+    if failures:
+        return FAILED
+    if stop.signal is not None:
+        print(f"{runs}: all runs are saved; the same command goes on from here.", flush=True)
+        return SIGNAL_BASE + stop.signal
+    return 0
 
 
 def _continue(asked: ComparisonPlan, runs: Path) -> ComparisonPlan:

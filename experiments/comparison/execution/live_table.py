@@ -1,14 +1,19 @@
 """What a user watches while a comparison trains: a table on a terminal, plain lines elsewhere."""
 
+import math
+import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from agents.training.progress import format_seconds
 from configs.run_config import RunConfig
+from experiments.comparison.execution.forecast import find_rate
 from experiments.comparison.plan import ComparisonPlan
-from experiments.comparison.report.records import RunProgress, read_progress
+from experiments.comparison.report.records import RunProgress, count_saved_steps, read_progress
 from runtime.run_directory import RunDirectory
 from runtime.text_table import align_columns
 
@@ -21,74 +26,92 @@ class LiveTable:
     """The active runs and the whole plan: steps, rate, return, time left."""
 
     def __init__(self) -> None:
-        self._on_terminal = sys.stdout.isatty()
-        self._drawn_lines = 0
-        self._shown = time.monotonic()
+        self._on_terminal = _is_terminal()
+        self._drawn: list[str] = []
+        self._shown = -math.inf
         self._runs = Path()
         self._unfinished = 0
-        self._total_agent_steps = 0
+        self._expected_rate = 0.0
+        self._saved_steps: dict[str, int] = {}
 
-    def begin(self, plan: ComparisonPlan, runs: Path, unfinished: int) -> None:
+    def begin(self, plan: ComparisonPlan, runs: Path, unfinished: Sequence[RunConfig]) -> None:
         """Say what is about to be done."""
-        self._runs, self._unfinished = runs, unfinished
-        self._total_agent_steps = plan.total_agent_steps
+        self._runs, self._unfinished = runs, len(unfinished)
+        self._saved_steps = {
+            config.name: count_saved_steps(RunDirectory(runs / config.name))
+            for config in unfinished
+        }
         count = len(plan.runs())
         self.say(
             f"{count} runs of {plan.total_agent_steps:_} agent steps: "
-            f"{count - unfinished} have ended, {unfinished} to train."
+            f"{count - self._unfinished} have ended, {self._unfinished} to train."
         )
+        self._expected_rate, _ = find_rate(plan, runs)
 
-    def run_ended(self, config: RunConfig, runs: Path) -> None:
+    def run_starts(self, config: RunConfig) -> None:
+        """Say from where a run goes on."""
+        if steps := count_saved_steps(RunDirectory(self._runs / config.name)):
+            self.say(f"{config.name}: goes on from {steps:_} agent steps.")
+
+    def run_ended(self, config: RunConfig) -> None:
         """Say how a run ended."""
-        status = RunDirectory(runs / config.name).read_status()
-        progress = read_progress(RunDirectory(runs / config.name))
-        shown = (
-            "no finished game"
-            if progress.mean_return is None
-            else f"mean return {progress.mean_return:.1f}"
-        )
-        state, steps = ("not started", 0) if status is None else (status.state, status.agent_steps)
-        self.say(f"{config.name}: {state}, {steps:_} agent steps, {shown}.")
+        directory = RunDirectory(self._runs / config.name)
+        with suppress(OSError, ValueError):  # what is shown ends no training
+            status, mean = directory.read_status(), read_progress(directory).mean_return
+            games = "no finished game" if mean is None else f"mean return {mean:.1f}"
+            state, steps = (
+                ("not started", 0) if status is None else (status.state, status.agent_steps)
+            )
+            self.say(f"{config.name}: {state}, {steps:_} agent steps, {games}.")
 
     def say(self, line: str) -> None:
         """Print a line above the table."""
         self._erase()
         print(line, flush=True)
 
-    def show(self, active: Sequence[RunConfig], waiting: int, failed: int) -> None:
+    def show(self, active: Sequence[RunConfig], waiting: Sequence[RunConfig], failed: int) -> None:
         """Show how far the runs have come, if the last time is long enough ago."""
         pause = SECONDS_BETWEEN_REDRAWS if self._on_terminal else SECONDS_BETWEEN_LINES
         if time.monotonic() - self._shown < pause or not active:
             return
         self._shown = time.monotonic()
         progress = [read_progress(RunDirectory(self._runs / config.name)) for config in active]
-        lines = format_rows(active, progress)
-        done = self._unfinished - waiting - len(active) - failed
-        lines.append(
-            f"{done} of {self._unfinished} ended, {len(active)} training, {waiting} waiting"
+        done = self._unfinished - len(waiting) - len(active) - failed
+        summary = (
+            f"{self._describe_time_left(active, progress, waiting)}; "
+            f"{done} of {self._unfinished} ended, {len(active)} training, {len(waiting)} waiting"
             + (f", {failed} failed" if failed else "")
-            + self._describe_time_left(progress, waiting)
         )
+        lines = [*format_rows(active, progress), summary]
         self._erase()
+        if self._on_terminal:
+            self._drawn = lines = fit_to_terminal(lines, *shutil.get_terminal_size())
         print("\n".join(lines), flush=True)
-        self._drawn_lines = len(lines) if self._on_terminal else 0
 
     def close(self) -> None:
         """Leave the table as it is."""
-        self._drawn_lines = 0
+        self._drawn = []
 
-    def _describe_time_left(self, progress: Sequence[RunProgress], waiting: int) -> str:
-        rate = sum(run.agent_steps_per_second or 0.0 for run in progress)
-        if not rate:
-            return ""
-        left = sum(self._total_agent_steps - run.agent_steps for run in progress)
-        left += waiting * self._total_agent_steps
-        return f"; {rate:.0f} agent steps/s in all, {format_seconds(left / rate)} left"
+    def _describe_time_left(
+        self,
+        active: Sequence[RunConfig],
+        progress: Sequence[RunProgress],
+        waiting: Sequence[RunConfig],
+    ) -> str:
+        """Of the whole plan; runs that have no rate yet are taken to be as fast as others were."""
+        rate = sum(run.agent_steps_per_second or self._expected_rate for run in progress)
+        left = sum(config.run.total_agent_steps for config in (*active, *waiting))
+        left -= sum(run.agent_steps for run in progress)
+        left -= sum(self._saved_steps[config.name] for config in waiting)
+        return f"{format_seconds(max(left, 0) / rate)} left at {rate:.0f} agent steps/s"
 
     def _erase(self) -> None:
-        if self._drawn_lines:
-            print(f"\x1b[{self._drawn_lines}F\x1b[J", end="")
-            self._drawn_lines = 0
+        """Remove the table, which takes more lines if the terminal has become narrower."""
+        if self._drawn:
+            columns, height = shutil.get_terminal_size()
+            lines = sum(math.ceil(len(line) / max(columns, 1)) or 1 for line in self._drawn)
+            print(f"\x1b[{min(lines, max(height - 1, 1))}F\x1b[J", end="")
+            self._drawn = []
 
 
 def format_rows(active: Sequence[RunConfig], progress: Sequence[RunProgress]) -> list[str]:
@@ -107,3 +130,20 @@ def format_rows(active: Sequence[RunConfig], progress: Sequence[RunProgress]) ->
             )
         )
     return align_columns(rows, left=1)
+
+
+def fit_to_terminal(lines: Sequence[str], columns: int, height: int) -> list[str]:
+    """Leave out rows from the middle and the ends of lines; the cursor needs a line of its own."""
+    room = max(height - 1, 1)
+    if len(lines) > room:
+        shown = lines[: max(room - 2, 0)]
+        more = [f"... {len(lines) - 1 - len(shown)} more"] if room > 1 else []
+        lines = [*shown, *more, lines[-1]]
+    return [line[: max(columns - 1, 1)] for line in lines]
+
+
+def _is_terminal() -> bool:
+    try:
+        return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    except ValueError:  # it is closed
+        return False

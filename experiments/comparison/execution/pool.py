@@ -16,11 +16,15 @@ from experiments.comparison.execution.live_table import LiveTable
 from experiments.comparison.plan import ComparisonPlan
 from experiments.comparison.report.records import describe_source, has_ended, read_starts
 from runtime.run_directory import RunDirectory
-from runtime.stop_request import StopRequest
+from runtime.stop_request import SIGNAL_BASE, STOPPING_SIGNALS, StopRequest
 
 LOG_NAME = "output.log"
 SECONDS_BETWEEN_LOOKS = 0.2
+SECONDS_FOR_SAVING = 120.0  # far more than a checkpoint takes
 ATTEMPTS = 2
+_EXITS_WHEN_STOPPED = {
+    status for number in STOPPING_SIGNALS for status in (SIGNAL_BASE + number, -number)
+}
 _WORKER = "experiments.comparison.execution.worker"
 _ROOT = Path(__file__).parents[3]
 
@@ -60,8 +64,9 @@ class _Job:
 class LocalWorker:
     """A run in a process of this machine, whose output goes to a log in the run's directory.
 
-    It is in a session of its own, so that Ctrl-C on the terminal reaches the parent alone, and
-    ends when the parent does (`experiments.comparison.execution.worker`).
+    It is in a session of its own: Ctrl-C on a terminal, or closing it, reaches the parent alone,
+    which tells its workers. A worker ends when the parent does, and does not mind being told twice
+    (`experiments.comparison.execution.worker`).
     """
 
     def __init__(self, config: RunConfig, runs: Path) -> None:
@@ -170,49 +175,65 @@ def execute(
         table: Told what goes on.
 
     Returns:
-        The runs that failed, also when tried once more.
+        The runs that failed, also when tried once more, and those that could not be saved.
     """
     waiting = [_Job(config, 1) for config in unfinished]
     active: list[_Job] = []
     failures: list[Failure] = []
-    table.begin(plan, runs, len(waiting))
+    table.begin(plan, runs, unfinished)
     told_to_stop = False
     try:
         while active or (waiting and not stop):
             while waiting and len(active) < jobs and not stop:
                 job = waiting.pop(0)
+                table.run_starts(job.config)
                 job.worker = launch(_with_threads(job.config, runs, threads), runs)
                 active.append(job)
             if stop and not told_to_stop:
-                table.say(f"stopping: {len(active)} runs are being saved.")
                 for job in active:
                     assert job.worker is not None
                     job.worker.terminate()
                 told_to_stop = True
+                table.say(f"stopping: {len(active)} runs are being saved.")
             for job in list(active):
                 assert job.worker is not None
                 code = job.worker.poll()
                 if code is None:
                     continue
                 active.remove(job)
-                if stop or has_ended(RunDirectory(runs / job.config.name), job.config):
-                    table.run_ended(job.config, runs)
+                is_stopped = bool(stop) and code in _EXITS_WHEN_STOPPED
+                if is_stopped or has_ended(RunDirectory(runs / job.config.name), job.config):
+                    table.run_ended(job.config)
                     continue
                 failure = _describe_failure(job.config, runs, code)
-                if job.attempt < ATTEMPTS:
+                if job.attempt < ATTEMPTS and not stop:
                     table.say(f"{failure.name}: {failure.message}; it is tried once more.")
                     waiting.insert(0, _Job(job.config, job.attempt + 1))
                 else:
                     table.say(f"{failure.name}: {failure.message}; given up, see {failure.log}")
                     failures.append(failure)
-            table.show([job.config for job in active], len(waiting), len(failures))
+            table.show(
+                [job.config for job in active], [job.config for job in waiting], len(failures)
+            )
             time.sleep(SECONDS_BETWEEN_LOOKS)
     finally:
-        for job in active:
-            assert job.worker is not None
-            job.worker.kill()
+        _end([job.worker for job in active if job.worker is not None])
         table.close()
     return failures
+
+
+def _end(workers: Sequence[Worker]) -> None:
+    """Give workers the time to save; Ctrl-C here ends them at once."""
+    try:
+        for worker in workers:
+            worker.terminate()
+        deadline = time.monotonic() + SECONDS_FOR_SAVING
+        while any(worker.poll() is None for worker in workers) and time.monotonic() < deadline:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+    finally:
+        for worker in workers:
+            if worker.poll() is None:
+                worker.kill()
 
 
 def _with_threads(config: RunConfig, runs: Path, threads: int) -> RunConfig:

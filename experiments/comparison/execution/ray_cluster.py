@@ -14,13 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from configs.run_config import RunConfig, from_json, to_json
-from experiments.comparison.execution.pool import SECONDS_BETWEEN_LOOKS, Launch, LocalWorker
+from experiments.comparison.execution.pool import (
+    SECONDS_BETWEEN_LOOKS,
+    SECONDS_FOR_SAVING,
+    Launch,
+    LocalWorker,
+)
 from runtime.run_directory import RunDirectory
 
 STOPPED = 143
 FAILED = 1
 SECONDS_FOR_AN_ANSWER = 10.0
-SECONDS_FOR_SAVING = 120.0  # for a process of a lost node to save its run and let go of it
 RESTARTS_AFTER_LOSS = 3
 
 

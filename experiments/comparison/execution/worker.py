@@ -3,6 +3,9 @@
 The first line on standard input is the run's config, as JSON. Standard input stays open for as long
 as the run is wanted: when it ends, because its other end was closed or its process died, the run is
 saved and stopped as if by SIGTERM. So no parent, however it ends, leaves a process behind.
+
+Unlike a command that a user watches, it is in no hurry when told twice: a batch system tells every
+process, and then the parent tells its workers. Only SIGKILL ends it unsaved.
 """
 
 import os
@@ -10,16 +13,25 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from types import FrameType
 
 from configs.run_config import from_json
 from runtime.command_line import exit_on_user_error
 from runtime.process_settings import prepare_process
+from runtime.stop_request import SIGNAL_BASE, STOPPING_SIGNALS, StopRequest
 
 _STDIN = 0
 
 
 def main() -> int:
     """Train the run; returns the exit status."""
+    stop = StopRequest()
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        stop.signal = stop.signal or signal.Signals(number)
+
+    for number in STOPPING_SIGNALS:
+        signal.signal(number, ask)
     prepare_process()
     (runs,) = sys.argv[1:]
     with exit_on_user_error():
@@ -27,7 +39,9 @@ def main() -> int:
         threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
         from agents.training.command import run_training
 
-        return run_training(config, Path(runs))
+        if stop.signal is not None:
+            return SIGNAL_BASE + stop.signal
+        return run_training(config, Path(runs), stop)
 
 
 def _read_line() -> bytes:

@@ -131,7 +131,7 @@ def read_run(directory: RunDirectory) -> RunRecord:
         directory=directory,
         config=directory.read_config(),
         state="not started" if status is None else status.state,
-        agent_steps=max(0 if status is None else status.agent_steps, _checkpoint_steps(directory)),
+        agent_steps=max(0 if status is None else status.agent_steps, count_saved_steps(directory)),
         message="" if status is None else status.message,
         starts=read_starts(directory),
         episodes=read_episodes(directory.episodes_path),
@@ -220,7 +220,7 @@ def _parse_rows(lines: list[str], path: Path) -> Episodes:
 
 def read_progress(directory: RunDirectory) -> RunProgress:
     """Look at a run that may be training at this moment, reading little."""
-    steps, rate, mean_return = _checkpoint_steps(directory), None, None
+    steps, rate, mean_return = count_saved_steps(directory), None, None
     try:
         with directory.episodes_path.open("rb") as file:
             start = max(file.seek(0, 2) - _TAIL_BYTES, 0)
@@ -247,7 +247,8 @@ def has_ended(directory: RunDirectory, planned: RunConfig) -> bool:
     return total == planned.run.total_agent_steps
 
 
-def _checkpoint_steps(directory: RunDirectory) -> int:
+def count_saved_steps(directory: RunDirectory) -> int:
+    """Agent steps of the newest checkpoint."""
     names = [path.stem for path in directory.checkpoints_path.glob("*.zip")]
     return max((int(name) for name in names if name.isdecimal()), default=0)
 

@@ -88,7 +88,7 @@ class Cluster:
                 return 1
             state: Any = "interrupted" if self.workers[-1].told else outcome
             write_run(runs, config, [1.0], state=state)
-            return 0 if state == "finished" else 1
+            return 143 if self.workers[-1].told else 0 if state == "finished" else 1
 
         self.workers.append(Pretender(end))
         return self.workers[-1]
@@ -99,8 +99,7 @@ def run(plan: ComparisonPlan, runs: Path, cluster: Cluster, stop: StopRequest | 
         plan,
         find_unfinished(plan, runs),
         runs,
-        **({"jobs": 2, "threads": 1} | how),
-        launch=cluster.launch,
+        **({"jobs": 2, "threads": 1, "launch": cluster.launch} | how),
         stop=StopRequest() if stop is None else stop,
         table=LiveTable(),
     )
@@ -153,8 +152,27 @@ def test_when_stopped_all_are_told_and_none_is_started(tmp_path):
     assert all(worker.told == ["terminate"] for worker in cluster.workers)
 
 
-def test_an_unexpected_end_kills_what_is_running(tmp_path, monkeypatch):
+def test_what_cannot_be_saved_when_stopped_is_reported(tmp_path):
+    plan, stop = plan_of(), StopRequest()
+    first, second, *_ = (config.name for config in plan.runs())
+    cluster = Cluster({first: ["crash"]})
+
+    def launch(config: RunConfig, runs: Path) -> Pretender:
+        stop.signal = signal.SIGINT if config.name == second else None
+        return cluster.launch(config, runs)
+
+    (failure,) = run(plan, tmp_path, cluster, stop, launch=launch)
+    assert (failure.name, failure.message) == (first, "ended with exit status 1 (boom)")
+    assert [worker.told for worker in cluster.workers] == [["terminate"], ["terminate"]]
+
+
+@pytest.mark.parametrize(
+    ("obedient", "told"), [(True, ["terminate"]), (False, ["terminate", "kill"])]
+)
+def test_an_unexpected_end_gives_time_for_saving(tmp_path, monkeypatch, obedient, told):
     cluster = Cluster()
+    if not obedient:
+        monkeypatch.setattr(Pretender, "poll", lambda _: None)
 
     def interrupt(_: float) -> None:
         raise KeyboardInterrupt
@@ -162,7 +180,7 @@ def test_an_unexpected_end_kills_what_is_running(tmp_path, monkeypatch):
     monkeypatch.setattr("experiments.comparison.execution.pool.time.sleep", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(plan_of(), tmp_path, cluster)
-    assert [worker.told for worker in cluster.workers] == [["kill"], ["kill"]]
+    assert [worker.told for worker in cluster.workers] == [told, told]
 
 
 def test_finished_runs_that_fit_are_adopted(tmp_path):
@@ -223,6 +241,46 @@ def test_the_live_table():
         ["Breakout/a2c-coordconv/seed0", "0", "0.0%", "-", "-", "-"],
     ]
     assert len({len(row) for row in rows}) == 1
+
+
+def test_the_table_fits_its_terminal_and_is_redrawn_whole(tmp_path, monkeypatch, capsys):
+    size = os.terminal_size((100, 5))
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: size)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("experiments.comparison.execution.live_table.SECONDS_BETWEEN_REDRAWS", 0)
+    plan = plan_of(steps=1000)
+    *active, going_on, last = plan.runs()
+    for config, state in ((going_on, "interrupted"), (active[0], "running")):
+        directory = write_run(tmp_path, config, [1.0], state=state)  # 10 agent steps a second
+        directory.checkpoints_path.mkdir()
+        (directory.checkpoints_path / "400.zip").touch()
+    table = LiveTable()
+    table.begin(plan, tmp_path, plan.runs())
+    table.run_starts(going_on)
+    table.run_starts(last)
+    assert capsys.readouterr().out.splitlines() == [
+        "8 runs of 1_000 agent steps: 0 have ended, 8 to train.",
+        f"{going_on.name}: goes on from 400 agent steps.",
+    ]
+    table.show(active, [going_on, last], 0)
+    heading, first, more, summary = capsys.readouterr().out.splitlines()
+    assert heading.startswith("run ")
+    assert first.split()[:3] == [active[0].name, "1_000", "100.0%"]
+    assert more == "... 5 more"
+    # 5 * 1000 steps of those training and 600 + 1000 of those waiting, by 6 at 10 a second
+    assert summary.startswith("1 min 50 s left at 60 agent steps/s; 0 of 8 ended, 6 training")
+    size = os.terminal_size((50, 4))  # the summary has wrapped
+    table.show(active, [], 0)
+    erased, rest = capsys.readouterr().out.split("\x1b[J")
+    assert erased == "\x1b[3F"  # as far up as the terminal goes
+    assert rest.splitlines()[1:] == [
+        "... 6 more",
+        "1 min 23 s left at 60 agent steps/s; 2 of 8 ended",
+    ]
+    assert all(len(line) < 50 for line in rest.splitlines())
+    size = os.terminal_size((30, 24))
+    table.say("a line")
+    assert capsys.readouterr().out == "\x1b[5Fa line\n".replace("F", "F\x1b[J")
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -372,6 +430,20 @@ def test_interrupted_killed_and_finished(tmp_path):
     for directory in directories:
         with directory.lock():
             pass
+
+    process = start(runs, 100_000)
+    for stream in (process.stdout, process.stderr):
+        assert stream is not None
+        stream.close()  # as when Ctrl-C ends tee, too
+    logs = [directory.path / LOG_NAME for directory in directories]
+    wait_for(lambda: all(log.read_text().count("resumed at") == 2 for log in logs))
+    process.send_signal(signal.SIGHUP)
+    for number in [signal.SIGTERM, signal.SIGINT] * 2:
+        for worker in find_workers(runs):
+            os.kill(worker, number)  # as a batch system tells every process
+    assert process.wait(timeout=120) == 129
+    assert find_workers(runs) == []
+    assert [status_of(directory).state for directory in directories] == ["interrupted"] * 2
 
 
 def test_a_whole_comparison(tmp_path):
