@@ -95,11 +95,12 @@ class Cluster:
 
 
 def run(plan: ComparisonPlan, runs: Path, cluster: Cluster, stop: StopRequest | None = None, **how):
+    options: dict[str, Any] = {"jobs": 2, "threads": 1, "launch": cluster.launch}
     return execute(
         plan,
         find_unfinished(plan, runs),
         runs,
-        **({"jobs": 2, "threads": 1, "launch": cluster.launch} | how),
+        **(options | how),
         stop=StopRequest() if stop is None else stop,
         table=LiveTable(),
     )
@@ -250,8 +251,8 @@ def test_the_table_fits_its_terminal_and_is_redrawn_whole(tmp_path, monkeypatch,
     monkeypatch.setattr("experiments.comparison.execution.live_table.SECONDS_BETWEEN_REDRAWS", 0)
     plan = plan_of(steps=1000)
     *active, going_on, last = plan.runs()
-    for config, state in ((going_on, "interrupted"), (active[0], "running")):
-        directory = write_run(tmp_path, config, [1.0], state=state)  # 10 agent steps a second
+    for config in (going_on, active[0]):
+        directory = write_run(tmp_path, config, [1.0], state="interrupted")  # 10 steps a second
         directory.checkpoints_path.mkdir()
         (directory.checkpoints_path / "400.zip").touch()
     table = LiveTable()
