@@ -7,7 +7,7 @@ Shapes in this file: B batch, C_in image channels, K extra channels, C_out filte
 and columns, H' x W' output rows and columns.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 CoordInit = Literal["default", "zero"]
 
 
+@torch.fx.wrap  # sizes that are traced could not make a tensor
 def coordinate_channels(
     height: int,
     width: int,
@@ -58,27 +59,31 @@ def conv_arguments(conv: nn.Conv2d) -> dict[str, Any]:
 
     The device is "meta", where making a layer draws no random number; `to_empty` then moves it.
     """
+    sizes = ("in_channels", "out_channels", "kernel_size", "stride", "dilation", "groups")
     return {
-        "in_channels": conv.in_channels,
-        "out_channels": conv.out_channels,
-        "kernel_size": conv.kernel_size,
-        "stride": conv.stride,
-        "padding": conv.padding,
-        "dilation": conv.dilation,
-        "groups": conv.groups,
+        **{name: getattr(conv, name) for name in (*sizes, "padding", "padding_mode")},
         "bias": conv.bias is not None,
-        "padding_mode": conv.padding_mode,
         "device": "meta",
         "dtype": conv.weight.dtype,
     }
 
 
+def check_is_plain(conv: nn.Conv2d) -> None:
+    """Refuse, with a ValueError, what is not exactly a 2-D convolution with its own weight."""
+    if type(conv) is not nn.Conv2d or type(conv.weight) is not nn.Parameter:
+        raise ValueError(
+            f"`conv` must be exactly an nn.Conv2d with its own weight, got {type(conv).__name__}; "
+            "give the plain convolution."
+        )
+
+
 @torch.no_grad()
 def copy_image_part(source: nn.Conv2d, target: nn.Conv2d) -> None:
-    """Copy the weights that see the image, and the bias, from one convolution to another."""
+    """Copy the weights that see the image, and the bias; frozen ones are frozen in the copy."""
     target.weight[:, : target.in_channels].copy_(source.weight[:, : source.in_channels])
+    target.weight.requires_grad_(source.weight.requires_grad)
     if target.bias is not None and source.bias is not None:
-        target.bias.copy_(source.bias)
+        target.bias.copy_(source.bias).requires_grad_(source.bias.requires_grad)
 
 
 def plain_convolution(layer: nn.Conv2d) -> nn.Conv2d:
@@ -88,19 +93,17 @@ def plain_convolution(layer: nn.Conv2d) -> nn.Conv2d:
     return conv
 
 
+@torch.fx.wrap  # it asks how the output lies in memory
 def add_map(output: Tensor, position_map: Tensor) -> Tensor:
-    """Add a map [C_out, H', W'] to every image's output, and return the sum.
+    """Return a map [C_out, H', W'] added to every image's output.
 
-    `output` is written over, unless the map needs a gradient and channels come last. Then the sum
-    is made of tensors [..., H', W', C_out], so that the gradient's sum over the images runs along
-    memory; across it, that sum takes ten times as long. The map is first brought into the output's
-    memory layout, and stays a part of the graph.
+    Where channels come last in memory, the sum is made of tensors [..., H', W', C_out], so that the
+    gradient's sum over the images runs along memory; across it, that sum takes ten times as long.
     """
-    position_map = _with_layout_of(output, position_map)
-    if output.dim() == 4 and output.stride(1) == 1 and position_map.requires_grad:
-        pixels: Tensor = output.permute(0, 2, 3, 1) + position_map.permute(1, 2, 0)
-        return pixels.permute(0, 3, 1, 2)
-    return output.add_(position_map)
+    if output.dim() == 4 and output.stride(1) == 1:
+        pixels = position_map.permute(1, 2, 0).contiguous()
+        return (output.permute(0, 2, 3, 1) + pixels).permute(0, 3, 1, 2)
+    return output + position_map
 
 
 def sum_over_images(gradient: Tensor) -> Tensor:
@@ -108,12 +111,18 @@ def sum_over_images(gradient: Tensor) -> Tensor:
     return gradient.permute(0, 2, 3, 1).sum(0).permute(2, 0, 1)
 
 
-class _StoredMap(NamedTuple):
-    """A map and everything it was made from."""
-
-    geometry: tuple[object, ...]
-    sources: tuple[Tensor | None, ...]
-    map: Tensor
+@torch.fx.wrap  # it looks at the shape
+def _checked(images: Tensor, in_channels: int) -> Tensor:
+    if images.dim() not in (3, 4):
+        raise ValueError(
+            f"`input` must have shape [B, C, H, W] or [C, H, W], got {images.dim()} dimensions."
+        )
+    if images.shape[-3] != in_channels:
+        raise ValueError(
+            f"`input` must have {in_channels} image channels (the layer adds the coordinates), "
+            f"got {images.shape[-3]}."
+        )
+    return images
 
 
 class ExtraChannelConv2d(nn.Conv2d):
@@ -124,12 +133,7 @@ class ExtraChannelConv2d(nn.Conv2d):
 
     The result is that of concatenating the channels to the image and convolving, padding included,
     but the convolution is split. The channels do not depend on the batch, so their part and the
-    bias form one map [C_out, H', W'] that is added to every image's output: the product of their
-    weights with what each position sees of the channels. Where the map needs no
-    gradient it is kept, on the CPU, and used again for as long as the VALUES it was made from are
-    the same. (A tensor's version counter does not tell: fused optimisers and writes through
-    `.data` leave it alone.) On an accelerator that comparison would make the host wait for the
-    device, so there the map is made anew in every call.
+    bias form one map [C_out, H', W'] that is added to every image's output.
 
     Attributes:
         weight: [C_out, C_in + K, kernel height, kernel width], image channels first.
@@ -148,7 +152,6 @@ class ExtraChannelConv2d(nn.Conv2d):
             raise ValueError(f"`in_channels` must be at least 1, got {in_channels}.")
         super().__init__(in_channels + extra_channel_count, groups=groups, **conv_arguments)
         self.in_channels = in_channels
-        self._stored_map: _StoredMap | None = None
 
     def _extra_channels(self, height: int, width: int) -> Tensor:
         """Return the channels [K, H, W] for an input size, of the weight's dtype and device."""
@@ -166,48 +169,40 @@ class ExtraChannelConv2d(nn.Conv2d):
         Raises:
             ValueError: If the input has another number of dimensions or channels.
         """
-        if input.dim() not in (3, 4):
-            raise ValueError(
-                f"`input` must have shape [B, C, H, W] or [C, H, W], got {input.dim()} dimensions."
-            )
-        if input.shape[-3] != self.in_channels:
-            raise ValueError(
-                f"`input` must have {self.in_channels} image channels (the layer adds the "
-                f"coordinates), got {input.shape[-3]}."
-            )
-        image_weight, extra_weight = self._split_weight()
-        image: Tensor = self._conv_forward(input, image_weight, None)
-        return add_map(image, self._map_for(image, extra_weight, *input.shape[-2:]))
+        input = _checked(input, self.in_channels)  # noqa: A001
+        height, width = input.shape[-2:]
+        weight, position_map = self.fold(height, width)
+        return add_map(self._conv_forward(input, weight, None), position_map)
 
     @torch.no_grad()
     def coordinate_map(self, height: int, width: int) -> Tensor:
-        """Return what position adds to each filter's output for an input size, without the bias.
-
-        Args:
-            height: H.
-            width: W.
-
-        Returns:
-            [C_out, H', W'], a new tensor without gradient.
-        """
+        """Return what position adds to an output, bias apart: [C_out, H', W'], no gradient."""
         return self._make_map(self._split_weight()[1], None, height, width).contiguous()
 
-    def fold(self, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Return the layer as an ordinary convolution and a map, for an input size.
+    def fold(self, height: int, width: int, patches: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the layer as an ordinary convolution and a map, for an input of H x W.
 
         `conv(input, weight) + map` is what the layer computes; both follow its parameters, with
-        gradient.
-
-        Args:
-            height: H.
-            width: W.
+        gradient. Who folds often gives what `patches` returned, which depends on no parameter.
 
         Returns:
             The weight [C_out, C_in, kernel height, kernel width], and the map [C_out, H', W'] with
             the bias in it.
         """
         image_weight, extra_weight = self._split_weight()
-        return image_weight, self._make_map(extra_weight, self.bias, height, width)
+        return image_weight, self._make_map(extra_weight, self.bias, height, width, patches)
+
+    def patches(self, height: int, width: int) -> Tensor:
+        """Return what each position sees of the channels, [H', W', K * kernel size], unpadded."""
+        rows, columns = (
+            (size - dilation * (kernel_size - 1) - 1) // stride + 1
+            for size, kernel_size, stride, dilation in zip(
+                (height, width), self.kernel_size, self.stride, self.dilation, strict=True
+            )
+        )
+        channels = self._extra_channels(height, width)[None]
+        patches = F.unfold(channels, self.kernel_size, self.dilation, stride=self.stride)[0]
+        return patches.t().contiguous().view(rows, columns, -1)
 
     @torch.no_grad()
     def coordinate_weight_share(self) -> float:
@@ -257,93 +252,24 @@ class ExtraChannelConv2d(nn.Conv2d):
         )
         return image_weight, extra_weight
 
-    def _map_sources(self, extra_weight: Tensor) -> tuple[Tensor | None, ...]:
-        """Return all values that the map depends on: weights, bias, then any others."""
-        return extra_weight, self.bias
-
-    def _may_store(self) -> bool:
-        """Tell whether results may outlive this call.
-
-        Not while torch.compile or jit traces, nor with weights that are not the layer's own: those
-        that `torch.func` or a parametrisation puts in place may carry a batch or a tangent.
-        """
-        return (
-            not torch.compiler.is_compiling()
-            and not torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-            and type(self.weight) is nn.Parameter
-            and (self.bias is None or type(self.bias) is nn.Parameter)
-        )
-
-    def _map_for(self, image: Tensor, extra_weight: Tensor, height: int, width: int) -> Tensor:
-        """Return the map, bias included, that belongs to the image part's output `image`."""
-        sources = self._map_sources(extra_weight)
-        needs_gradient = torch.is_grad_enabled() and any(
-            source is not None and source.requires_grad for source in sources
-        )
-        of_numbers = type(image) is Tensor  # not of shapes alone, as under FakeTensorMode
-        if needs_gradient or image.device.type != "cpu" or not of_numbers or not self._may_store():
-            return self._make_map(extra_weight, self.bias, height, width)
-
-        geometry = (
-            *self._geometry(height, width),
-            image.stride()[-3:],
-            image.dtype,  # also tells whether autocast is on
-        )
-        stored = self._stored_map
-        if (
-            stored is not None
-            and stored.geometry == geometry
-            and all(map(_have_equal_values, stored.sources, sources))
-        ):
-            return stored.map
-        # Ordinary tensors, which a later call that records gradients may use; and a map made from
-        # the copies, so that both agree whatever other threads write meanwhile.
-        with torch.inference_mode(False), torch.no_grad():
-            copies = tuple(None if source is None else source.clone() for source in sources)
-            weight, bias, *_ = copies
-            assert weight is not None
-            new_map = _with_layout_of(image, self._make_map(weight, bias, height, width))
-        self._stored_map = _StoredMap(geometry, copies, new_map)
-        return new_map
-
-    def _make_map(self, weight: Tensor, bias: Tensor | None, height: int, width: int) -> Tensor:
-        """Return a map [C_out, H', W'], its channels last in memory."""
-        return F.linear(self._patches(height, width), weight.flatten(1), bias).permute(2, 0, 1)
-
-    def _patches(self, height: int, width: int) -> Tensor:
-        """Return what each output position sees of the channels, [H', W', K * kernel size]."""
-        channels = self._extra_channels(height, width)[None]
-        padding = self._reversed_padding_repeated_twice
-        if self.padding_mode != "zeros":
-            padded = F.pad(channels, padding, self.padding_mode)
-        elif isinstance(self.padding, str):
-            padded = F.pad(channels, padding)
-        else:  # `padding` may have been set since, which a convolution with zeros follows
-            padded = F.pad(channels, [size for size in reversed(self.padding) for _ in range(2)])
-        rows, columns = (
-            (size - dilation * (kernel_size - 1) - 1) // stride + 1
-            for size, kernel_size, stride, dilation in zip(
-                padded.shape[-2:], self.kernel_size, self.stride, self.dilation, strict=True
-            )
-        )
-        patches = F.unfold(padded, self.kernel_size, self.dilation, stride=self.stride)[0]
-        return patches.t().contiguous().view(rows, columns, -1)
-
-    def _geometry(self, height: int, width: int) -> tuple[object, ...]:
-        """Return all that the patches depend on, beside the channels."""
-        return (
-            height,
-            width,
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.padding_mode,
-            tuple(self._reversed_padding_repeated_twice),
-        )
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_stored_map": None}
+    def _make_map(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        height: int,
+        width: int,
+        patches: Tensor | None = None,
+    ) -> Tensor:
+        """Return a map [C_out, H', W']."""
+        if self.padding_mode != "zeros" or self.padding not in ("valid", (0, 0)):
+            # Not from patches, where an infinite weight would meet the padding's zeros. As a batch
+            # of two, since torch pads a small single image by such zeros, but not a batch.
+            channels = self._extra_channels(height, width).expand(2, -1, -1, -1)
+            pair: Tensor = self._conv_forward(channels, weight, bias)
+            return pair[0]
+        if patches is None:
+            patches = self.patches(height, width)
+        return F.linear(patches, weight.flatten(1), bias).permute(2, 0, 1)
 
 
 class CoordConv2d(ExtraChannelConv2d):
@@ -353,8 +279,6 @@ class CoordConv2d(ExtraChannelConv2d):
     image and convolving; the state dict is that of such a convolution. The padding applies to the
     concatenation: with zeros, the border reads as the middle of the image, whose coordinate is 0.
     See `coordinate_channels` for the coordinates and `ExtraChannelConv2d` for how it is computed.
-    What the kernel sees of the coordinates at each position, K x kernel size x H' x W' numbers, is
-    kept for the last input size.
 
     Args:
         in_channels: C_in, the channels of the image; the layer adds the coordinates itself.
@@ -410,7 +334,6 @@ class CoordConv2d(ExtraChannelConv2d):
             dtype=dtype,
         )
         self.with_radius = with_radius
-        self._stored_patches: tuple[tuple[object, ...], Tensor] | None = None
 
     @classmethod
     def from_conv2d(
@@ -430,8 +353,10 @@ class CoordConv2d(ExtraChannelConv2d):
             generator: What to draw the coordinates' weights from; torch's global one if None.
 
         Raises:
-            ValueError: If `conv` has groups, or for an unknown `coord_init`.
+            ValueError: If `conv` is not exactly an `nn.Conv2d` or has groups, or for an unknown
+                `coord_init`.
         """
+        check_is_plain(conv)
         layer = cls(**conv_arguments(conv), with_radius=with_radius)
         layer.to_empty(device=conv.weight.device)
         copy_image_part(conv, layer)
@@ -448,34 +373,7 @@ class CoordConv2d(ExtraChannelConv2d):
             dtype=self.weight.dtype,
         )
 
-    def _patches(self, height: int, width: int) -> Tensor:
-        if not self._may_store():
-            return super()._patches(height, width)
-        key = (*self._geometry(height, width), self.weight.dtype, self.weight.device)
-        stored = self._stored_patches
-        if stored is None or stored[0] != key:
-            with torch.inference_mode(False):
-                stored = key, super()._patches(height, width)
-            if type(stored[1]) is Tensor:  # of numbers, not of shapes alone
-                self._stored_patches = stored
-        return stored[1]
-
     def extra_repr(self) -> str:
         """Describe the layer as `nn.Conv2d` does."""
         plain: str = super().extra_repr()  # type: ignore[no-untyped-call]
         return plain + (", with_radius=True" if self.with_radius else "")
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_stored_patches": None}
-
-
-def _have_equal_values(stored: Tensor | None, current: Tensor | None) -> bool:
-    if stored is None or current is None:
-        return stored is current
-    return stored.dtype == current.dtype and torch.equal(stored, current)
-
-
-def _with_layout_of(output: Tensor, position_map: Tensor) -> Tensor:
-    if output.stride(-3) == 1:  # channels last
-        return position_map.permute(1, 2, 0).contiguous().permute(2, 0, 1)
-    return position_map.contiguous()

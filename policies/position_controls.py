@@ -14,9 +14,12 @@ from policies.coordconv import (
     CoordInit,
     ExtraChannelConv2d,
     add_map,
+    check_is_plain,
     conv_arguments,
     copy_image_part,
 )
+
+torch.fx.wrap("add_map")
 
 
 class RandomChannelConv2d(ExtraChannelConv2d):
@@ -39,7 +42,8 @@ class RandomChannelConv2d(ExtraChannelConv2d):
         channels: [2, H, W], uniform over [-1, 1].
 
     Raises:
-        ValueError: If `conv` has groups, or for an unknown `coord_init`.
+        ValueError: If `conv` is not exactly an `nn.Conv2d` or has groups, or for an unknown
+            `coord_init`.
     """
 
     channels: Tensor
@@ -52,6 +56,7 @@ class RandomChannelConv2d(ExtraChannelConv2d):
         coord_init: CoordInit = "default",
         generator: torch.Generator | None = None,
     ):
+        check_is_plain(conv)
         super().__init__(**conv_arguments(conv), extra_channel_count=2)
         self.to_empty(device=conv.weight.device)
         copy_image_part(conv, self)
@@ -71,9 +76,6 @@ class RandomChannelConv2d(ExtraChannelConv2d):
         _check_input_size((height, width), (self.channels.shape[1], self.channels.shape[2]))
         return self.channels
 
-    def _map_sources(self, extra_weight: Tensor) -> tuple[Tensor | None, ...]:
-        return *super()._map_sources(extra_weight), self.channels
-
 
 class BiasMapConv2d(nn.Conv2d):
     """Convolution whose bias has, beside its value per filter, one per filter and position.
@@ -92,6 +94,7 @@ class BiasMapConv2d(nn.Conv2d):
     """
 
     def __init__(self, conv: nn.Conv2d, input_size: tuple[int, int]):
+        check_is_plain(conv)
         super().__init__(**conv_arguments(conv))
         self.input_size = input_size
         height, width = input_size
@@ -147,6 +150,7 @@ class BiasMapConv2d(nn.Conv2d):
         return float(bias_map / torch.hypot(bias_map, weight))
 
 
+@torch.fx.wrap
 def _check_input_size(size: tuple[int, int], expected: tuple[int, int]) -> None:
     if size != expected:
         raise ValueError(
