@@ -66,8 +66,7 @@ class LiveTable:
 
     def say(self, line: str) -> None:
         """Print a line above the table."""
-        self._erase()
-        print(line, flush=True)
+        print(self._erase() + line, flush=True)
 
     def show(self, active: Sequence[RunConfig], waiting: Sequence[RunConfig], failed: int) -> None:
         """Show how far the runs have come, if the last time is long enough ago."""
@@ -83,10 +82,10 @@ class LiveTable:
             + (f", {failed} failed" if failed else "")
         )
         lines = [*format_rows(active, progress), summary]
-        self._erase()
+        erase = self._erase()
         if self._on_terminal:
             self._drawn = lines = fit_to_terminal(lines, *shutil.get_terminal_size())
-        print("\n".join(lines), flush=True)
+        print(erase + "\n".join(lines), flush=True)
 
     def close(self) -> None:
         """Leave the table as it is."""
@@ -105,13 +104,14 @@ class LiveTable:
         left -= sum(self._saved_steps[config.name] for config in waiting)
         return f"{format_seconds(max(left, 0) / rate)} left at {rate:.0f} agent steps/s"
 
-    def _erase(self) -> None:
-        """Remove the table, which takes more lines if the terminal has become narrower."""
-        if self._drawn:
-            columns, height = shutil.get_terminal_size()
-            lines = sum(math.ceil(len(line) / max(columns, 1)) or 1 for line in self._drawn)
-            print(f"\x1b[{min(lines, max(height - 1, 1))}F\x1b[J", end="")
-            self._drawn = []
+    def _erase(self) -> str:
+        """What removes the table, which takes more lines if the terminal has become narrower."""
+        if not self._drawn:
+            return ""
+        columns, height = shutil.get_terminal_size()
+        lines = sum(math.ceil(len(line) / max(columns, 1)) or 1 for line in self._drawn)
+        self._drawn = []
+        return f"\x1b[{min(lines, max(height - 1, 1))}F\x1b[J"
 
 
 def format_rows(active: Sequence[RunConfig], progress: Sequence[RunProgress]) -> list[str]:

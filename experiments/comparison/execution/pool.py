@@ -58,7 +58,7 @@ class Failure:
 class _Job:
     config: RunConfig
     attempt: int
-    worker: Worker | None = None
+    worker: Worker
 
 
 class LocalWorker:
@@ -177,7 +177,7 @@ def execute(
     Returns:
         The runs that failed, also when tried once more, and those that could not be saved.
     """
-    waiting = [_Job(config, 1) for config in unfinished]
+    waiting = [(config, 1) for config in unfinished]
     active: list[_Job] = []
     failures: list[Failure] = []
     table.begin(plan, runs, unfinished)
@@ -185,18 +185,16 @@ def execute(
     try:
         while active or (waiting and not stop):
             while waiting and len(active) < jobs and not stop:
-                job = waiting.pop(0)
-                table.run_starts(job.config)
-                job.worker = launch(_with_threads(job.config, runs, threads), runs)
-                active.append(job)
+                config, attempt = waiting.pop(0)
+                table.run_starts(config)
+                worker = launch(_with_threads(config, runs, threads), runs)
+                active.append(_Job(config, attempt, worker))
             if stop and not told_to_stop:
                 for job in active:
-                    assert job.worker is not None
                     job.worker.terminate()
                 told_to_stop = True
                 table.say(f"stopping: {len(active)} runs are being saved.")
             for job in list(active):
-                assert job.worker is not None
                 code = job.worker.poll()
                 if code is None:
                     continue
@@ -208,16 +206,16 @@ def execute(
                 failure = _describe_failure(job.config, runs, code)
                 if job.attempt < ATTEMPTS and not stop:
                     table.say(f"{failure.name}: {failure.message}; it is tried once more.")
-                    waiting.insert(0, _Job(job.config, job.attempt + 1))
+                    waiting.insert(0, (job.config, job.attempt + 1))
                 else:
                     table.say(f"{failure.name}: {failure.message}; given up, see {failure.log}")
                     failures.append(failure)
-            table.show(
-                [job.config for job in active], [job.config for job in waiting], len(failures)
-            )
+            if not told_to_stop:
+                training = [job.config for job in active]
+                table.show(training, [config for config, _ in waiting], len(failures))
             time.sleep(SECONDS_BETWEEN_LOOKS)
     finally:
-        _end([job.worker for job in active if job.worker is not None])
+        _end([job.worker for job in active])
         table.close()
     return failures
 
