@@ -215,16 +215,18 @@ def execute(
                 table.show(training, [config for config, _ in waiting], len(failures))
             time.sleep(SECONDS_BETWEEN_LOOKS)
     finally:
-        _end([job.worker for job in active])
+        if active:
+            _end([job.worker for job in active], table)
         table.close()
     return failures
 
 
-def _end(workers: Sequence[Worker]) -> None:
-    """Give workers the time to save; Ctrl-C here ends them at once."""
+def _end(workers: Sequence[Worker], table: LiveTable) -> None:
+    """Give workers the time to save."""
     try:
         for worker in workers:
             worker.terminate()
+        table.say(f"{len(workers)} runs are being saved; Ctrl-C ends them unsaved.")
         deadline = time.monotonic() + SECONDS_FOR_SAVING
         while any(worker.poll() is None for worker in workers) and time.monotonic() < deadline:
             time.sleep(SECONDS_BETWEEN_LOOKS)
