@@ -5,7 +5,6 @@ ended take the presses up to the next one together. Training's vector environmen
 evaluation both play by this.
 """
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
@@ -15,6 +14,7 @@ import numpy as np
 from envs.emulated_game import FRAME_SIZE, EmulatedGame, Frame, StepOutcome
 from envs.frame_stack import Frames, drop_oldest, empty_stacks, frames_of, observations_of
 from runtime.command_line import one_line
+from runtime.process_settings import count_cores
 
 GameType = TypeVar("GameType", bound=EmulatedGame)
 Result = TypeVar("Result")
@@ -165,5 +165,5 @@ def _side_by_side(function: Callable[[Any], Result], items: Iterable[Any]) -> li
         except Exception as error:
             raise _failure(environment, error) from error
 
-    with ThreadPoolExecutor(os.cpu_count()) as executor:
+    with ThreadPoolExecutor(count_cores()) as executor:
         return list(executor.map(lambda pair: apply(*pair), enumerate(items)))

@@ -10,6 +10,10 @@ STOPPING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SIGNAL_BASE = 128  # a shell's exit status for a process that a signal ended
 
 
+class TrainingStopped(Exception):
+    """Training was asked to stop, and what it has learned is saved."""
+
+
 class StopRequest:
     """Whether, and by which signal, the process was asked to stop."""
 

@@ -14,6 +14,7 @@ SETTINGS: dict[str, Any] = {
     "n_envs": 2,
     "threads": 1,
     "device": "cpu",
+    "learning_rate_schedule": "constant",  # so that a run can be made longer
     "log_every_agent_steps": 20,
     "checkpoint_every_agent_steps": 60,
 }
@@ -65,6 +66,5 @@ def never() -> Interruption:
 def train(runs: Path, config: RunConfig, stop: StopRequest | None = None) -> RunDirectory:
     """Train a run as `train.py` would, in this process."""
     directory = RunDirectory(runs / config.name)
-    _, planned = plan_run(directory, config)
-    train_run(directory, planned, never() if stop is None else stop)
+    train_run(directory, plan_run(directory, config).config, never() if stop is None else stop)
     return directory

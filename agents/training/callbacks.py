@@ -1,24 +1,24 @@
-"""What a run leaves behind while it trains: episodes, TensorBoard rows, checkpoints, progress."""
+"""What a run leaves behind while it trains, each by a callback: games, rows, checkpoints."""
 
-import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import HParam, Image, Logger
+from stable_baselines3.common.logger import HParam, Image
 
-from agents.training.progress import Progress
-from agents.training.tensorboard import EventFile
+from agents.training.checkpoints import save_checkpoint
+from agents.training.tensorboard import tile_maps
 from configs.run_config import RunConfig
-from configs.settings import Bounds, as_mapping, build
+from configs.settings import as_mapping
+from envs.atari_vec_env import AtariVecEnv
 from policies.extractors import NatureCoordCNN
 from runtime.files import naming_write_errors
 from runtime.run_directory import RunDirectory
+from runtime.stop_request import StopRequest, TrainingStopped
 
 EPISODE_COLUMNS = (
     "agent_steps",  # of the run, when the game ended
@@ -29,31 +29,88 @@ EPISODE_COLUMNS = (
     "time_limit",  # 1 if the frame limit ended the game
     "seconds",  # of training so far
 )
+GAMES_PER_MEAN = 100  # as SB3's `stats_window_size`
 IMAGES_EVERY_AGENT_STEPS = 250_000
-LOG_PATTERNS = ("episodes.csv", "events.out.tfevents.*")  # files that grow by appending
 
 
-class TrainingStopped(Exception):
-    """Training was asked to stop, and has saved a checkpoint."""
+class EpisodeLog(BaseCallback):
+    """Writes a row of episodes.csv for every finished game, and knows the last of them.
+
+    Args:
+        path: The file, which is opened for appending.
+        seconds: Wall-clock seconds that were trained before.
+        last_games: Returns, and lengths in frames, of the games finished before.
+    """
+
+    def __init__(
+        self, path: Path, seconds: float = 0.0, last_games: Iterable[Sequence[float]] = ()
+    ) -> None:
+        super().__init__()
+        self._path = path
+        self._began = time.monotonic() - seconds
+        self._last_games = deque(last_games, maxlen=GAMES_PER_MEAN)
+        self._update_means()
+        is_new = not path.exists()
+        with naming_write_errors(path):
+            self._file = path.open("a", encoding="utf-8", newline="\n")
+        if is_new:
+            self._write(EPISODE_COLUMNS)
+
+    @property
+    def _seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def get_state(self) -> dict[str, Any]:
+        """The arguments with which a later start goes on."""
+        self.flush()
+        return {"seconds": self._seconds, "last_games": list(self._last_games)}
+
+    def flush(self) -> None:
+        """Hand all rows to the system."""
+        with naming_write_errors(self._path):
+            self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        with naming_write_errors(self._path):
+            self._file.close()
+
+    def _on_step(self) -> bool:
+        for environment, info in enumerate(self.locals["infos"]):
+            episode = info.get("episode")
+            if episode is not None:
+                self._last_games.append((episode["r"], episode["l"]))
+                self._update_means()
+                self._write(
+                    (
+                        self.num_timesteps,
+                        environment,
+                        episode["r"],
+                        episode["l"],
+                        episode["agent_steps"],
+                        int(episode["time_limit"]),
+                        f"{self._seconds:.3f}",
+                    )
+                )
+        return True
+
+    def _update_means(self) -> None:
+        #: Return and length in frames, of the last games; None before the first has ended.
+        self.means = np.mean(self._last_games, axis=0).tolist() if self._last_games else None
+
+    def _write(self, row: Sequence[Any]) -> None:
+        with naming_write_errors(self._path):
+            print(*row, sep=",", file=self._file)
 
 
-@dataclass(frozen=True)
-class _SavedCounters:
-    seconds: Annotated[float, Bounds(0)]
-    logged_agent_steps: Annotated[int, Bounds(0)]
-    imaged_agent_steps: Annotated[int, Bounds(-1)]
-
-
-class RunRecorder(BaseCallback):
-    """Records a run; everything it does between two updates leaves the run resumable.
+class TensorBoardRows(BaseCallback):
+    """Logs a row of SB3's tags, and of how position is used, at regular intervals.
 
     Args:
         config: The run's config.
-        directory: The run's directory.
-        progress: What the user watches.
-        save: Writes a checkpoint; given this recorder's state.
-        stop_requested: Whether to stop at the next update.
-        on_environment_step: Called at every step of the environments.
+        episodes: Called before this one; its rows reach the disk with these.
+        logged_agent_steps: Where the last row was logged.
+        imaged_agent_steps: Where the last pictures were logged; -1 for nowhere.
     """
 
     model: Any
@@ -61,83 +118,22 @@ class RunRecorder(BaseCallback):
     def __init__(
         self,
         config: RunConfig,
-        directory: RunDirectory,
-        progress: Progress,
-        save: Callable[[dict[str, Any]], None],
-        stop_requested: Callable[[], bool],
-        on_environment_step: Callable[[], None],
+        episodes: EpisodeLog,
+        logged_agent_steps: int = 0,
+        imaged_agent_steps: int = -1,
     ) -> None:
         super().__init__()
         self._config = config
-        self._directory = directory
-        self._progress = progress
-        self._save = save
-        self._stop_requested = stop_requested
-        self._on_environment_step = on_environment_step
-        self._started = time.monotonic()
-        self._seconds_before = 0.0
-        self._logged_agent_steps = 0
-        self.saved_agent_steps = 0
-        self._imaged_agent_steps = -1
-        self._rate_from = (self._started, 0)
-        self._episodes_file: TextIO | None = None
-        self._logger: Logger | None = None
-
-    @property
-    def seconds(self) -> float:
-        """Wall-clock seconds of training so far, over all starts."""
-        return self._seconds_before + time.monotonic() - self._started
+        self._episodes = episodes
+        self.logged_agent_steps = logged_agent_steps
+        self._imaged = imaged_agent_steps
 
     def get_state(self) -> dict[str, Any]:
-        """What `set_state` goes on from; JSON values only."""
-        self._flush()
-        return {
-            "seconds": self.seconds,
-            "logged_agent_steps": self._logged_agent_steps,
-            "imaged_agent_steps": self._imaged_agent_steps,
-            "file_sizes": {
-                path.name: path.stat().st_size for path in log_files(self._directory.path)
-            },
-        }
-
-    def set_state(self, state: dict[str, Any], agent_steps: int) -> None:
-        """Go on from a saved state: the logs are cut to where they were.
-
-        Raises:
-            ValueError: If the state or a log is damaged.
-        """
-        counters = {name: value for name, value in state.items() if name != "file_sizes"}
-        saved = build(_SavedCounters, counters, "saved logs")
-        cut_logs(self._directory.path, state.get("file_sizes"))
-        self._seconds_before = saved.seconds
-        self._logged_agent_steps = saved.logged_agent_steps
-        self._imaged_agent_steps = saved.imaged_agent_steps
-        self.saved_agent_steps = agent_steps
-        self._rate_from = (self._started, agent_steps)
-
-    def open(self) -> Logger:
-        """Open the run's logs for appending; returns the logger to give to the agent."""
-        path = self._directory.episodes_path
-        is_new = not path.exists()
-        with naming_write_errors(path):
-            self._episodes_file = path.open("a", encoding="utf-8", newline="\n")
-        if is_new:
-            self._write_episode(EPISODE_COLUMNS)
-        folder = self._directory.path
-        self._logger = Logger(str(folder), output_formats=[EventFile(folder)])
-        return self._logger
-
-    def close(self) -> None:
-        """Close the run's logs."""
-        try:
-            if self._episodes_file is not None:
-                with naming_write_errors(self._directory.episodes_path):
-                    self._episodes_file.close()
-        finally:
-            if self._logger is not None:
-                self._logger.close()
+        """The arguments with which a later start goes on."""
+        return {"logged_agent_steps": self.logged_agent_steps, "imaged_agent_steps": self._imaged}
 
     def _on_training_start(self) -> None:
+        self._rate_from = time.monotonic(), self.num_timesteps
         if self.num_timesteps == 0:
             self.logger.record(
                 "hparams", HParam(_hyperparameters(self._config), {"rollout/ep_rew_mean": 0.0})
@@ -145,58 +141,21 @@ class RunRecorder(BaseCallback):
             self.logger.dump(0)
 
     def _on_rollout_start(self) -> None:
-        """Between two updates."""
-        step = self.num_timesteps
-        log_every = self._config.execution.log_every_agent_steps
-        if step // log_every > self._logged_agent_steps // log_every:
+        every = self._config.execution.log_every_agent_steps
+        if self.num_timesteps // every > self.logged_agent_steps // every:
             self._log()
-        stop = self._stop_requested()
-        due = step - self.saved_agent_steps >= self._config.execution.checkpoint_every_agent_steps
-        if due or (stop and step > self.saved_agent_steps):
-            self.save()
-        if stop:
-            raise TrainingStopped
 
     def _on_step(self) -> bool:
-        self._on_environment_step()
-        step = self.num_timesteps
-        for environment, info in enumerate(self.locals["infos"]):
-            episode = info.get("episode")
-            if episode is not None:
-                self._write_episode(
-                    (
-                        step,
-                        environment,
-                        episode["r"],
-                        episode["l"],
-                        episode["agent_steps"],
-                        int(episode["time_limit"]),
-                        f"{self.seconds:.3f}",
-                    )
-                )
-        self._progress.update(step, self._mean_return())
         return True
 
     def _on_training_end(self) -> None:
-        if self.num_timesteps > self._logged_agent_steps:
+        if self.num_timesteps > self.logged_agent_steps:
             self._log()
-        self.save()
-
-    def save(self) -> None:
-        """Write a checkpoint now."""
-        self._save(self.get_state())
-        self.saved_agent_steps = self.num_timesteps
-
-    def _mean_return(self) -> float | None:
-        returns = [info["r"] for info in self.model.ep_info_buffer]
-        return float(np.mean(returns)) if returns else None
 
     def _log(self) -> None:
-        step = self.num_timesteps
-        record = self.logger.record
-        mean_return = self._mean_return()
-        if mean_return is not None:
-            mean_length = float(np.mean([info["l"] for info in self.model.ep_info_buffer]))
+        step, record = self.num_timesteps, self.logger.record
+        if self._episodes.means is not None:
+            mean_return, mean_length = self._episodes.means
             record("rollout/ep_rew_mean", mean_return)
             record("rollout/ep_len_mean", mean_length)
             record(f"return/{self._config.run.game}", mean_return)
@@ -204,17 +163,18 @@ class RunRecorder(BaseCallback):
         now = time.monotonic()
         since, from_step = self._rate_from
         record("time/fps", int((step - from_step) / max(now - since, 1e-9)))
-        self._rate_from = (now, step)
-        self._record_coordinate_use(step)
-        self._logged_agent_steps = step
+        self._rate_from = now, step
+        self._record_coordinate_use()
+        self.logged_agent_steps = step
         self.logger.dump(step)
-        self._flush_episodes()
+        self._episodes.flush()
 
-    def _record_coordinate_use(self, step: int) -> None:
-        extractor = self._extractor()
-        show_maps = self._imaged_agent_steps < 0 or (
-            step // IMAGES_EVERY_AGENT_STEPS > self._imaged_agent_steps // IMAGES_EVERY_AGENT_STEPS
-        )
+    def _record_coordinate_use(self) -> None:
+        policy = self.model.policy
+        extractor = getattr(policy, "features_extractor", None) or policy.q_net.features_extractor
+        assert isinstance(extractor, NatureCoordCNN)
+        period = self.num_timesteps // IMAGES_EVERY_AGENT_STEPS
+        show_maps = self._imaged < 0 or period > self._imaged // IMAGES_EVERY_AGENT_STEPS
         sizes = extractor.input_sizes()
         for index, layer in extractor.position_layers().items():
             share = layer.coordinate_weight_share()
@@ -222,89 +182,62 @@ class RunRecorder(BaseCallback):
             if show_maps:
                 image = tile_maps(layer.coordinate_map(*sizes[index]))
                 self.logger.record(f"coordinates/map_layer{index}", Image(image, "HW"))
-                self._imaged_agent_steps = step
-
-    def _extractor(self) -> NatureCoordCNN:
-        policy = self.model.policy
-        extractor = getattr(policy, "features_extractor", None) or policy.q_net.features_extractor
-        assert isinstance(extractor, NatureCoordCNN)
-        return extractor
-
-    def _flush(self) -> None:
-        """Put all that was logged on the disk."""
-        self._flush_episodes()
-        for path in log_files(self._directory.path):
-            with naming_write_errors(path), path.open("rb") as file:
-                os.fsync(file.fileno())
-
-    def _write_episode(self, row: tuple[Any, ...]) -> None:
-        assert self._episodes_file is not None
-        with naming_write_errors(self._directory.episodes_path):
-            print(*row, sep=",", file=self._episodes_file)
-
-    def _flush_episodes(self) -> None:
-        assert self._episodes_file is not None
-        with naming_write_errors(self._directory.episodes_path):
-            self._episodes_file.flush()
+                self._imaged = self.num_timesteps
 
 
-def log_files(folder: Path) -> list[Path]:
-    """The files of a run that grow by appending, in order of name."""
-    return sorted(path for pattern in LOG_PATTERNS for path in folder.glob(pattern))
+class Checkpoints(BaseCallback):
+    """Saves a checkpoint at regular intervals and at the end, and stops when asked to.
 
-
-def cut_logs(folder: Path, sizes: Any) -> None:
-    """Cut the logs of a run back to given sizes in bytes; logs without one are deleted.
+    Everything here happens between two updates. Called last: what the others logged is saved too.
 
     Args:
-        folder: The run's directory.
-        sizes: Bytes by file name, as a checkpoint has them.
-
-    Raises:
-        ValueError: If a log is missing or shorter than it was, or `sizes` is not what it should be.
+        directory: The run's directory.
+        config: The run's config.
+        env: What the agent plays.
+        read_logs: Gives the states of the other callbacks.
+        stop: Asked between updates.
+        saved_agent_steps: Where the newest checkpoint was saved.
     """
-    if not isinstance(sizes, dict) or not all(
-        _is_log(name) and type(size) is int and size >= 0 for name, size in sizes.items()
-    ):
-        raise ValueError("saved logs: `file_sizes` are not those of logs; use an earlier file.")
-    for path in log_files(folder):
-        if path.name not in sizes:
-            path.unlink()
-    for name, size in sizes.items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size < size:
-            raise ValueError(
-                f"{path} is missing or was shortened; restore it, or delete {folder} to start "
-                "again."
-            )
-        os.truncate(path, size)
 
+    model: Any
 
-def _is_log(name: str) -> bool:
-    return "/" not in name and any(fnmatchcase(name, pattern) for pattern in LOG_PATTERNS)
+    def __init__(
+        self,
+        directory: RunDirectory,
+        config: RunConfig,
+        env: AtariVecEnv,
+        read_logs: Callable[[], dict[str, Any]],
+        stop: StopRequest,
+        saved_agent_steps: int,
+    ) -> None:
+        super().__init__()
+        self._directory = directory
+        self._config = config
+        self._env = env
+        self._read_logs = read_logs
+        self._stop = stop
+        self.saved_agent_steps = saved_agent_steps
 
+    def _on_rollout_start(self) -> None:
+        stop = bool(self._stop)
+        unsaved = self.num_timesteps - self.saved_agent_steps
+        due = unsaved >= self._config.execution.checkpoint_every_agent_steps
+        if due or (stop and unsaved):
+            self._save()
+        if stop:
+            raise TrainingStopped
 
-def tile_maps(maps: Any) -> np.ndarray[Any, Any]:
-    """Lay maps out as one picture for TensorBoard.
+    def _on_step(self) -> bool:
+        return True
 
-    Args:
-        maps: [C, H, W] tensor.
+    def _on_training_end(self) -> None:
+        self._save()
 
-    Returns:
-        uint8 [rows, columns]: each map scaled by the largest magnitude of all of them, zero at
-        mid-grey, on a grid with one-pixel gaps.
-    """
-    values = maps.detach().float().cpu().numpy()
-    count, height, width = values.shape
-    columns = int(np.ceil(np.sqrt(count)))
-    rows = int(np.ceil(count / columns))
-    scale = max(float(np.abs(values).max()), 1e-12)
-    picture = np.zeros((rows * (height + 1) - 1, columns * (width + 1) - 1), dtype=np.uint8)
-    for index in range(count):
-        top, left = index // columns * (height + 1), index % columns * (width + 1)
-        shades = np.round(127.5 + 127.5 * values[index] / scale)
-        picture[top : top + height, left : left + width] = shades
-    return picture
+    def _save(self) -> None:
+        save_checkpoint(self._directory, self._config, self.model, self._env, self._read_logs())
+        self.saved_agent_steps = self.num_timesteps
+        # So that a run whose checkpoints were deleted can be told from one that never had any.
+        self._directory.write_status("running", self.saved_agent_steps)
 
 
 def _hyperparameters(config: RunConfig) -> dict[str, bool | str | float | None]:

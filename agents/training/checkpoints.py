@@ -7,11 +7,10 @@ generators, unfinished games, and how long the run's logs were.
 
 import io
 import json
-from collections import deque
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,6 @@ from agents.algorithms.dqn import DQN
 from agents.models.model_file import ModelFile, read_model_zip, verify_checksum, write_model_zip
 from agents.models.policy_state import load_optimizer_state, load_policy_state
 from configs.run_config import RunConfig, to_json
-from configs.settings import Bounds, build
 from envs.atari_vec_env import AtariVecEnv
 from envs.game_batch import EnvironmentFailure
 from runtime.command_line import one_line
@@ -31,20 +29,10 @@ from runtime.run_directory import RunDirectory
 
 KEPT_CHECKPOINTS = 2
 MAX_RESUME_BYTES = 1 << 30
+LOG_PATTERNS = ("episodes.csv", "events.out.tfevents.*")
 
 Agent = A2C | DQN
 Array = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True)
-class _Counters:
-    agent_steps: Annotated[int, Bounds(1)]
-    updates: Annotated[int, Bounds(0)]
-    episodes: Annotated[int, Bounds(0)]
-    progress_remaining: Annotated[float, Bounds(maximum=1)]
-
-
-_COUNTERS = tuple(field.name for field in fields(_Counters))
 
 
 def checkpoint_path(directory: RunDirectory, agent_steps: int) -> Path:
@@ -66,7 +54,7 @@ def save_checkpoint(
         config: The run's config.
         agent: Between two updates.
         env: What it plays.
-        logs: The recorder's state; JSON values.
+        logs: What the logs' callbacks go on from; JSON values.
 
     Raises:
         Divergence: If a weight is not finite; nothing is written.
@@ -74,18 +62,16 @@ def save_checkpoint(
     check_weights(agent)
     assert isinstance(agent._last_obs, np.ndarray)
     assert agent._last_episode_starts is not None
-    assert agent.ep_info_buffer is not None
     state = {
         "agent_steps": agent.num_timesteps,
         "updates": agent._n_updates,
         "episodes": agent._episode_num,
         "progress_remaining": agent._current_progress_remaining,
         "dqn": _dqn_state(agent) if isinstance(agent, DQN) else None,
-        "episode_infos": list(agent.ep_info_buffer),
         "environment": env.get_state(),
         "action_space_generator": agent.action_space.np_random.bit_generator.state,
         "numpy_generator": _numpy_generator_state(),
-        "logs": dict(logs),
+        "logs": {**logs, "file_sizes": _sync_logs(directory.path)},
     }
     arrays = {
         "last_observations": agent._last_obs,
@@ -153,7 +139,7 @@ def restore(file: ModelFile, agent: Agent, env: AtariVecEnv) -> dict[str, Any]:
     A replay buffer whose files are not those of the checkpoint stays empty.
 
     Returns:
-        The recorder's state, as given to `save_checkpoint`.
+        What was given to `save_checkpoint` as `logs`, and the logs' `file_sizes` in bytes.
 
     Raises:
         EnvironmentFailure: If an emulator fails.
@@ -181,25 +167,21 @@ def _restore(
     agent: Agent,
     env: AtariVecEnv,
 ) -> dict[str, Any]:
-    counters = build(_Counters, {name: state[name] for name in _COUNTERS}, str(file.path))
     load_policy_state(agent.policy, file.policy_state, source=str(file.path))
     assert agent.policy.optimizer is not None
     if file.optimizer_state is None:
         raise ValueError(f"{file.path}: has no optimiser state; resume from another checkpoint.")
     load_optimizer_state(agent.policy.optimizer, file.optimizer_state, source=str(file.path))
-    agent.num_timesteps = counters.agent_steps
-    agent._n_updates = counters.updates
-    agent._episode_num = counters.episodes
-    agent._current_progress_remaining = counters.progress_remaining
+    agent.num_timesteps = int(state["agent_steps"])
+    agent._n_updates = state["updates"]
+    agent._episode_num = state["episodes"]
+    agent._current_progress_remaining = state["progress_remaining"]
     if isinstance(agent, DQN):
         saved, replay = state["dqn"], agent.replay_buffer
         agent._n_calls = int(saved["environment_steps"])
         agent.exploration_rate = float(saved["exploration_rate"])
         if replay.holds(saved["replay"]):
             replay.set_state(saved["replay"])
-    # SB3 makes these at the start of learn() unless they are there.
-    agent.ep_info_buffer = deque(state["episode_infos"], maxlen=agent._stats_window_size)
-    agent.ep_success_buffer = deque(maxlen=agent._stats_window_size)
     env.set_state(state["environment"], arrays["last_observations"])
     agent._last_obs = arrays["last_observations"]
     agent._last_episode_starts = arrays["last_episode_starts"]
@@ -213,7 +195,46 @@ def _restore(
     torch.set_rng_state(torch.from_numpy(arrays["torch_generator"]))
     if agent.device.type == "cuda" and "cuda_generator" in arrays:
         torch.cuda.set_rng_state(torch.from_numpy(arrays["cuda_generator"]), agent.device)
-    return dict(state["logs"].items())
+    return dict(state["logs"])
+
+
+def cut_logs(folder: Path, sizes: Mapping[str, int]) -> None:
+    """Cut the logs of a run back to given sizes in bytes; logs without one are deleted.
+
+    Args:
+        folder: The run's directory.
+        sizes: Bytes by file name, as a checkpoint has them.
+
+    Raises:
+        ValueError: If a log is missing or shorter than it was.
+    """
+    logs = {path.name: path for path in _log_files(folder)}
+    for name, size in sizes.items():
+        if name not in logs or logs[name].stat().st_size < size:
+            raise ValueError(
+                f"{folder / name} is missing or was shortened; restore it, or delete {folder} to "
+                "start again."
+            )
+    for name, path in logs.items():
+        if name in sizes:
+            os.truncate(path, sizes[name])
+        else:
+            path.unlink()
+
+
+def _sync_logs(folder: Path) -> dict[str, int]:
+    """Put all that was logged on the disk; the logs' sizes in bytes, by name."""
+    sizes = {}
+    for path in _log_files(folder):
+        with naming_write_errors(path), path.open("rb") as file:
+            os.fsync(file.fileno())
+            sizes[path.name] = path.stat().st_size
+    return sizes
+
+
+def _log_files(folder: Path) -> list[Path]:
+    """The files of a run that grow by appending, in order of name."""
+    return sorted(path for pattern in LOG_PATTERNS for path in folder.glob(pattern))
 
 
 def _dqn_state(agent: DQN) -> dict[str, Any]:

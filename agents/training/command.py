@@ -4,12 +4,11 @@ import sys
 from pathlib import Path
 
 from agents.algorithms.divergence import Divergence
-from agents.training.callbacks import TrainingStopped
-from agents.training.run import plan_run, train_run
+from agents.training.run import find_schedule, plan_run, train_run
 from configs.run_config import RunConfig
 from envs.game_batch import EnvironmentFailure
 from runtime.run_directory import RunDirectory
-from runtime.stop_request import SIGNAL_BASE, StopRequest
+from runtime.stop_request import SIGNAL_BASE, StopRequest, TrainingStopped
 
 FAILED = 1
 
@@ -23,19 +22,15 @@ def run_training(config: RunConfig, runs: Path, stop: StopRequest | None = None)
         ValueError: If it cannot be trained as asked; one line.
     """
     directory = RunDirectory(runs / config.name)
-    plan, config = plan_run(directory, config)
-    if plan == "finished":
-        status = directory.read_status()
-        assert status is not None
-        print(
-            f"{directory.path}: finished, {status.agent_steps:_} agent steps; "
-            "a larger --steps extends it."
-        )
+    plan = plan_run(directory, config)
+    if plan.action == "finished":
+        can_grow = "" if find_schedule(config) else "; a larger --steps extends it"
+        print(f"{directory.path}: finished, {plan.agent_steps:_} agent steps{can_grow}.")
         return 0
     stop = StopRequest() if stop is None else stop
     try:
         with stop.on_signals():
-            agent_steps = train_run(directory, config, stop)
+            agent_steps = train_run(directory, plan.config, stop)
     except TrainingStopped:
         assert stop.signal is not None
         print(f"{directory.path}: saved; the same command goes on from here.", flush=True)

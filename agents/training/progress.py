@@ -2,25 +2,41 @@
 
 import sys
 import time
+from collections.abc import Callable
 
+from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
+
+from agents.training.callbacks import EpisodeLog
 
 SECONDS_BETWEEN_LINES = 30.0
 
 
-class Progress:
+class Progress(BaseCallback):
     """Agent steps done, rate, time left and mean return.
 
     Args:
         name: What is being trained.
         done_agent_steps: Where this start begins.
         total_agent_steps: Where the run ends.
+        episodes: Knows the mean return.
+        on_step: Called at every step of the environments.
     """
 
-    def __init__(self, name: str, done_agent_steps: int, total_agent_steps: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        done_agent_steps: int,
+        total_agent_steps: int,
+        episodes: EpisodeLog,
+        on_step: Callable[[], None],
+    ) -> None:
+        super().__init__()
         self._name = name
         self._total = total_agent_steps
         self._from = done_agent_steps
+        self._episodes = episodes
+        self._call_on_step = on_step
         self._started = self._shown = time.monotonic()
         self._bar = (
             tqdm(
@@ -36,15 +52,18 @@ class Progress:
             else None
         )
 
-    def update(self, agent_steps: int, mean_return: float | None) -> None:
-        """Show how far the run has come."""
+    def _on_step(self) -> bool:
+        self._call_on_step()
+        means = self._episodes.means
         if self._bar is not None:
-            if mean_return is not None:
-                self._bar.set_postfix_str(f"return {mean_return:.1f}", refresh=False)
-            self._bar.update(agent_steps - self._bar.n)
+            if means is not None:
+                self._bar.set_postfix_str(f"return {means[0]:.1f}", refresh=False)
+            self._bar.update(self.num_timesteps - self._bar.n)
         elif time.monotonic() - self._shown >= SECONDS_BETWEEN_LINES:
             self._shown = time.monotonic()
-            self.say(self._line(agent_steps, mean_return))
+            shown = "no finished game yet" if means is None else f"mean return {means[0]:.1f}"
+            self.say(f"{self._describe()}, {shown}")
+        return True
 
     def say(self, line: str) -> None:
         """Print a line without disturbing the bar."""
@@ -58,14 +77,13 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def _line(self, agent_steps: int, mean_return: float | None) -> str:
-        seconds = time.monotonic() - self._started
-        rate = (agent_steps - self._from) / seconds
-        left = (self._total - agent_steps) / rate if rate else float("inf")
-        shown = "no finished game yet" if mean_return is None else f"mean return {mean_return:.1f}"
+    def _describe(self) -> str:
+        done = self.num_timesteps
+        rate = (done - self._from) / (time.monotonic() - self._started)
+        left = (self._total - done) / rate if rate else float("inf")
         return (
-            f"{self._name}: {agent_steps:_} of {self._total:_} agent steps "
-            f"({agent_steps / self._total:.1%}), {rate:.0f}/s, {format_seconds(left)} left, {shown}"
+            f"{self._name}: {done:_} of {self._total:_} agent steps ({done / self._total:.1%}), "
+            f"{rate:.0f}/s, {format_seconds(left)} left"
         )
 
 

@@ -1,69 +1,64 @@
 """Training one run, from its config to its final model, however often it is interrupted."""
 
 import math
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 
-from agents.algorithms.build import make_agent, replay_slack
 from agents.algorithms.device import find_device
 from agents.algorithms.divergence import Divergence
 from agents.algorithms.dqn import DQN
-from agents.algorithms.replay_buffer import ReplayBuffer
-from agents.models.model_file import ModelFile
-from agents.training.callbacks import RunRecorder, TrainingStopped, cut_logs
-from agents.training.checkpoints import (
-    Agent,
-    check_weights,
-    newest_good_checkpoint,
-    restore,
-    save_agent,
-    save_checkpoint,
-)
+from agents.training.callbacks import Checkpoints, EpisodeLog, TensorBoardRows
+from agents.training.checkpoints import Agent, check_weights, cut_logs, save_agent
 from agents.training.progress import Progress
 from agents.training.requirements import check_resources
+from agents.training.resume import make_or_restore, refill_replay
+from agents.training.tensorboard import EventFile
 from agents.training.watchdog import Watchdog
 from configs.protocols import load_protocol
 from configs.run_config import (
+    DQNHyperparameters,
     RunConfig,
     experiment_differences,
-    from_mapping,
     to_json,
 )
 from envs.atari_vec_env import AtariVecEnv
 from envs.games import find_game
 from runtime.command_line import one_line
 from runtime.files import write_atomically
+from runtime.process_settings import choose_threads
 from runtime.provenance import describe_start
-from runtime.run_directory import RunDirectory
-from runtime.stop_request import StopRequest
-
-REFILL_CHUNK_AGENT_STEPS = 256
-REBUILD_SECONDS_PER_ENVIRONMENT = 20  # far more than playing its saved actions again takes
-
-Plan = Literal["start", "resume", "extend", "finished"]
+from runtime.run_directory import RunDirectory, State
+from runtime.stop_request import StopRequest, TrainingStopped
 
 
-def plan_run(directory: RunDirectory, asked: RunConfig) -> tuple[Plan, RunConfig]:
+class Plan(NamedTuple):
+    """What is to be done with a run, with which config, and how many agent steps are done."""
+
+    action: Literal["start", "resume", "extend", "finished"]
+    config: RunConfig
+    agent_steps: int = 0
+
+
+def plan_run(directory: RunDirectory, asked: RunConfig) -> Plan:
     """Compare what is asked with what is in a run's directory.
 
     Args:
         directory: The run's directory, which need not exist.
         asked: The config of the command.
 
-    Returns:
-        What is to be done, and the config to do it with.
-
     Raises:
-        ValueError: If the directory holds a run of other settings, or a longer one.
+        ValueError: If the directory holds a run of other settings, a longer one, or one
+            whose schedules depend on its length.
     """
     if not directory.exists():
-        return "start", asked
+        return Plan("start", asked)
     saved = directory.read_config()
     differing = experiment_differences(saved, asked)
     if differing:
@@ -83,16 +78,37 @@ def plan_run(directory: RunDirectory, asked: RunConfig) -> tuple[Plan, RunConfig
         and status.state == "finished"
         and (directory.final_path.exists() or directory.is_packed())
     )
+    done = 0 if status is None else status.agent_steps
     if finished and asked_total == saved_total:
-        return "finished", saved
+        return Plan("finished", saved, done)
     if directory.is_packed():
         raise ValueError(
             f"{directory.path} is a packed run, without the agent that could be trained further; "
             "choose another --runs folder."
         )
+    scheduled = find_schedule(saved)
+    if scheduled and asked_total > saved_total:
+        raise ValueError(
+            f"{directory.path} is a run of {saved_total:_} agent steps, over which its {scheduled} "
+            f"falls, and going on to {asked_total:_} would raise it again; choose another --runs "
+            "folder for the longer run."
+        )
     if asked.execution.threads == 0:  # not asked for: the same number as before
         asked = asked.with_execution(replace(asked.execution, threads=saved.execution.threads))
-    return ("extend" if finished else "resume"), asked
+    return Plan("extend" if finished else "resume", asked, done)
+
+
+def find_schedule(config: RunConfig) -> str | None:
+    """What depends on the length of a run, and so forbids to extend it; None if nothing does."""
+    settings = config.hyperparameters
+    if settings.learning_rate_schedule != "constant":
+        return "learning rate"
+    if (
+        isinstance(settings, DQNHyperparameters)
+        and settings.exploration_initial_eps != settings.exploration_final_eps
+    ):
+        return "epsilon"
+    return None
 
 
 def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> int:
@@ -113,9 +129,10 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
     """
     device = find_device(config.execution.device)
     game, protocol = find_game(config.run.game), load_protocol(config.run.protocol)
-    threads = config.execution.threads or os.cpu_count() or 1
+    threads, reason = choose_threads(config.execution.threads)
+    if reason:
+        print(f"{config.name}: {reason}", flush=True)
     config = config.with_execution(replace(config.execution, threads=threads))
-    total_agent_steps = config.run.total_agent_steps
     torch.set_num_threads(threads)
     check_resources(directory, config)
     with ExitStack() as stack:
@@ -123,55 +140,41 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
         env = AtariVecEnv(game, protocol, config.hyperparameters.n_envs, config.run.seed)
         stack.callback(env.close)
         stack.enter_context(directory.lock())
-        checkpoint, complaints = newest_good_checkpoint(directory)
-        for complaint in complaints:
-            print(f"{complaint} The checkpoint before it is used.", flush=True)
-        if checkpoint is not None:
-            _check_origin(checkpoint, config, directory)
-        elif directory.replay_path.exists():
-            shutil.rmtree(directory.replay_path)
-        agent = make_agent(config, env, device, directory.replay_path)
-        logs = None
-        if checkpoint is not None:
-            with _watch_rebuilding(directory, config, checkpoint):
-                logs = restore(checkpoint, agent, env)
-        done = agent.num_timesteps
-        if isinstance(agent, DQN):
-            _check_slack(agent.replay_buffer, config)
+        agent, logs = make_or_restore(directory, config, env, device)
+        done, total = agent.num_timesteps, config.run.total_agent_steps
 
-        progress = Progress(config.name, done, total_agent_steps)
-        stack.callback(progress.close)
-        watchdog = Watchdog(
-            config.execution.hang_timeout_seconds,
-            lambda message: directory.write_status("failed", recorder.saved_agent_steps, message),
-        )
-        recorder = RunRecorder(
-            config,
-            directory,
-            progress,
-            save=lambda state: save_checkpoint(directory, config, agent, env, state),
-            stop_requested=lambda: bool(stop),
-            on_environment_step=watchdog.feed,
-        )
-        if logs is None:
-            cut_logs(directory.path, {})
-        else:
-            recorder.set_state(logs, done)
-            progress.say(f"{config.name}: resumed at {done:_} agent steps.")
+        cut_logs(directory.path, logs["file_sizes"])
         write_atomically(directory.config_path, to_json(config))
         directory.record_start(describe_start(str(device), threads, asdict(protocol)))
         directory.write_status("running", done)
-        stack.callback(recorder.close)
-        agent.set_logger(recorder.open())
+
+        episodes = EpisodeLog(directory.episodes_path, **logs["episodes"])
+        stack.callback(episodes.close)
+        rows = TensorBoardRows(config, episodes, **logs["rows"])
+        logger = Logger(None, [EventFile(directory.path, first_step=rows.logged_agent_steps + 1)])
+        stack.callback(logger.close)
+        agent.set_logger(logger)
+        checkpoints = Checkpoints(
+            directory,
+            config,
+            env,
+            lambda: {"episodes": episodes.get_state(), "rows": rows.get_state()},
+            stop,
+            saved_agent_steps=done,
+        )
+        watchdog = Watchdog(
+            config.execution.hang_timeout_seconds,
+            lambda message: directory.write_status(
+                "failed", checkpoints.saved_agent_steps, message
+            ),
+        )
         stack.enter_context(watchdog.watch())
-        with _record_outcome(directory, agent, recorder):
-            if (
-                isinstance(agent, DQN)
-                and 0 < done < total_agent_steps
-                and agent.replay_buffer.size() == 0
-            ):
-                _refill_replay(agent, env, progress, watchdog, stop)
-            _learn(agent, total_agent_steps - done, recorder, is_new=checkpoint is None)
+        with _record_outcome(directory, checkpoints):
+            if isinstance(agent, DQN) and 0 < done < total and agent.replay_buffer.size() == 0:
+                refill_replay(agent, env, watchdog, stop)
+            progress = Progress(config.name, done, total, episodes, on_step=watchdog.feed)
+            stack.callback(progress.close)
+            _learn(agent, total - done, [episodes, progress, rows, checkpoints], is_new=done == 0)
             save_agent(directory.final_path, config, agent)
             if not config.execution.keep_replay and directory.replay_path.exists():
                 shutil.rmtree(directory.replay_path)
@@ -179,24 +182,28 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
 
 
 @contextmanager
-def _record_outcome(directory: RunDirectory, agent: Agent, recorder: RunRecorder) -> Iterator[None]:
+def _record_outcome(directory: RunDirectory, checkpoints: Checkpoints) -> Iterator[None]:
     """Write down how what is done inside ends."""
+
+    def record(state: State, message: str = "") -> None:
+        directory.write_status(state, checkpoints.saved_agent_steps, message)
+
     try:
         yield
     except TrainingStopped:
-        directory.write_status("interrupted", agent.num_timesteps)
+        record("interrupted")
         raise
     except Divergence as error:
-        directory.write_status("diverged", recorder.saved_agent_steps, str(error))
+        record("diverged", str(error))
         raise
     except Exception as error:
         with suppress(OSError):  # a full disk has no room for the status either
-            directory.write_status("failed", recorder.saved_agent_steps, one_line(error))
+            record("failed", one_line(error))
         raise
-    directory.write_status("finished", agent.num_timesteps)
+    record("finished")
 
 
-def _learn(agent: Agent, agent_steps: int, recorder: RunRecorder, *, is_new: bool) -> None:
+def _learn(agent: Agent, agent_steps: int, callbacks: list[BaseCallback], *, is_new: bool) -> None:
     """Let the agent learn.
 
     Raises:
@@ -205,7 +212,7 @@ def _learn(agent: Agent, agent_steps: int, recorder: RunRecorder, *, is_new: boo
     try:
         agent.learn(
             agent_steps,
-            callback=recorder,
+            callback=callbacks,
             log_interval=None,  # type: ignore[arg-type]
             reset_num_timesteps=is_new,
         )
@@ -214,58 +221,3 @@ def _learn(agent: Agent, agent_steps: int, recorder: RunRecorder, *, is_new: boo
         if "probability tensor" in str(error):  # torch.multinomial of what is not finite
             raise Divergence("an action's probability", math.nan, agent.num_timesteps) from error
         raise
-
-
-def _check_origin(checkpoint: ModelFile, config: RunConfig, directory: RunDirectory) -> None:
-    """Refuse a checkpoint of another run."""
-    saved = from_mapping(checkpoint.config, f"{checkpoint.path}: config.json")
-    differing = experiment_differences(saved, config)
-    if differing:
-        raise ValueError(
-            f"{checkpoint.path} is of a run of other settings ({', '.join(differing)}); delete "
-            f"{directory.path} to start again."
-        )
-
-
-def _watch_rebuilding(
-    directory: RunDirectory, config: RunConfig, checkpoint: ModelFile
-) -> AbstractContextManager[None]:
-    """End the process if the unfinished games of a checkpoint are not rebuilt in time."""
-    execution, environments = config.execution, config.hyperparameters.n_envs
-    return Watchdog(
-        execution.hang_timeout_seconds + REBUILD_SECONDS_PER_ENVIRONMENT * environments,
-        lambda message: directory.write_status("failed", int(checkpoint.path.stem), message),
-    ).watch()
-
-
-def _check_slack(replay: ReplayBuffer, config: RunConfig) -> None:
-    """Refuse longer intervals than the replay buffer's files can go back over."""
-    if replay.slack_transitions // replay.n_envs < replay_slack(config) // replay.n_envs:
-        raise ValueError(
-            "`checkpoint_every_agent_steps` cannot be raised to "
-            f"{config.execution.checkpoint_every_agent_steps:_}: this run's replay buffer was "
-            "made for a smaller one; leave it as it was."
-        )
-
-
-def _refill_replay(
-    agent: DQN, env: AtariVecEnv, progress: Progress, watchdog: Watchdog, stop: StopRequest
-) -> None:
-    """Fill a replay buffer that is gone, as that of a finished run is.
-
-    The agent plays as it would at this point of its training, without learning; these agent steps
-    are not counted, nor are their games recorded.
-
-    Raises:
-        TrainingStopped: If asked to stop.
-    """
-    steps = min(agent.learning_starts, agent.buffer_size)
-    progress.say(
-        "the replay buffer is gone, as it is after the end of a run: refilling it with "
-        f"{steps:_} agent steps."
-    )
-    for first in range(0, steps, REFILL_CHUNK_AGENT_STEPS):
-        if stop:
-            raise TrainingStopped
-        agent.play_without_learning(env, min(REFILL_CHUNK_AGENT_STEPS, steps - first))
-        watchdog.feed()

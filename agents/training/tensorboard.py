@@ -1,4 +1,4 @@
-"""TensorBoard's event files, written by the thread that asks for it.
+"""TensorBoard's event files, and what is shown there, written by the thread that asks for it.
 
 SB3's own writer leaves this to a thread of TensorBoard's, which on a full disk prints a traceback
 and ends, while training goes on.
@@ -6,18 +6,21 @@ and ends, while training goes on.
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from stable_baselines3.common.logger import HParam, Image, KVWriter
-from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
+from torch import Tensor
 from torch.utils.tensorboard.summary import hparams, image, scalar
 
 from runtime.files import naming_write_errors
+
+FILE_VERSION = Event(file_version="brain.Event:2")  # the first event of a file
 
 
 class EventFile(KVWriter):
@@ -25,17 +28,19 @@ class EventFile(KVWriter):
 
     Args:
         folder: Where the file is made.
+        first_step: Where it begins: what an open page has from there on is out of date.
 
     Raises:
         FileWriteError: As every method does, if the disk is full, and the like.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, first_step: int = 0) -> None:
         self.path = folder / f"events.out.tfevents.{int(time.time()):010d}.{os.getpid()}"
         with naming_write_errors(self.path):
             self._file = self.path.open("ab")
-        self._records = RecordWriter(self._file)
-        self._write_events([Event(wall_time=time.time(), file_version="brain.Event:2")])
+        start = SessionLog(status=SessionLog.START)
+        now = time.time()
+        self._write_events([FILE_VERSION, Event(wall_time=now, step=first_step, session_log=start)])
 
     def write(
         self, key_values: Mapping[str, Any], key_excluded: Mapping[str, Any], step: int = 0
@@ -54,11 +59,40 @@ class EventFile(KVWriter):
         with naming_write_errors(self.path):
             self._file.close()
 
-    def _write_events(self, events: Iterator[Event] | list[Event]) -> None:
+    def _write_events(self, events: Iterable[Event]) -> None:
         with naming_write_errors(self.path):
-            for event in events:
-                self._records.write(event.SerializeToString())
+            write_events(self._file, events)
             self._file.flush()
+
+
+def write_events(file: IO[bytes], events: Iterable[Event]) -> None:
+    """Append events to an event file; the same events are the same bytes."""
+    records = RecordWriter(file)
+    for event in events:
+        records.write(event.SerializeToString(deterministic=True))
+
+
+def tile_maps(maps: Tensor) -> np.ndarray[Any, Any]:
+    """Lay maps out as one picture.
+
+    Args:
+        maps: [C, H, W].
+
+    Returns:
+        uint8 [rows, columns]: each map scaled by the largest magnitude of all of them, zero at
+        mid-grey, on a grid with one-pixel gaps.
+    """
+    values = maps.detach().float().cpu().numpy()
+    count, height, width = values.shape
+    columns = int(np.ceil(np.sqrt(count)))
+    rows = int(np.ceil(count / columns))
+    scale = max(float(np.abs(values).max()), 1e-12)
+    picture = np.zeros((rows * (height + 1) - 1, columns * (width + 1) - 1), dtype=np.uint8)
+    for index in range(count):
+        top, left = index // columns * (height + 1), index % columns * (width + 1)
+        shades = np.round(127.5 + 127.5 * values[index] / scale)
+        picture[top : top + height, left : left + width] = shades
+    return picture
 
 
 def _summarize(tag: str, value: Any) -> list[Summary]:

@@ -7,12 +7,13 @@ from pathlib import Path
 from agents.algorithms.device import find_device
 from experiments.comparison.execution.forecast import check_needs, describe_plan
 from experiments.comparison.execution.live_table import LiveTable
-from experiments.comparison.execution.pool import LocalWorker, count_cores, execute, find_unfinished
+from experiments.comparison.execution.pool import LocalWorker, execute, find_unfinished
 from experiments.comparison.execution.ray_cluster import connect
 from experiments.comparison.plan import ComparisonPlan, continue_plan, load_plan, save_plan
 from experiments.comparison.report.records import has_ended
 from experiments.comparison.report.write import write_report
 from runtime.command_line import print_result
+from runtime.process_settings import count_cores
 from runtime.run_directory import RunDirectory
 from runtime.stop_request import SIGNAL_BASE, StopRequest
 

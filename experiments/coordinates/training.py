@@ -6,7 +6,6 @@ leaves an earlier result as it was, and starts again.
 
 import io
 import math
-import os
 import pickle
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +29,7 @@ from experiments.coordinates.tasks import (
     make_task,
 )
 from runtime.files import read_bytes, read_json, write_atomically, write_json
+from runtime.process_settings import count_cores
 from runtime.provenance import describe_start
 from runtime.run_directory import RunDirectory
 
@@ -172,7 +172,7 @@ def train_cell(directory: CellDirectory, config: CellConfig, say: Say = print) -
         Divergence: If the loss is not finite.
         ValueError: If the cell cannot be trained here; one line.
     """
-    threads = config.execution.threads or os.cpu_count() or 1
+    threads = config.execution.threads or count_cores()
     config = replace(config, execution=replace(config.execution, threads=threads))
     if config.execution.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("`device` is cuda, but no GPU is available; use cpu.")

@@ -24,13 +24,13 @@ import pytest
 import torch
 
 import train as train_command
-from agents.training.callbacks import TrainingStopped, cut_logs
-from agents.training.checkpoints import newest_good_checkpoint
+from agents.training.checkpoints import cut_logs, newest_good_checkpoint
 from benchmarks.soak import compare_runs
 from configs.run_config import RunConfig
 from envs.atari_vec_env import AtariVecEnv
 from envs.emulated_game import EmulatedGame, StepOutcome
 from runtime.run_directory import RunDirectory, RunStatus
+from runtime.stop_request import TrainingStopped
 from tests.short_runs import Interruption, command_line, never, short_config, train
 
 ROOT = Path(__file__).parents[2]
@@ -307,6 +307,43 @@ def test_no_good_checkpoint(interrupted: Callable[[str], Path]) -> None:
     )
 
 
+@pytest.mark.parametrize("also_missing", [[], ["config_path"], ["status_path"], ["final_path"]])
+@pytest.mark.parametrize("finished", [True, False])
+def test_where_the_checkpoints_are_gone_nothing_is_erased(
+    interrupted: Callable[[str], Path], finished: bool, also_missing: list[str]
+) -> None:
+    config = short_config()
+    runs = interrupted("a2c")
+    directory = run_directory(runs, config)
+    if finished:
+        train(runs, config)
+    else:
+        directory.write_status("running", 180)  # as after a kill
+    shutil.rmtree(directory.checkpoints_path)
+    for name in also_missing:
+        getattr(directory, name).unlink(missing_ok=True)
+    before = {path: path.read_bytes() for path in directory.path.rglob("*") if path.is_file()}
+    assert refuse(runs, config.with_total_agent_steps(360)) == (
+        f"{directory.path} was trained, but {directory.checkpoints_path}, from which it would go "
+        "on, is empty or gone; restore it, or choose another --runs folder."
+    )
+    assert {
+        path: path.read_bytes() for path in directory.path.rglob("*") if path.is_file()
+    } == before
+
+
+def test_every_checkpoint_is_on_record(tmp_path: Path) -> None:
+    """What a kill leaves: the status knows that there were checkpoints."""
+    config = short_config()
+
+    def die() -> bool:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, config, Interruption(A2C_UPDATES, die))
+    assert run_directory(tmp_path, config).read_status() == RunStatus("running", 180)
+
+
 def test_a_checkpoint_of_another_run(interrupted: Callable[[str], Path]) -> None:
     """config.json was deleted to get around the refusal, or the folder copied."""
     config = short_config(gamma=0.5)
@@ -370,7 +407,6 @@ def content(name: str, value: bytes) -> Callable[[dict[str, bytes]], None]:
     return lambda members: members.__setitem__(name, value)
 
 
-COUNTER = "{path}: `agent_steps` must be a whole number at least 1, got "
 NO_MODEL = "give an intact model saved by Stable-Baselines3."
 
 
@@ -435,10 +471,6 @@ def unreadable(error: str) -> str:
             "{path}: resume.npz cannot be loaded: it is not a zip archive, or a truncated one; "
             + NO_MODEL,
         ),
-        ("a2c", state("agent_steps", value="60"), COUNTER + "'60'."),
-        ("a2c", state("agent_steps", value=-1), COUNTER + "-1."),
-        ("a2c", state("agent_steps", value=None), COUNTER + "none."),
-        ("a2c", state("episode_infos", value=5), unreadable("TypeError: ...")),
         (
             "a2c",
             state("environment", value=None),
@@ -456,13 +488,7 @@ def unreadable(error: str) -> str:
             state("action_space_generator", value={}),
             unreadable("TypeError: a random generator's state is damaged: ..."),
         ),
-        ("a2c", state("logs", value=3), unreadable("AttributeError: ...")),
-        ("a2c", state("logs", value={}), "saved logs: `seconds` is missing; add it."),
-        (
-            "a2c",
-            state("logs", "file_sizes", value={"config.json": 0}),
-            "saved logs: `file_sizes` are not those of logs; use an earlier file.",
-        ),
+        ("a2c", state("logs", value=3), unreadable("TypeError: ...")),
         ("a2c", array("last_observations", None), unreadable("KeyError: 'last_observations'")),
         (
             "a2c",
@@ -538,24 +564,16 @@ def test_logs_are_cut_to_where_they_were(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    "sizes",
-    [
-        None,
-        [],
-        {"config.json": 0},
-        {"episodes.csv": -1},
-        {"episodes.csv": True},
-        {"events.out.tfevents.1/../config.json": 0},
-    ],
-)
-def test_a_checkpoint_cuts_nothing_but_logs(tmp_path: Path, sizes: Any) -> None:
+@pytest.mark.parametrize("name", ["config.json", "events.out.tfevents.1/../config.json"])
+def test_a_checkpoint_cuts_nothing_but_logs(tmp_path: Path, name: str) -> None:
     (tmp_path / "config.json").write_text("kept")
     (tmp_path / "episodes.csv").write_text("kept")
-    message = "saved logs: `file_sizes` are not those of logs; use an earlier file."
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        cut_logs(tmp_path, sizes)
+    with pytest.raises(ValueError, match="is missing or was shortened; restore it, or delete "):
+        cut_logs(tmp_path, {name: 0})
     assert {path.read_text() for path in tmp_path.iterdir()} == {"kept"}
+
+
+CONSTANT_EPSILON = {"exploration_initial_eps": 0.1, "exploration_final_eps": 0.1}
 
 
 # --- the replay buffer ----------------------------------------------------------------------------
@@ -614,7 +632,7 @@ def test_a_damaged_replay_memory_is_refilled_and_that_is_said(
 
 
 def test_a_finished_runs_replay_memory_is_deleted_or_kept(tmp_path: Path, capsys: Any) -> None:
-    config = short_config("dqn", keep_replay=True)
+    config = short_config("dqn", keep_replay=True, **CONSTANT_EPSILON)
     directory = train(tmp_path, config)
     assert directory.replay_path.exists()
     extended = config.with_total_agent_steps(360)
@@ -630,7 +648,7 @@ def test_a_finished_runs_replay_memory_is_deleted_or_kept(tmp_path: Path, capsys
 
 
 def test_a_refill_can_be_interrupted(tmp_path: Path) -> None:
-    config = short_config("dqn")
+    config = short_config("dqn", **CONSTANT_EPSILON)
     longer = config.with_total_agent_steps(400)
     one, other = tmp_path / "one", tmp_path / "other"
     train(one, config)
@@ -649,10 +667,15 @@ def test_a_refill_can_be_interrupted(tmp_path: Path) -> None:
 def test_a_replay_memory_from_before_the_first_checkpoint_is_not_used(tmp_path: Path) -> None:
     config = short_config("dqn")
     expected = train(tmp_path / "expected", config)
+
+    def die() -> bool:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "actual", config, Interruption(14, die))
     directory = run_directory(tmp_path / "actual", config)
-    with pytest.raises(TrainingStopped):
-        train(tmp_path / "actual", config, Interruption(DQN_UPDATES))
-    shutil.rmtree(directory.checkpoints_path)
+    assert directory.replay_path.exists()
+    assert not directory.checkpoints_path.exists()
     assert compare_runs(expected, train(tmp_path / "actual", config)) == []
 
 
@@ -810,9 +833,9 @@ def run_with_hanging_emulator(
     """train.py, whose emulators stop answering after so many answers."""
     arguments = [*command_line(config, runs), "--set=hang_timeout_seconds=2"]
     script = (
-        "import sys, time, train, agents.training.run\n"
+        "import sys, time, train, agents.training.resume\n"
         "from envs.emulated_game import EmulatedGame\n"
-        "agents.training.run.REBUILD_SECONDS_PER_ENVIRONMENT = 0.5\n"
+        "agents.training.resume.REBUILD_SECONDS_PER_ENVIRONMENT = 0.5\n"
         "receive, asked = EmulatedGame._receive, []\n"
         "def hang(game):\n"
         "    asked.append(game)\n"

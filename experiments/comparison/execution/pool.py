@@ -1,7 +1,6 @@
 """Carrying out a plan: one process per run, several at a time, each failure tried once more."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from agents.training.run import plan_run
-from configs.run_config import DQNHyperparameters, RunConfig, to_json
+from configs.run_config import RunConfig, to_json
 from experiments.comparison.execution.live_table import LiveTable
 from experiments.comparison.plan import ComparisonPlan
 from experiments.comparison.report.records import describe_source, has_ended, read_starts
@@ -105,13 +104,6 @@ class LocalWorker:
         self._process.wait()
 
 
-def count_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def find_unfinished(plan: ComparisonPlan, runs: Path) -> list[RunConfig]:
     """The planned runs that are still to be trained, in order.
 
@@ -125,7 +117,6 @@ def find_unfinished(plan: ComparisonPlan, runs: Path) -> list[RunConfig]:
         directory = RunDirectory(runs / config.name)
         if directory.exists():
             plan_run(directory, config)
-            _check_length(directory, config)
             starts = read_starts(directory)
             if starts and describe_source(starts) != plan.source:
                 raise ValueError(
@@ -135,20 +126,6 @@ def find_unfinished(plan: ComparisonPlan, runs: Path) -> list[RunConfig]:
         if not has_ended(directory, config):
             unfinished.append(config)
     return unfinished
-
-
-def _check_length(directory: RunDirectory, config: RunConfig) -> None:
-    """Refuse a shorter run whose schedules would have been others at the planned length."""
-    saved = directory.read_config().run.total_agent_steps
-    settings = config.hyperparameters
-    is_scheduled = (
-        isinstance(settings, DQNHyperparameters) or settings.learning_rate_schedule != "constant"
-    )
-    if is_scheduled and saved != config.run.total_agent_steps:
-        raise ValueError(
-            f"{directory.path} was begun as a run of {saved:_} agent steps, and its schedules "
-            "depend on the length; delete it, or choose another --runs folder."
-        )
 
 
 def execute(

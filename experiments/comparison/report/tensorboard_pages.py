@@ -6,9 +6,9 @@ from pathlib import Path
 
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import custom_scalars, scalar, text
 
+from agents.training.tensorboard import FILE_VERSION, write_events
 from experiments.comparison.report.figures import bin_middles, smooth_curves
 from experiments.comparison.report.records import Comparison
 from experiments.comparison.statistics.curves import compute_curve_band
@@ -58,8 +58,6 @@ def _picture(tag: str, png: bytes) -> Summary:
 
 def _write_events(folder: Path, events: list[Event]) -> None:
     buffer = io.BytesIO()
-    records = RecordWriter(buffer)
-    for event in [Event(file_version="brain.Event:2"), *events]:
-        records.write(event.SerializeToString(deterministic=True))
+    write_events(buffer, [FILE_VERSION, *events])
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / _FILE_NAME, buffer.getvalue())

@@ -2,7 +2,7 @@
 
 import csv
 import json
-import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,12 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.models.model_file import read_model_zip
-from agents.training.callbacks import TrainingStopped
 from agents.training.checkpoints import newest_good_checkpoint
 from agents.training.run import plan_run, train_run
-from configs.run_config import RunConfig, load_config, make_config
+from configs.run_config import RunConfig, load_config, make_config, to_json
+from runtime.files import write_atomically
 from runtime.run_directory import RunDirectory, RunStatus
-from runtime.stop_request import StopRequest
+from runtime.stop_request import StopRequest, TrainingStopped
 
 WALL_CLOCK_TAGS = {"time/fps"}
 
@@ -58,8 +58,7 @@ def config_of(algo: str, **overrides) -> RunConfig:
 
 def train(runs: Path, config: RunConfig, stop=None) -> RunDirectory:
     directory = RunDirectory(runs / config.name)
-    _, planned = plan_run(directory, config)
-    train_run(directory, planned, StopAt() if stop is None else stop)
+    train_run(directory, plan_run(directory, config).config, StopAt() if stop is None else stop)
     return directory
 
 
@@ -217,10 +216,8 @@ def test_plain_sb3_opens_checkpoints_and_the_final_model(uninterrupted):
 
 def test_plan(uninterrupted, tmp_path):
     config = load_config(uninterrupted.config_path)
-    assert plan_run(RunDirectory(tmp_path / "new"), config)[0] == "start"
-    assert plan_run(uninterrupted, config)[0] == "finished"
-    longer = config.with_total_agent_steps(800)
-    assert plan_run(uninterrupted, longer) == ("extend", longer)
+    assert plan_run(RunDirectory(tmp_path / "new"), config) == ("start", config, 0)
+    assert plan_run(uninterrupted, config) == ("finished", config, 600)
     with pytest.raises(ValueError, match="holds a run of other settings") as error:
         plan_run(uninterrupted, config_of(config.run.algo, gamma=0.9, protocol="machado"))
     assert str(error.value) == (
@@ -235,14 +232,60 @@ def test_plan(uninterrupted, tmp_path):
     )
 
 
-def test_a_finished_run_can_be_extended(uninterrupted, tmp_path):
-    config = load_config(uninterrupted.config_path)
-    runs = tmp_path / "runs"
-    shutil.copytree(uninterrupted.path, runs / config.name)
-    longer = train(runs, config.with_total_agent_steps(720))
-    assert longer.read_status() == RunStatus("finished", 720)
-    earlier = read_episodes(uninterrupted)
-    assert read_episodes(longer)[: len(earlier)] == earlier
-    steps = [step for step, _ in read_scalars(longer)["train/learning_rate"]]
+@pytest.mark.parametrize(
+    ("algo", "overrides", "falls"),
+    [
+        ("a2c", {"learning_rate_schedule": "constant"}, None),
+        ("a2c", {"learning_rate_schedule": "linear"}, "learning rate"),
+        ("dqn", {}, "epsilon"),
+        ("dqn", {"exploration_initial_eps": 0.1, "exploration_final_eps": 0.1}, None),
+    ],
+)
+@pytest.mark.parametrize("state", ["finished", "interrupted"])
+def test_a_run_whose_schedules_depend_on_its_length_is_not_made_longer(
+    tmp_path, algo, overrides, falls, state
+):
+    config = config_of(algo, **overrides)
+    longer = config.with_total_agent_steps(800)
+    directory = RunDirectory(tmp_path)
+    write_atomically(directory.config_path, to_json(config))
+    directory.write_status(state, 400)
+    directory.final_path.touch()
+    if falls is None:
+        action = "extend" if state == "finished" else "resume"
+        assert plan_run(directory, longer) == (action, longer, 400)
+        return
+    with pytest.raises(ValueError, match=f"over which its {falls} falls") as error:
+        plan_run(directory, longer)
+    assert str(error.value) == (
+        f"{tmp_path} is a run of 600 agent steps, over which its {falls} falls, and going on to "
+        "800 would raise it again; choose another --runs folder for the longer run."
+    )
+
+
+@pytest.mark.parametrize("algo", ["a2c", "dqn"])
+def test_a_finished_run_can_be_extended(tmp_path, algo):
+    constant = {"exploration_initial_eps": 0.1, "exploration_final_eps": 0.1}
+    config = config_of(
+        algo, learning_rate_schedule="constant", **(constant if algo == "dqn" else {})
+    )
+    directory = train(tmp_path, config)
+    earlier = read_episodes(directory)
+    train(tmp_path, config.with_total_agent_steps(720))
+    assert directory.read_status() == RunStatus("finished", 720)
+    assert read_episodes(directory)[: len(earlier)] == earlier
+    steps = [step for step, _ in read_scalars(directory)["train/learning_rate"]]
     assert steps == sorted(set(steps))
     assert steps[-1] == 720
+
+
+def test_other_threads_are_told(tmp_path, capsys):
+    config = config_of("a2c", total_agent_steps=200)
+    with pytest.raises(TrainingStopped):
+        train(tmp_path, config, StopAt(11))
+    asked = config.with_execution(replace(config.execution, threads=2))
+    train(tmp_path, asked)
+    assert (
+        f"{config.name}: resumed at 110 agent steps. `threads` is 2, and was 1: from here on the "
+        "weights are not, to the last bit, those of a run without the change.\n"
+    ) in capsys.readouterr().out

@@ -65,7 +65,6 @@ def test_a_full_disk_is_named_and_leaves_no_thread(tmp_path: Path) -> None:
     file = EventFile(tmp_path)
     file._file.close()
     file._file = Path("/dev/full").open("ab")  # noqa: SIM115
-    file._records._writer = file._file
     message = re.escape(
         f"{file.path} cannot be written (No space left on device); free some space."
     )

@@ -107,7 +107,7 @@ def test_a_packed_run_cannot_be_trained_further(tmp_path):
     write_run(tmp_path / "runs", config, [1.0])
     assert archive([str(tmp_path / "runs"), str(tmp_path / "packed")]) == 0
     directory = RunDirectory(tmp_path / "packed" / config.name)
-    assert plan_run(directory, config) == ("finished", config)
+    assert plan_run(directory, config)[:2] == ("finished", config)
     with pytest.raises(ValueError, match="is a packed run, without the agent") as error:
         plan_run(directory, plan_of(total_agent_steps=700).runs()[0])
     assert str(error.value).startswith(str(directory.path))

@@ -219,8 +219,8 @@ def test_finished_runs_that_fit_are_adopted(tmp_path):
         (
             {"learning_rate_schedule": "linear", "total_agent_steps": 50},
             None,
-            "{path} was begun as a run of 50 agent steps, and its schedules depend on the length; "
-            "delete it, or choose another --runs folder.",
+            "{path} is a run of 50 agent steps, over which its learning rate falls, and going on "
+            "to 100 would raise it again; choose another --runs folder for the longer run.",
         ),
     ],
 )
