@@ -14,7 +14,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.speed import TASKS, Contestant, check_options, make_ours, measure_rates
+from benchmarks.agents import make_ours
+from benchmarks.speed import TASKS, Contestant, check_options, measure_rates
 from runtime.command_line import OneLineParser, exit_on_user_error
 from runtime.process_settings import prepare_process
 

@@ -5,7 +5,6 @@ means at every million agent steps, or every `--every`, are printed as rows of a
 """
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 
@@ -13,10 +12,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from configs.run_config import load_config
+from experiments.comparison.report.records import read_episodes
+from experiments.comparison.statistics.curves import FINAL_GAMES, moving_means
 from runtime.command_line import OneLineParser, exit_on_user_error
 from runtime.run_directory import RunDirectory
-
-WINDOW = 100  # games
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,14 +30,16 @@ def main(arguments: list[str] | None = None) -> int:
             config = load_config(directory.config_path)
             precision = config.run.precision
             name = config.name if precision == "fp32" else f"{config.name} in {precision}"
-            steps, returns = _read_episodes(directory.episodes_path)
-            dots = axes.plot(steps / 1e6, returns, ".", markersize=1, alpha=0.25)
-            means = np.convolve(returns, np.ones(WINDOW), "valid") / WINDOW
+            episodes = read_episodes(directory.episodes_path)
+            steps, means = episodes.agent_steps, moving_means(episodes.returns)
+            if not len(means):
+                raise ValueError(f"{path} has {len(steps)} games; a curve needs {FINAL_GAMES}.")
+            dots = axes.plot(steps / 1e6, episodes.returns, ".", markersize=1, alpha=0.25)
             axes.plot(
-                steps[WINDOW - 1 :] / 1e6,
+                steps[FINAL_GAMES - 1 :] / 1e6,
                 means,
                 color=dots[0].get_color(),
-                label=f"{name}, mean of {WINDOW} games",
+                label=f"{name}, mean of {FINAL_GAMES} games",
             )
             status = directory.read_status()
             trained = 0 if status is None else status.agent_steps
@@ -58,21 +59,11 @@ def means_at(marks: np.ndarray, steps: np.ndarray, means: np.ndarray) -> np.ndar
     Args:
         marks: Agent steps, [M].
         steps: Agent steps at the end of each game, ascending, [N].
-        means: Mean return of a game and those before it that make up the window, for each game
-            that has as many before it, [N - WINDOW + 1].
+        means: From `moving_means`, [N - 99].
     """
     ended = np.searchsorted(steps, marks, side="right")
-    return np.where(ended < WINDOW, np.nan, means[np.maximum(ended, WINDOW) - WINDOW])
-
-
-def _read_episodes(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Agent steps at the end of each game, and its return."""
-    with path.open(encoding="utf-8") as file:
-        rows = [(float(row["agent_steps"]), float(row["return"])) for row in csv.DictReader(file)]
-    if len(rows) < WINDOW:
-        raise ValueError(f"{path} has {len(rows)} games; a curve needs {WINDOW}.")
-    steps, returns = np.array(rows).T
-    return steps, returns
+    window = FINAL_GAMES
+    return np.where(ended < window, np.nan, means[np.maximum(ended, window) - window])
 
 
 def _parser() -> argparse.ArgumentParser:

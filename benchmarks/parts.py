@@ -31,7 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     prepare_process()
-    from benchmarks.speed import TASKS, check_options, make_ours, make_sb3, measure_training
+    from benchmarks.agents import make_ours, make_sb3
+    from benchmarks.speed import TASKS, check_options, measure_training
 
     with exit_on_user_error():
         check_options(options.game, options.rounds)

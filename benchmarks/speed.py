@@ -20,9 +20,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from benchmarks.agents import make_ours, make_sb3, make_sb3_env
 from envs.games import find_game
 from runtime.command_line import OneLineParser, exit_on_user_error
 from runtime.process_settings import prepare_process
@@ -72,24 +73,16 @@ class Task:
         steps: Agent steps of a measurement.
         warm_up: Agent steps before the first.
         contestants: Who does it.
-        settings: Of both sides, beside rl-baselines3-zoo's.
     """
 
     steps: int
     warm_up: int
     contestants: tuple[Contestant, ...]
-    settings: dict[str, Any] = field(default_factory=dict)
 
 
 TASKS = {
     "a2c": Task(1_600, 1_600, TRAINING),
-    # Measured while it learns; the memory fills soon.
-    "dqn": Task(
-        240,
-        800,
-        TRAINING,
-        {"learning_starts": 400, "buffer_size": 20_000, "exploration_fraction": 0.1},
-    ),
+    "dqn": Task(240, 800, TRAINING),
     "evaluation": Task(0, 0, EVALUATION),  # whole games,
 }
 
@@ -239,7 +232,7 @@ def _prepare_evaluation(contestant: Contestant, game: str) -> Callable[[], float
 
         agent = make_sb3("a2c", game)
         # One environment, as zoo's enjoy.py has it.
-        env = _make_sb3_env(game, 1, {"clip_reward": False})
+        env = make_sb3_env(game, 1, {"clip_reward": False})
 
         def play() -> int:
             lengths = evaluate_policy(agent, env, 1, return_episode_rewards=True)[1]
@@ -265,57 +258,6 @@ def _prepare_evaluation(contestant: Contestant, game: str) -> Callable[[], float
         return play() / (time.perf_counter() - started)
 
     return measure
-
-
-def make_ours(algo: str, game: str, overrides: dict[str, Any]) -> Any:
-    """This project's untrained agent, on its environments."""
-    from agents.algorithms.build import make_agent
-    from agents.algorithms.device import find_device
-    from configs.protocols import load_protocol
-    from configs.run_config import make_config
-    from envs.atari_vec_env import AtariVecEnv
-
-    config = make_config(game, algo, TASKS[algo].settings | overrides)
-    env = AtariVecEnv(
-        find_game(game), load_protocol(config.run.protocol), config.hyperparameters.n_envs, 0
-    )
-    return make_agent(config, env, find_device(config.execution.device))
-
-
-def make_sb3(algo: str, game: str) -> Any:
-    """SB3 with rl-baselines3-zoo's Atari settings, on SB3's own environments."""
-    from stable_baselines3 import A2C, DQN
-    from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
-
-    env = _make_sb3_env(game, 16 if algo == "a2c" else 1)
-    if algo == "a2c":
-        policy_kwargs = {"optimizer_class": RMSpropTFLike, "optimizer_kwargs": {"eps": 1e-5}}
-        return A2C(
-            "CnnPolicy", env, ent_coef=0.01, vf_coef=0.25, seed=0, policy_kwargs=policy_kwargs
-        )
-    return DQN(
-        "CnnPolicy",
-        env,
-        learning_rate=1e-4,
-        batch_size=32,
-        target_update_interval=1000,
-        train_freq=4,
-        gradient_steps=1,
-        exploration_final_eps=0.01,
-        seed=0,
-        **TASKS[algo].settings,
-    )
-
-
-def _make_sb3_env(game: str, n_envs: int, wrapper: dict[str, Any] | None = None) -> Any:
-    import ale_py
-    import gymnasium
-    from stable_baselines3.common.env_util import make_atari_env
-    from stable_baselines3.common.vec_env import VecFrameStack
-
-    gymnasium.register_envs(ale_py)
-    name = f"{game}NoFrameskip-v4"
-    return VecFrameStack(make_atari_env(name, n_envs=n_envs, seed=0, wrapper_kwargs=wrapper), 4)
 
 
 def _parser() -> argparse.ArgumentParser:

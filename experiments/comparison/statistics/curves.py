@@ -49,6 +49,24 @@ def final_score(returns: ArrayLike) -> float | None:
     return float(last.mean()) if last.size else None
 
 
+def moving_means(returns: ArrayLike) -> FloatArray:
+    """Mean return of each game and those before it that make up `FINAL_GAMES`.
+
+    Args:
+        returns: Raw return of each game; shape (games,).
+
+    Returns:
+        One for each game that has as many before it, shape (games - `FINAL_GAMES` + 1,); none if
+        there are fewer games.
+    """
+    values = np.asarray(returns, dtype=np.float64)
+    if len(values) < FINAL_GAMES:
+        return np.empty(0)
+    windows = np.lib.stride_tricks.sliding_window_view(values, FINAL_GAMES)
+    means: FloatArray = windows.mean(axis=-1)
+    return means
+
+
 def find_steps_to_reach(agent_steps: ArrayLike, returns: ArrayLike, threshold: float) -> int | None:
     """The first agent step at which the mean of the last `FINAL_GAMES` games reaches `threshold`.
 
@@ -61,10 +79,7 @@ def find_steps_to_reach(agent_steps: ArrayLike, returns: ArrayLike, threshold: f
         Agent steps, or None if it was never reached or fewer than `FINAL_GAMES` games finished.
     """
     steps, values = _check_games(agent_steps, returns)
-    if len(values) < FINAL_GAMES:
-        return None
-    means = np.lib.stride_tricks.sliding_window_view(values, FINAL_GAMES).mean(axis=-1)
-    reached = np.flatnonzero(means >= threshold)
+    reached = np.flatnonzero(moving_means(values) >= threshold)
     return int(steps[reached[0] + FINAL_GAMES - 1]) if len(reached) else None
 
 
