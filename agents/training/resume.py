@@ -55,7 +55,7 @@ def _check_nothing_is_lost(directory: RunDirectory) -> None:
     """Refuse to start at 0, and so to erase what is left, where training had been saved."""
     status = directory.read_status()
     saved = directory.episodes_path.exists() if status is None else status.agent_steps > 0
-    if saved or directory.final_path.exists():
+    if saved or directory.final_path.exists() or directory.is_packed():
         raise ValueError(
             f"{directory.path} was trained, but {directory.checkpoints_path}, from which it would "
             "go on, is empty or gone; restore it, or choose another --runs folder."

@@ -81,7 +81,7 @@ def plan_run(directory: RunDirectory, asked: RunConfig) -> Plan:
     done = 0 if status is None else status.agent_steps
     if finished and asked_total == saved_total:
         return Plan("finished", saved, done)
-    if directory.is_packed():
+    if directory.is_packed() and asked_total > saved_total:
         raise ValueError(
             f"{directory.path} is a packed run, without the agent that could be trained further; "
             "choose another --runs folder."

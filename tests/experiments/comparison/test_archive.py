@@ -9,6 +9,7 @@ import pytest
 
 from agents.training.run import plan_run
 from experiments.comparison.archive import main as archive
+from experiments.comparison.execution.pool import find_unfinished
 from experiments.comparison.plan import ComparisonPlan, make_plan, save_plan
 from experiments.comparison.report.write import write_report
 from runtime.run_directory import RunDirectory
@@ -96,21 +97,24 @@ def test_a_comparison_goes_on_where_only_packed_runs_are_left(trained, tmp_path,
     reports = [json.loads((runs / "report.json").read_text()) for runs in (moved, trained)]
     for report in reports:  # what tells when and how fast it was trained
         del report["cost"], report["settings"]
-        assert [row.pop("ablated_runs") for row in report["coordinate_use"]]
-        assert [row.pop("ablated_games") for row in report["coordinate_use"]]
-        assert [row.pop("ablated_scores") for row in report["coordinate_use"]]
+        report["shares"] = [row["weight_share"] for row in report.pop("coordinate_use")]
     assert reports[0] == reports[1]
 
 
 def test_a_packed_run_cannot_be_trained_further(tmp_path):
-    config = plan_of().runs()[0]
-    write_run(tmp_path / "runs", config, [1.0])
-    assert archive([str(tmp_path / "runs"), str(tmp_path / "packed")]) == 0
-    directory = RunDirectory(tmp_path / "packed" / config.name)
-    assert plan_run(directory, config)[:2] == ("finished", config)
+    runs, packed = tmp_path / "runs", tmp_path / "packed"
+    finished, diverged, *others = plan_of().runs()
+    write_run(runs, finished, [1.0])
+    write_run(runs, diverged, [1.0], state="diverged")
+    assert archive([str(runs), str(packed)]) == 0
+    assert find_unfinished(plan_of(), packed) == others
+    directory = RunDirectory(packed / finished.name)
+    assert plan_run(directory, finished)[:2] == ("finished", finished)
     with pytest.raises(ValueError, match="is a packed run, without the agent") as error:
-        plan_run(directory, plan_of(total_agent_steps=700).runs()[0])
+        find_unfinished(plan_of(total_agent_steps=700), packed)
     assert str(error.value).startswith(str(directory.path))
+    with pytest.raises(ValueError, match="was trained, but"):
+        train(packed, diverged)
 
 
 @pytest.mark.parametrize("damage", [b"", b"[]", b'{"status.json": {}}'])
