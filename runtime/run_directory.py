@@ -178,7 +178,8 @@ class RunDirectory:
         """Hold this directory for one process; the system frees it when the process dies.
 
         Raises:
-            ValueError: If another process holds it, or the path cannot be a directory.
+            ValueError: If another process holds it, or the path cannot be a directory, or the file
+                system has no locks.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -193,6 +194,11 @@ class RunDirectory:
             except BlockingIOError:
                 raise ValueError(
                     f"{self.path} is being written by another process; wait for it or stop it."
+                ) from None
+            except OSError as error:  # as on Lustre without -o flock: two writers would be possible
+                raise ValueError(
+                    f"{self.path} is on a file system without locks ({error.strerror}); choose a "
+                    "--runs folder on another, such as a local disk."
                 ) from None
             remove_stale_temporaries(self.path)
             yield

@@ -1,6 +1,8 @@
-"""What a run will need of the machine, checked before it starts."""
+"""What runs will need of the disk and the memory, checked before they start."""
 
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from agents.algorithms.build import replay_slack
@@ -16,36 +18,71 @@ BYTES_PER_ENVIRONMENT = 1_200_000
 LOG_BYTES_PER_AGENT_STEP = 0.5  # TensorBoard and episodes.csv, generously
 
 
+@dataclass(frozen=True)
+class Needs:
+    """Bytes that runs will take, and that there are; None where the system does not tell."""
+
+    disk: int
+    free_disk: int
+    memory: int
+    available_memory: int | None
+
+
+def count_needs(
+    configs: Sequence[RunConfig], runs: Path, jobs: int, process_bytes: int = 0
+) -> Needs:
+    """Count what unfinished runs are yet to take.
+
+    Args:
+        configs: Of the runs, in the order of their training.
+        runs: The folder below which they lie.
+        jobs: How many train at a time: so many have their replay buffers on the disk.
+        process_bytes: Memory of a process before it trains.
+    """
+    kept, replays, written = 0, [], 0
+    for config in configs:
+        logs = int(LOG_BYTES_PER_AGENT_STEP * config.run.total_agent_steps)
+        kept += KEPT_FILES * CHECKPOINT_BYTES + logs
+        replays.append(_count_replay_bytes(config))
+        files = (runs / config.name).rglob("*")
+        written += sum(file.stat().st_size for file in files if file.is_file())
+    if not any(config.execution.keep_replay for config in configs):
+        replays = replays[:jobs]
+    existing = next(folder for folder in (runs, *runs.absolute().parents) if folder.exists())
+    return Needs(
+        disk=max(kept + sum(replays) - written, 0),
+        free_disk=shutil.disk_usage(existing).free,
+        memory=sum(process_bytes + _count_memory(config) for config in configs[:jobs]),
+        available_memory=_read_available_memory(),
+    )
+
+
 def check_resources(directory: RunDirectory, config: RunConfig) -> None:
     """Refuse a run that would fill the disk or the memory.
 
     Raises:
         ValueError: One line, with what is needed, what there is and the remedy.
     """
-    replay, memory = count_replay_bytes(config), count_memory(config)
-    available = available_memory()
-    if available is not None and memory > available:
+    runs = directory.path.parents[config.name.count("/")]
+    needs = count_needs([config], runs, jobs=1)
+    if needs.available_memory is not None and needs.memory > needs.available_memory:
         smaller = (
             "buffer_size, batch_size, n_envs or checkpoint_every_agent_steps"
             if isinstance(config.hyperparameters, DQNHyperparameters)
             else "n_envs or n_steps"
         )
         raise ValueError(
-            f"{config.name} needs {_gigabytes(memory)} of memory, {_gigabytes(available)} are "
-            f"available; set a smaller {smaller}."
+            f"{config.name} needs {_gigabytes(needs.memory)} of memory, "
+            f"{_gigabytes(needs.available_memory)} are available; set a smaller {smaller}."
         )
-    written = sum(file.stat().st_size for file in directory.path.rglob("*") if file.is_file())
-    logs = LOG_BYTES_PER_AGENT_STEP * config.run.total_agent_steps
-    needed = replay + KEPT_FILES * CHECKPOINT_BYTES + int(logs) - written
-    free = shutil.disk_usage(_nearest_existing(directory.path)).free
-    if needed > free:
+    if needs.disk > needs.free_disk:
         raise ValueError(
-            f"{directory.path} needs {_gigabytes(needed)} of disk, {_gigabytes(free)} are free; "
-            "make room or choose another --runs folder."
+            f"{directory.path} needs {_gigabytes(needs.disk)} of disk, "
+            f"{_gigabytes(needs.free_disk)} are free; make room or choose another --runs folder."
         )
 
 
-def count_memory(config: RunConfig) -> int:
+def _count_memory(config: RunConfig) -> int:
     """Bytes that a run takes beside the program itself."""
     settings = config.hyperparameters
     samples = (
@@ -54,13 +91,13 @@ def count_memory(config: RunConfig) -> int:
         else settings.n_envs * settings.n_steps
     )
     return (
-        count_replay_bytes(config)
+        _count_replay_bytes(config)
         + samples * BYTES_PER_SAMPLE
         + settings.n_envs * BYTES_PER_ENVIRONMENT
     )
 
 
-def count_replay_bytes(config: RunConfig) -> int:
+def _count_replay_bytes(config: RunConfig) -> int:
     """Bytes of a run's replay buffer, which lies on the disk and is mapped."""
     settings = config.hyperparameters
     if not isinstance(settings, DQNHyperparameters):
@@ -68,7 +105,7 @@ def count_replay_bytes(config: RunConfig) -> int:
     return count_bytes(settings.buffer_size, settings.n_envs, replay_slack(config))
 
 
-def available_memory() -> int | None:
+def _read_available_memory() -> int | None:
     """Bytes of memory that can be had without swapping; None where the system does not tell."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
@@ -76,10 +113,6 @@ def available_memory() -> int | None:
         return None
     fields = dict(line.split(":", 1) for line in lines)
     return int(fields["MemAvailable"].split()[0]) * 1024
-
-
-def _nearest_existing(path: Path) -> Path:
-    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
 
 
 def _gigabytes(count: int) -> str:

@@ -130,8 +130,6 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
     device = find_device(config.execution.device)
     game, protocol = find_game(config.run.game), load_protocol(config.run.protocol)
     threads, reason = choose_threads(config.execution.threads)
-    if reason:
-        print(f"{config.name}: {reason}", flush=True)
     config = config.with_execution(replace(config.execution, threads=threads))
     torch.set_num_threads(threads)
     check_resources(directory, config)
@@ -143,6 +141,8 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
         agent, logs = make_or_restore(directory, config, env, device)
         done, total = agent.num_timesteps, config.run.total_agent_steps
 
+        if reason:
+            print(f"{config.name}: {reason}", flush=True)
         cut_logs(directory.path, logs["file_sizes"])
         write_atomically(directory.config_path, to_json(config))
         directory.record_start(describe_start(str(device), threads, asdict(protocol)))

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from runtime.process_settings import choose_threads, count_cores
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -52,3 +54,108 @@ def test_freed_memory_is_kept_for_the_next_block(prepared: str, kept: bool) -> N
         "print(anonymous() - before)"
     )
     assert (int(run(script)) > size // 2) == kept
+
+
+V2 = "0::/a/b\n"
+V1 = "7:memory:/docker/1\n4:cpu,cpuacct:/docker/1\n0::/\n"
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "cores"),
+    [
+        (None, {}, 8),  # no control groups
+        (V2, {}, 8),
+        (V2, {"a/b/cpu.max": "max 100000\n"}, 8),
+        (V2, {"a/b/cpu.max": "250000 100000\n"}, 2),
+        (V2, {"a/b/cpu.max": "50000 100000\n"}, 1),
+        (V2, {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "300000 100000\n"}, 3),
+        ("0::/outside/1\n", {"cpu.max": "400000 100000\n"}, 4),  # a container's own root
+        (V2, {"a/b/cpu.max": "1600000 100000\n"}, 8),  # more than the affinity allows
+        (V2, {"a/b/cpu.max": "damaged\n"}, 8),
+        (V1, {"cpu/docker/1/cpu.cfs_quota_us": "-1", "cpu/docker/1/cpu.cfs_period_us": "9"}, 8),
+        (V1, {"cpu/docker/1/cpu.cfs_quota_us": "18", "cpu/docker/1/cpu.cfs_period_us": "9"}, 2),
+        (V1, {"cpu/cpu.cfs_quota_us": "27\n", "cpu/cpu.cfs_period_us": "9\n"}, 3),
+    ],
+)
+def test_cores_are_those_allotted(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    groups: str | None,
+    files: dict[str, str],
+    cores: int,
+) -> None:
+    monkeypatch.setattr(os, "process_cpu_count", lambda: 8, raising=False)
+    for name, content in files.items():
+        path = tmp_path / "sys/fs/cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    if groups is not None:
+        (tmp_path / "proc/self").mkdir(parents=True)
+        (tmp_path / "proc/self/cgroup").write_text(groups)
+    assert count_cores(tmp_path) == cores
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="sets it")
+def test_the_affinity_counts() -> None:
+    first = min(os.sched_getaffinity(0))
+    script = (
+        f"import os; os.sched_setaffinity(0, [{first}]); "
+        "from runtime.process_settings import count_cores; print(count_cores())"
+    )
+    assert run(script) == "1\n"
+
+
+@pytest.mark.parametrize(
+    ("asked", "cores", "variable", "load", "threads", "line"),
+    [
+        (0, 2, None, 0.2, 2, "threads: 2 (cores: 2); --set threads=N is another number."),
+        (
+            0,
+            2,
+            None,
+            1.2,
+            1,
+            "threads: 1 (cores: 2, load: 1.2); --set threads=N is another number.",
+        ),
+        (
+            0,
+            2,
+            None,
+            9.0,
+            1,
+            "threads: 1 (cores: 2, load: 9.0); --set threads=N is another number.",
+        ),
+        (0, 16, None, 9.6, 4, "threads: 4 (cores: 16); --set threads=N is another number."),
+        (0, 1, None, 0.0, 1, "threads: 1 (cores: 1); --set threads=N is another number."),
+        (0, 3, None, 60.0, 3, "threads: 3 (cores: 3); --set threads=N is another number."),
+        (0, 16, "1", 0.0, 1, "threads: 1 (OMP_NUM_THREADS=1); --set threads=N is another number."),
+        (
+            0,
+            16,
+            "8,2",
+            0.0,
+            8,
+            "threads: 8 (OMP_NUM_THREADS=8); --set threads=N is another number.",
+        ),
+        (0, 2, "many", 0.0, 2, "threads: 2 (cores: 2); --set threads=N is another number."),
+        (2, 2, "1", 9.0, 2, ""),
+        (64, 2, None, 0.0, 64, "64 threads have 2 cores: --set threads=2 may be faster."),
+    ],
+)
+def test_threads(
+    monkeypatch: pytest.MonkeyPatch,
+    asked: int,
+    cores: int,
+    variable: str | None,
+    load: float,
+    threads: int,
+    line: str,
+) -> None:
+    """On a machine of as many cores; three of them are a part of it."""
+    monkeypatch.setattr("runtime.process_settings.count_cores", lambda: cores)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64 if cores == 3 else cores)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    assert choose_threads(asked) == (threads, line)

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -75,6 +77,20 @@ def test_a_dead_process_and_its_children_hold_no_lock(directory: RunDirectory) -
             pass
     finally:
         subprocess.run(["kill", str(child)], check=True)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_without_locks_nobody_writes(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", fail)
+    assert refuse_lock(directory) == (
+        f"{directory.path} is on a file system without locks ({os.strerror(number)}); choose a "
+        "--runs folder on another, such as a local disk."
+    )
 
 
 def test_the_lock_removes_what_dead_writers_left(directory: RunDirectory) -> None:

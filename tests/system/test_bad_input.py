@@ -260,7 +260,7 @@ def test_what_no_machine_has_is_refused_before_it_is_tried(
     arguments: list[str],
     need: str,
 ) -> None:
-    monkeypatch.setattr("agents.training.requirements.available_memory", lambda: 32 * 10**9)
+    monkeypatch.setattr("agents.training.requirements._read_available_memory", lambda: 32 * 10**9)
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10**11}))
     line = refuse(["--game", "Breakout", "--device", "cpu", *arguments], capsys)
     assert line.startswith("error: ")
@@ -403,9 +403,7 @@ def test_wrong_comparisons(
     message: str,
 ) -> None:
     monkeypatch.delattr("experiments.comparison.command.execute")
-    monkeypatch.setattr(
-        "experiments.comparison.execution.forecast.available_memory", lambda: 32 * 10**9
-    )
+    monkeypatch.setattr("agents.training.requirements._read_available_memory", lambda: 32 * 10**9)
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10**11}))
     (here / "file").write_text("not a folder")
     assert refuse(["--compare", *arguments], capsys) == f"error: {message}"

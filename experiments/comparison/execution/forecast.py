@@ -1,20 +1,12 @@
 """What a plan will take, and what it could show: told before anything is trained."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from agents.training.progress import format_seconds
-from agents.training.requirements import (
-    CHECKPOINT_BYTES,
-    KEPT_FILES,
-    LOG_BYTES_PER_AGENT_STEP,
-    available_memory,
-    count_memory,
-    count_replay_bytes,
-)
+from agents.training.requirements import count_needs
 from configs.run_config import RunConfig
 from configs.settings import load_preset
 from experiments.comparison.plan import ComparisonPlan
@@ -38,7 +30,7 @@ def describe_plan(plan: ComparisonPlan, runs: Path, jobs: int) -> str:
     done = sum(_trained_steps(config, runs) for config in configs)
     steps = plan.total_agent_steps * len(configs)
     rate, source = find_rate(plan, runs)
-    free, memory = shutil.disk_usage(_nearest_existing(runs)).free, available_memory()
+    needs = count_needs(left, runs, jobs, PROCESS_BYTES)
     running = min(jobs, len(left))
     seconds = (steps - done) / (rate * max(running, 1))
     lines = [
@@ -51,10 +43,14 @@ def describe_plan(plan: ComparisonPlan, runs: Path, jobs: int) -> str:
         f"{jobs} at a time",
         f"steps      {steps:_} agent steps, {done:_} of them done",
         f"time       {format_seconds(seconds)} at {rate:.0f} agent steps/s a job ({source})",
-        f"disk       {needed_disk(left, runs, jobs) / 1e9:.1f} GB at most to come; "
-        f"{free / 1e9:.1f} GB free",
-        f"memory     {needed_memory(left, running) / 1e9:.1f} GB"
-        + ("" if memory is None else f"; {memory / 1e9:.1f} GB available"),
+        f"disk       {needs.disk / 1e9:.1f} GB at most to come; "
+        f"{needs.free_disk / 1e9:.1f} GB free",
+        f"memory     {needs.memory / 1e9:.1f} GB"
+        + (
+            ""
+            if needs.available_memory is None
+            else f"; {needs.available_memory / 1e9:.1f} GB available"
+        ),
         f"verdicts   {describe_power(plan)}",
         "order      " + "\n           ".join(_shorten([config.name for config in configs])),
     ]
@@ -98,45 +94,22 @@ def find_rate(plan: ComparisonPlan, runs: Path) -> tuple[float, str]:
     ), "configs/comparison.toml; nothing measured here yet"
 
 
-def needed_disk(left: Sequence[RunConfig], runs: Path, jobs: int) -> float:
-    """Bytes that unfinished runs are yet to write: replay buffers count while they train."""
-    kept = sum(
-        KEPT_FILES * CHECKPOINT_BYTES + LOG_BYTES_PER_AGENT_STEP * config.run.total_agent_steps
-        for config in left
-    )
-    keep_replay = any(config.execution.keep_replay for config in left)
-    replays = [count_replay_bytes(config) for config in left]
-    written = sum(
-        file.stat().st_size
-        for config in left
-        for file in (runs / config.name).rglob("*")
-        if file.is_file()
-    )
-    return max(kept + sum(replays if keep_replay else replays[:jobs]) - written, 0.0)
-
-
-def needed_memory(left: Sequence[RunConfig], running: int) -> int:
-    """Bytes that the runs take which train at the same time."""
-    return sum(PROCESS_BYTES + count_memory(config) for config in left[:running])
-
-
 def check_needs(left: Sequence[RunConfig], runs: Path, jobs: int) -> None:
     """Refuse a plan that would fill the disk or the memory.
 
     Raises:
         ValueError: One line, with what is needed, what there is and the remedy.
     """
-    disk, free = needed_disk(left, runs, jobs), shutil.disk_usage(_nearest_existing(runs)).free
-    if disk > free:
+    needs = count_needs(left, runs, jobs, PROCESS_BYTES)
+    if needs.disk > needs.free_disk:
         raise ValueError(
-            f"the plan needs {disk / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free; make room "
-            "or choose another --runs folder."
+            f"the plan needs {needs.disk / 1e9:.1f} GB of disk, {needs.free_disk / 1e9:.1f} GB are "
+            "free; make room or choose another --runs folder."
         )
-    memory, available = needed_memory(left, min(jobs, len(left))), available_memory()
-    if available is not None and memory > available:
+    if needs.available_memory is not None and needs.memory > needs.available_memory:
         raise ValueError(
-            f"{min(jobs, len(left))} jobs need {memory / 1e9:.1f} GB of memory, "
-            f"{available / 1e9:.1f} GB are available; give fewer --jobs."
+            f"{min(jobs, len(left))} jobs need {needs.memory / 1e9:.1f} GB of memory, "
+            f"{needs.available_memory / 1e9:.1f} GB are available; give fewer --jobs."
         )
 
 
@@ -149,7 +122,3 @@ def _trained_steps(config: RunConfig, runs: Path) -> int:
 
 def _shorten(names: list[str], shown: int = 8) -> list[str]:
     return names if len(names) <= shown else [*names[:shown], f"... {len(names) - shown} more"]
-
-
-def _nearest_existing(path: Path) -> Path:
-    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())

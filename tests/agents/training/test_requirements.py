@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from agents.training import requirements
-from agents.training.requirements import available_memory, check_resources
+from agents.training.requirements import _read_available_memory, check_resources
 from configs.run_config import make_config
 from runtime.run_directory import RunDirectory
 
@@ -14,7 +14,7 @@ from runtime.run_directory import RunDirectory
 def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, int | None]:
     """Bytes of memory and disk that the checks see."""
     has: dict[str, int | None] = {"memory": 10**15, "disk": 10**15}
-    monkeypatch.setattr(requirements, "available_memory", lambda: has["memory"])
+    monkeypatch.setattr(requirements, "_read_available_memory", lambda: has["memory"])
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": has["disk"]}))
     return has
 
@@ -70,7 +70,7 @@ def test_what_a_run_needs(
 ) -> None:
     machine |= has
     config = make_config("Pong", algo, overrides)
-    directory = RunDirectory(tmp_path / "not" / "there")
+    directory = RunDirectory(tmp_path / "not" / config.name)
     if message is None:
         check_resources(directory, config)
     else:
@@ -83,17 +83,18 @@ def test_what_a_run_needs(
 def test_what_a_run_has_written_is_not_needed_again(
     tmp_path: Path, machine: dict[str, int | None]
 ) -> None:
-    directory = RunDirectory(tmp_path / "run")
+    config = make_config("Pong", "dqn", {})
+    directory = RunDirectory(tmp_path / config.name)
     directory.replay_path.mkdir(parents=True)
     with (directory.replay_path / "frames.bin").open("wb") as file:
         file.truncate(10**9)
     machine["disk"] = 617_306_778
-    check_resources(directory, make_config("Pong", "dqn", {}))
+    check_resources(directory, config)
 
 
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="reads /proc")
 def test_available_memory_is_in_bytes() -> None:
-    available = available_memory()
+    available = _read_available_memory()
     assert available is not None
     lines = Path("/proc/meminfo").read_text().splitlines()
     total = next(int(line.split()[1]) for line in lines if line.startswith("MemTotal:"))
@@ -105,4 +106,4 @@ def test_a_system_that_does_not_tell_its_memory(monkeypatch: pytest.MonkeyPatch)
         raise FileNotFoundError
 
     monkeypatch.setattr(Path, "read_text", fail)
-    assert available_memory() is None
+    assert _read_available_memory() is None

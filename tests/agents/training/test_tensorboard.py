@@ -85,3 +85,20 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     message = rf"^{tmp_path}/no/events\S+ cannot be written \(No such file or directory\); create "
     with pytest.raises(OSError, match=message + r"its directory first\.$"):
         EventFile(tmp_path / "no")
+
+
+def test_an_open_page_forgets_what_a_resumed_run_takes_back(tmp_path: Path) -> None:
+    """TensorBoard's loader in Python, which reads what is appended and never starts again."""
+    page = EventAccumulator(str(tmp_path))
+    first = EventFile(tmp_path)
+    for step in (5, 10, 15):
+        first.write({"a": float(step)}, {"a": ()}, step)
+    first.close()
+    first.path.rename(tmp_path / "events.out.tfevents.0000000001.1")  # some seconds ago
+    page.Reload()
+    assert [event.step for event in page.Scalars("a")] == [5, 10, 15]
+    resumed = EventFile(tmp_path, first_step=11)
+    resumed.write({"a": 12.0}, {"a": ()}, 12)
+    resumed.close()
+    page.Reload()
+    assert [event.step for event in page.Scalars("a")] == [5, 10, 12]
