@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "episodes", options.episodes, Annotated[int, Bounds(1, 1_000_000)], "--episodes"
         )
         from experiments.comparison.report.position_use import ablate_runs
-        from experiments.comparison.report.write import write_report
+        from experiments.comparison.report.render import write_report
 
         if options.ablate:
             ablate_runs(Path(options.runs), games)

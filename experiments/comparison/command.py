@@ -11,7 +11,7 @@ from experiments.comparison.execution.pool import LocalWorker, execute, find_unf
 from experiments.comparison.execution.ray_cluster import connect
 from experiments.comparison.plan import ComparisonPlan, continue_plan, load_plan, save_plan
 from experiments.comparison.report.records import has_ended
-from experiments.comparison.report.write import write_report
+from experiments.comparison.report.render import write_report
 from runtime.command_line import print_result
 from runtime.process_settings import count_cores
 from runtime.run_directory import RunDirectory

@@ -8,7 +8,6 @@ import json
 import pickle
 import re
 import shutil
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -487,7 +486,7 @@ COLUMNS = b"agent_steps,environment,return,length_frames,length_agent_steps,time
 
 def no_figures(*_: Any) -> dict[str, bytes]:
     """Drawing takes a second."""
-    return defaultdict(bytes)
+    return {"learning-curves": b""}
 
 
 def make_comparison(runs: Path) -> Path:
@@ -533,7 +532,7 @@ def test_a_report_leaves_out_a_damaged_run_and_says_why(
     content: bytes | None,
     reason: str,
 ) -> None:
-    monkeypatch.setattr("experiments.comparison.report.write.draw_figures", no_figures)
+    monkeypatch.setattr("experiments.comparison.report.render.draw_figures", no_figures)
     path = make_comparison(Path("runs")) / name
     path.unlink()
     if content is None:
@@ -544,13 +543,13 @@ def test_a_report_leaves_out_a_damaged_run_and_says_why(
     assert capsys.readouterr().err == ""
     left_out = json.loads(Path("runs/report.json").read_text())["left_out"]
     run = path.parent.relative_to("runs").as_posix()
-    assert left_out == [{"run": run, "reason": reason.replace("{path}", str(path))}]
+    assert left_out == [{"run": run, "reason": reason.replace("{path}", name)}]
 
 
 def test_a_report_of_no_known_game_and_of_an_intact_copy(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("experiments.comparison.report.write.draw_figures", no_figures)
+    monkeypatch.setattr("experiments.comparison.report.render.draw_figures", no_figures)
     folder = make_comparison(Path("runs"))
     stranger = Path("runs/<script>/a2c-coordconv/seed1")
     shutil.copytree(folder, stranger)

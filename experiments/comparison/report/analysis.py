@@ -1,8 +1,8 @@
-"""From the runs on the disk to every figure of the report, as one JSON value."""
+"""From the runs on the disk to every number of the report, as typed rows."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from configs.settings import as_mapping
 from envs.games import find_game
 from experiments.comparison.arms import parse_arm
 from experiments.comparison.report.network_cost import compute_network_cost, find_weight_shares
-from experiments.comparison.report.position_use import VARIANTS, read_ablation
+from experiments.comparison.report.position_use import VARIANTS, Variant, read_ablation
 from experiments.comparison.report.records import Comparison, RunRecord
 from experiments.comparison.statistics.bootstrap import (
     Estimate,
@@ -23,307 +23,439 @@ from experiments.comparison.statistics.curves import (
     find_steps_to_reach,
     mean_return_over_training,
 )
+from experiments.comparison.statistics.intervals import Interval
 from experiments.comparison.statistics.power import MIN_SEEDS
-from experiments.comparison.statistics.verdicts import GameScores, GameVerdict, judge_games
+from experiments.comparison.statistics.verdicts import (
+    VERDICTS,
+    GameScores,
+    GameVerdict,
+    judge_games,
+)
 
 FORMAT_VERSION = 1
-VERDICTS = ("better", "similar", "worse", "undecided")
-PAPER_COUNT = {"better": 6, "similar": 2, "worse": 1, "undecided": 0}  # Liu et al. 2018
 _SEED = 0  # of every bootstrap
+_CIRCUMSTANCES = ("commit", "python", "platform", "processor", "cores", "device", "threads")
+_Value = TypeVar("_Value")
 
 
-def analyse(comparison: Comparison) -> dict[str, Any]:
-    """Everything the report says; JSON values only, the same for the same runs."""
+@dataclass(frozen=True)
+class PlanRow:
+    """What was planned; `declared` says whether before the runs."""
+
+    declared: bool
+    games: tuple[str, ...]
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    total_agent_steps: int
+    look: int
+    earlier_looks_at_seeds: tuple[int, ...]
+    criteria: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ArmScores:
+    """One game and arm: a value per planned seed, None where a run has not ended or played none."""
+
+    mean_return_over_training: list[float | None]
+    final_score: list[float | None]
+    final_human_normalised: list[float | None]
+    mean_final_score: float | None
+    agent_steps_to_baselines_final_score: list[int | None]
+    games_played: list[int | None]
+
+    @property
+    def mean_over_seeds(self) -> float | None:
+        """Of the mean return over the whole training."""
+        return _mean(self.mean_return_over_training)
+
+
+@dataclass(frozen=True)
+class GameRow:
+    """The verdict on one game; see `GameVerdict`. In raw return, but for the level and the last."""
+
+    game: str
+    verdict: str
+    label: str
+    pairs: int
+    mean_difference: float | None
+    standard_deviation: float | None
+    interval_95: Interval
+    margin: float | None
+    judged_level: float | None
+    judged_interval: Interval
+    more_seeds: int | None
+    probability_of_improvement: Estimate | None
+
+
+@dataclass(frozen=True)
+class ArmsCompared:
+    """An arm against the baseline: a family of verdicts."""
+
+    baseline: str
+    candidate: str
+    games: list[GameRow]
+    count: dict[str, int]  # of the games, by verdict
+    complete_games: list[str]
+    probability_of_improvement: Estimate | None  # over the complete games
+
+
+@dataclass(frozen=True)
+class ScoresOverGames:
+    """Interquartile means of the final human-normalised scores by arm, over the complete games."""
+
+    complete_games: list[str]
+    interquartile_mean: dict[str, Estimate | None]
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """What an arm's network and its ended runs took; see `NetworkCost`."""
+
+    arm: str
+    parameters: int
+    multiply_adds: int
+    multiply_adds_per_update: int
+    runs: int
+    hours: float
+    median_agent_steps_per_second: float | None
+
+
+@dataclass(frozen=True)
+class PositionUseRow:
+    """An arm that knows the position, in one game: what it weighs, and what taking it costs."""
+
+    game: str
+    arm: str
+    runs: int
+    weight_share: dict[str, float | None]  # by convolution, mean over the runs
+    ablated_runs: int
+    ablated_games: int
+    ablated_scores: dict[Variant, float | None]
+
+
+@dataclass(frozen=True)
+class SettingsCard:
+    """The settings that all runs share, and every circumstance that their starts name."""
+
+    run: dict[str, Any]
+    hyperparameters: dict[str, Any]
+    protocol: dict[str, Any]
+    source_version: str
+    commit: list[str]
+    python: list[str]
+    platform: list[str]
+    processor: list[str]
+    cores: list[str]
+    device: list[str]
+    threads: list[str]
+    packages: dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """How far a planned run has come."""
+
+    run: str
+    state: str
+    agent_steps: int = 0
+    starts: int = 0
+    games_played: int = 0
+    message: str = ""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether there is nothing left to do: a diverged run has ended, too."""
+        return self.state in ("finished", "diverged")
+
+
+@dataclass(frozen=True)
+class LeftOutRow:
+    """A run below the same folder that is not part of the comparison."""
+
+    run: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything the report says; as JSON it is `report.json`."""
+
+    plan: PlanRow
+    games: dict[str, dict[str, ArmScores]]
+    comparisons: list[ArmsCompared]
+    scores_over_games: ScoresOverGames
+    cost: list[CostRow]
+    coordinate_use: list[PositionUseRow]
+    settings: SettingsCard
+    runs: list[RunRow]  # in the order of the plan
+    left_out: list[LeftOutRow]
+    format_version: int = FORMAT_VERSION
+
+
+def analyse(comparison: Comparison) -> Analysis:
+    """Everything the report says; the same for the same runs."""
     plan = comparison.plan
     scores = {
         game: {arm: _score_arm(comparison, game, arm) for arm in plan.arms} for game in plan.games
     }
-    return {
-        "format_version": FORMAT_VERSION,
-        "plan": {
-            "declared": comparison.is_declared,
-            "games": list(plan.games),
-            "arms": list(plan.arms),
-            "seeds": list(plan.seeds),
-            "total_agent_steps": plan.total_agent_steps,
-            "look": plan.look,
-            "earlier_looks_at_seeds": list(plan.looks),
-            "criteria": as_mapping(plan.criteria),
-        },
-        "games": scores,
-        "comparisons": [
-            _compare_arms(comparison, scores, plan.arms[0], candidate)
-            for candidate in plan.arms[1:]
-        ],
-        "scores_over_games": _summarise_arms(comparison, scores),
-        "cost": [_describe_cost(comparison, arm) for arm in plan.arms],
-        "coordinate_use": _describe_coordinate_use(comparison),
-        "settings": _describe_settings(comparison),
-        "runs": _list_runs(comparison),
-        "left_out": [{"run": name, "reason": reason} for name, reason in comparison.left_out],
-    }
-
-
-def can_judge(seeds: Sequence[int]) -> bool:
-    """Whether so many seeds allow a verdict at all."""
-    return len(seeds) >= MIN_SEEDS
+    return Analysis(
+        plan=PlanRow(
+            declared=comparison.is_declared,
+            games=plan.games,
+            arms=plan.arms,
+            seeds=plan.seeds,
+            total_agent_steps=plan.total_agent_steps,
+            look=plan.look,
+            earlier_looks_at_seeds=plan.looks,
+            criteria=as_mapping(plan.criteria),
+        ),
+        games=scores,
+        comparisons=[_compare_arms(comparison, scores, candidate) for candidate in plan.arms[1:]],
+        scores_over_games=_summarise_arms(comparison, scores),
+        cost=[_describe_cost(comparison, arm) for arm in plan.arms],
+        coordinate_use=_describe_position_use(comparison),
+        settings=_describe_settings(comparison),
+        runs=_list_runs(comparison),
+        left_out=[LeftOutRow(name, reason) for name, reason in comparison.left_out],
+    )
 
 
 # --- scores and verdicts --------------------------------------------------------------------------
 
 
-def _score_arm(comparison: Comparison, game: str, arm: str) -> dict[str, Any]:
-    """One game and arm: a score per planned seed, null where a run has not ended or played none."""
-    seeds = comparison.plan.seeds
-    total = comparison.plan.total_agent_steps
-    runs = [_ended(comparison, game, arm, seed) for seed in seeds]
-    baseline = [_ended(comparison, game, comparison.plan.arms[0], seed) for seed in seeds]
-    finals = [final_score(run.episodes.returns) for run in runs if run is not None]
-    threshold = _mean(final_score(run.episodes.returns) for run in baseline if run is not None)
+def _score_arm(comparison: Comparison, game: str, arm: str) -> ArmScores:
+    plan = comparison.plan
+    runs = [_ended(comparison, game, arm, seed) for seed in plan.seeds]
+    baseline = [_ended(comparison, game, plan.arms[0], seed) for seed in plan.seeds]
 
-    def of_each(function: Callable[[RunRecord], Any]) -> list[Any]:
+    def of_each(
+        runs: list[RunRecord | None], function: Callable[[RunRecord], _Value | None]
+    ) -> list[_Value | None]:
         return [None if run is None else function(run) for run in runs]
 
-    final = of_each(lambda run: final_score(run.episodes.returns))
-    return {
-        "mean_return_over_training": of_each(
+    finals = of_each(runs, lambda run: final_score(run.episodes.returns))
+    threshold = _mean(of_each(baseline, lambda run: final_score(run.episodes.returns)))
+    return ArmScores(
+        mean_return_over_training=of_each(
+            runs,
             lambda run: mean_return_over_training(
-                run.episodes.agent_steps, run.episodes.returns, total
-            )
+                run.episodes.agent_steps, run.episodes.returns, plan.total_agent_steps
+            ),
         ),
-        "final_score": final,
-        "final_human_normalised": [
+        final_score=finals,
+        final_human_normalised=[
             None if score is None else find_game(game).human_normalised_score(score)
-            for score in final
+            for score in finals
         ],
-        "mean_final_score": _mean(finals),
-        "agent_steps_to_baselines_final_score": of_each(
+        mean_final_score=_mean(finals),
+        agent_steps_to_baselines_final_score=of_each(
+            runs,
             lambda run: (
                 None
                 if threshold is None
                 else find_steps_to_reach(run.episodes.agent_steps, run.episodes.returns, threshold)
-            )
+            ),
         ),
-        "games_played": of_each(lambda run: len(run.episodes.returns)),
-    }
+        games_played=of_each(runs, lambda run: len(run.episodes.returns)),
+    )
 
 
 def _compare_arms(
-    comparison: Comparison, scores: dict[str, Any], baseline: str, candidate: str
-) -> dict[str, Any]:
-    plan = comparison.plan
-    primary, final = "mean_return_over_training", "final_score"
+    comparison: Comparison, scores: dict[str, dict[str, ArmScores]], candidate: str
+) -> ArmsCompared:
+    plan, baseline = comparison.plan, comparison.plan.arms[0]
+    complete = {game: comparison.is_complete(game, (baseline, candidate)) for game in plan.games}
     verdicts = judge_games(
         [
             GameScores(
                 game=game,
-                baseline=scores[game][baseline][primary],
-                candidate=scores[game][candidate][primary],
-                baseline_final=scores[game][baseline][final],
-                candidate_final=scores[game][candidate][final],
-                complete=comparison.is_complete(game, (baseline, candidate)),
+                baseline=arms[baseline].mean_return_over_training,
+                candidate=arms[candidate].mean_return_over_training,
+                baseline_final=arms[baseline].final_score,
+                candidate_final=arms[candidate].final_score,
+                complete=complete[game],
                 random_return=find_game(game).random_return,
                 human_return=find_game(game).human_return,
             )
-            for game in plan.games
+            for game, arms in scores.items()
         ],
         plan.criteria,
         plan.look,
     )
-    pairs = {game: _pairs(scores[game], baseline, candidate, primary) for game in plan.games}
-    complete = [
-        game
-        for game in plan.games
-        if comparison.is_complete(game, (baseline, candidate)) and len(pairs[game][0])
-    ]
-    return {
-        "baseline": baseline,
-        "candidate": candidate,
-        "games": [
-            _describe_verdict(verdict)
-            | {"probability_of_improvement": _improvement([pairs[verdict.game]])}
-            for verdict in verdicts
-        ],
-        "count": {name: sum(v.verdict == name for v in verdicts) for name in VERDICTS},
-        "complete_games": complete,
-        "probability_of_improvement": _improvement([pairs[game] for game in complete]),
-    }
+    pairs = {game: _pairs(arms[baseline], arms[candidate]) for game, arms in scores.items()}
+    complete_games = [game for game in plan.games if complete[game] and pairs[game]]
+    return ArmsCompared(
+        baseline=baseline,
+        candidate=candidate,
+        games=[_describe_verdict(verdict, pairs[verdict.game]) for verdict in verdicts],
+        count={name: sum(v.verdict == name for v in verdicts) for name in VERDICTS},
+        complete_games=complete_games,
+        probability_of_improvement=_improvement([pairs[game] for game in complete_games]),
+    )
 
 
-def _describe_verdict(verdict: GameVerdict) -> dict[str, Any]:
+def _describe_verdict(verdict: GameVerdict, pairs: list[tuple[float, float]]) -> GameRow:
     difference = verdict.difference
-    return {
-        "game": verdict.game,
-        "verdict": verdict.verdict,
-        "label": verdict.label,
-        "pairs": 0 if difference is None else difference.seeds,
-        "mean_difference": None if difference is None else difference.mean,
-        "standard_deviation": None if difference is None else difference.standard_deviation,
-        "interval_95": None if difference is None else _interval(difference.low, difference.high),
-        "margin": verdict.margin,
-        "judged_level": verdict.judged_level,
-        "judged_interval": _interval(verdict.judged_low, verdict.judged_high),
-        "more_seeds": verdict.more_seeds,
+    return GameRow(
+        game=verdict.game,
+        verdict=verdict.verdict,
+        label=verdict.label,
+        pairs=len(pairs),
+        mean_difference=None if difference is None else difference.mean,
+        standard_deviation=None if difference is None else difference.standard_deviation,
+        interval_95=None if difference is None else difference.interval,
+        margin=verdict.margin,
+        judged_level=verdict.judged_level,
+        judged_interval=verdict.judged_interval,
+        more_seeds=verdict.more_seeds,
+        probability_of_improvement=_improvement([pairs]),
+    )
+
+
+def _summarise_arms(
+    comparison: Comparison, scores: dict[str, dict[str, ArmScores]]
+) -> ScoresOverGames:
+    normalised = {
+        arm: {game: scores[game][arm].final_human_normalised for game in scores}
+        for arm in comparison.plan.arms
     }
-
-
-def _summarise_arms(comparison: Comparison, scores: dict[str, Any]) -> dict[str, Any]:
-    """Interquartile means of the final human-normalised scores, over the complete games."""
     games = [
         game
         for game in comparison.plan.games
         if comparison.is_complete(game)
-        and all(
-            None not in scores[game][arm]["final_human_normalised"] for arm in comparison.plan.arms
-        )
+        and not any(None in by_game[game] for by_game in normalised.values())
     ]
-    return {
-        "complete_games": games,
-        "interquartile_mean": {
-            arm: _estimate(
-                estimate_interquartile_mean(
-                    [scores[game][arm]["final_human_normalised"] for game in games],
-                    np.random.default_rng(_SEED),
-                )
-            )
-            if games
-            else None
-            for arm in comparison.plan.arms
-        },
-    }
+
+    def estimate(arm: str) -> Estimate | None:
+        strata = [np.array(normalised[arm][game], dtype=np.float64) for game in games]
+        rng = np.random.default_rng(_SEED)
+        return estimate_interquartile_mean(strata, rng) if games else None
+
+    return ScoresOverGames(games, {arm: estimate(arm) for arm in comparison.plan.arms})
 
 
-def _pairs(
-    arms: dict[str, Any], baseline: str, candidate: str, metric: str
-) -> tuple[list[float], list[float]]:
-    both = [
+def _pairs(baseline: ArmScores, candidate: ArmScores) -> list[tuple[float, float]]:
+    """Both arms' mean returns over the training, of the seeds that have both."""
+    return [
         (before, after)
-        for before, after in zip(arms[baseline][metric], arms[candidate][metric], strict=True)
+        for before, after in zip(
+            baseline.mean_return_over_training, candidate.mean_return_over_training, strict=True
+        )
         if before is not None and after is not None
     ]
-    return [before for before, _ in both], [after for _, after in both]
 
 
-def _improvement(games: Sequence[tuple[list[float], list[float]]]) -> dict[str, Any] | None:
-    if not games or not all(before for before, _ in games):
+def _improvement(games: Sequence[list[tuple[float, float]]]) -> Estimate | None:
+    """Nothing where too few seeds allow no verdict: a probability would be read as one."""
+    if not games or min(map(len, games)) < MIN_SEEDS:
         return None
-    before, after = zip(*games, strict=True)
+    before, after = zip(*(zip(*pairs, strict=True) for pairs in games), strict=True)
     rng = np.random.default_rng(_SEED)
-    return _estimate(estimate_probability_of_improvement(before, after, rng))
+    return estimate_probability_of_improvement(before, after, rng)
 
 
 # --- what the runs cost and used ------------------------------------------------------------------
 
 
-def _describe_cost(comparison: Comparison, arm: str) -> dict[str, Any]:
-    runs = [run for run in comparison.runs.values() if run.key[1] == arm and run.has_ended]
-    seconds = [float(run.episodes.seconds[-1]) for run in runs if len(run.episodes.seconds)]
-    rates = [
-        float(run.episodes.agent_steps[-1] / run.episodes.seconds[-1])
-        for run in runs
-        if len(run.episodes.seconds) and run.episodes.seconds[-1] > 0
+def _describe_cost(comparison: Comparison, arm: str) -> CostRow:
+    ended = [run for run in comparison.runs.values() if run.key[1] == arm and run.has_ended]
+    last = [
+        (float(run.episodes.agent_steps[-1]), float(run.episodes.seconds[-1]))
+        for run in ended
+        if len(run.episodes.seconds)
     ]
-    return {
-        "arm": arm,
+    rates = [steps / seconds for steps, seconds in last if seconds > 0]
+    return CostRow(
+        arm,
         **asdict(compute_network_cost(arm)),
-        "runs": len(runs),
-        "hours": sum(seconds) / 3600,
-        "median_agent_steps_per_second": float(np.median(rates)) if rates else None,
-    }
+        runs=len(ended),
+        hours=sum(seconds for _, seconds in last) / 3600,
+        median_agent_steps_per_second=float(np.median(rates)) if rates else None,
+    )
 
 
-def _describe_coordinate_use(comparison: Comparison) -> list[dict[str, Any]]:
-    """Per game and arm that knows the position: share of the weights, and what taking it costs."""
-    rows = []
-    for arm in comparison.plan.arms:
-        if not parse_arm(arm).coord_layers:
-            continue
-        for game in comparison.plan.games:
-            runs = [
+def _describe_position_use(comparison: Comparison) -> list[PositionUseRow]:
+    plan = comparison.plan
+    return [
+        _describe_use(
+            game,
+            arm,
+            [
                 run
-                for seed in comparison.plan.seeds
+                for seed in plan.seeds
                 if (run := _ended(comparison, game, arm, seed)) is not None
-            ]
-            found = [find_weight_shares(run.directory, run.config.network) for run in runs]
-            shares = [share for share in found if share is not None]
-            ablations = [ablation for run in runs if (ablation := read_ablation(run)) is not None]
-            layers = sorted(shares[0]) if shares else []
-            rows.append(
-                {
-                    "game": game,
-                    "arm": arm,
-                    "runs": len(shares),
-                    "weight_share": {
-                        str(layer): _mean(share[layer] for share in shares) for layer in layers
-                    },
-                    "ablated_runs": len(ablations),
-                    "ablated_games": sum(len(ablation["intact"]) for ablation in ablations),
-                    "ablated_scores": {
-                        variant: _mean(float(np.mean(ablation[variant])) for ablation in ablations)
-                        for variant in VARIANTS
-                    },
-                }
-            )
-    return rows
+            ],
+        )
+        for arm in plan.arms
+        if parse_arm(arm).coord_layers
+        for game in plan.games
+    ]
+
+
+def _describe_use(game: str, arm: str, runs: list[RunRecord]) -> PositionUseRow:
+    found = [find_weight_shares(run.directory, run.config.network) for run in runs]
+    shares = [share for share in found if share is not None]
+    ablations = [ablation for run in runs if (ablation := read_ablation(run)) is not None]
+    return PositionUseRow(
+        game=game,
+        arm=arm,
+        runs=len(shares),
+        weight_share={
+            str(layer): _mean(share[layer] for share in shares)
+            for layer in (sorted(shares[0]) if shares else [])
+        },
+        ablated_runs=len(ablations),
+        ablated_games=sum(len(ablation["intact"]) for ablation in ablations),
+        ablated_scores={
+            variant: _mean(float(np.mean(ablation[variant])) for ablation in ablations)
+            for variant in VARIANTS
+        },
+    )
 
 
 # --- what the runs are ----------------------------------------------------------------------------
 
 
-def _describe_settings(comparison: Comparison) -> dict[str, Any]:
+def _describe_settings(comparison: Comparison) -> SettingsCard:
     template = comparison.plan.template
     starts = [start for run in comparison.runs.values() for start in run.starts]
-
-    def seen(*path: str) -> list[str]:
-        values = set()
-        for start in starts:
-            value: Any = start
-            for name in path:
-                value = value.get(name) if isinstance(value, dict) else None
-            values.add(str(value))
-        return sorted(values)
-
-    packages = sorted(
-        {
-            name
-            for start in starts
-            if isinstance(start.get("packages"), dict)
-            for name in start["packages"]
-        }
-    )
+    packages = [found for start in starts if isinstance(found := start.get("packages"), dict)]
     run = as_mapping(template.run)
     for name in ("game", "seed"):
         del run[name]
-    return {
-        "run": run,
-        "hyperparameters": as_mapping(template.hyperparameters),
-        "protocol": asdict(load_protocol(template.run.protocol)),
-        "source_version": comparison.plan.source,
-        "commit": seen("commit"),
-        "python": seen("python"),
-        "packages": {name: seen("packages", name) for name in packages},
-        "platform": seen("platform"),
-        "processor": seen("processor"),
-        "cores": seen("cores"),
-        "device": seen("device"),
-        "threads": seen("threads"),
-    }
+    return SettingsCard(
+        run=run,
+        hyperparameters=as_mapping(template.hyperparameters),
+        protocol=asdict(load_protocol(template.run.protocol)),
+        source_version=comparison.plan.source,
+        packages={
+            name: _distinct([start.get("packages") for start in starts], name)
+            for name in sorted({name for found in packages for name in found})
+        },
+        **{name: _distinct(starts, name) for name in _CIRCUMSTANCES},
+    )
 
 
-def _list_runs(comparison: Comparison) -> list[dict[str, Any]]:
-    """Every planned run, in the order of the plan."""
+def _distinct(starts: Sequence[Any], name: str) -> list[str]:
+    """What the starts say of one circumstance; "None" of those that do not."""
+    return sorted({str(start.get(name) if isinstance(start, dict) else None) for start in starts})
+
+
+def _list_runs(comparison: Comparison) -> list[RunRow]:
     rows = []
     for config in comparison.plan.runs():
         run = comparison.runs.get((config.run.game, config.arm, config.run.seed))
         rows.append(
-            {
-                "run": config.name,
-                "state": "not started" if run is None else run.state,
-                "agent_steps": 0 if run is None else run.agent_steps,
-                "starts": 0 if run is None else len(run.starts),
-                "games_played": 0 if run is None else len(run.episodes.returns),
-                "message": "" if run is None else run.message,
-            }
+            RunRow(config.name, "not started")
+            if run is None
+            else RunRow(
+                run=config.name,
+                state=run.state,
+                agent_steps=run.agent_steps,
+                starts=len(run.starts),
+                games_played=len(run.episodes.returns),
+                message=run.message,
+            )
         )
     return rows
 
@@ -336,14 +468,3 @@ def _ended(comparison: Comparison, game: str, arm: str, seed: int) -> RunRecord 
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
-
-
-def _interval(low: float | None, high: float | None) -> list[float] | None:
-    return None if low is None or high is None else [low, high]
-
-
-def _estimate(estimate: Estimate) -> dict[str, Any]:
-    return {
-        "value": estimate.value,
-        "interval_95": _interval(estimate.low, estimate.high),
-    }

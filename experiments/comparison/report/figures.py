@@ -1,4 +1,7 @@
-"""The report's figures, as PNG bytes that depend on the runs alone."""
+"""The report's figures, as PNG bytes that depend on the runs alone.
+
+Bands and intervals are drawn from `MIN_SEEDS` seeds on: that of two would fill its panel.
+"""
 
 import io
 from typing import Any
@@ -8,11 +11,12 @@ import matplotlib.style
 import matplotlib.ticker
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Picture
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from envs.games import find_game
+from experiments.comparison.report.analysis import Analysis, ArmsCompared
 from experiments.comparison.report.records import Comparison
 from experiments.comparison.statistics.curves import (
     BINS,
@@ -20,6 +24,7 @@ from experiments.comparison.statistics.curves import (
     smooth_learning_curve,
 )
 from experiments.comparison.statistics.intervals import FloatArray
+from experiments.comparison.statistics.power import MIN_SEEDS
 
 _DOTS_PER_INCH = 110
 _BASELINE_COLOUR = "#4d4d4d"
@@ -28,16 +33,16 @@ _LINES = ("-", "-", "--", "-.", ":")
 _PANELS_ACROSS = 3
 
 
-def draw_figures(comparison: Comparison, analysis: dict[str, Any]) -> dict[str, bytes]:
+def draw_figures(comparison: Comparison, analysis: Analysis) -> dict[str, bytes]:
     """Draw the figures; PNG by name."""
     style = {"font.size": 9, "axes.titlesize": 9, "savefig.dpi": _DOTS_PER_INCH}
     with mpl.style.context(["default", style]):
-        pictures = {"learning-curves": _draw_curves(comparison, analysis)}
-        for compared in analysis["comparisons"]:
-            picture = _draw_differences(compared, analysis["plan"]["criteria"])
-            if picture is not None:
-                pictures[f"differences-{compared['candidate']}"] = picture
-        return {name: _to_png(picture) for name, picture in pictures.items()}
+        figures = {"learning-curves": _draw_curves(comparison, analysis)}
+        for compared in analysis.comparisons:
+            figure = _draw_differences(compared, comparison.plan.criteria.margin_fraction)
+            if figure is not None:
+                figures[f"differences-{compared.candidate}"] = figure
+        return {name: _to_png(figure) for name, figure in figures.items()}
 
 
 def smooth_curves(comparison: Comparison, game: str, arm: str) -> FloatArray:
@@ -65,17 +70,17 @@ def _colour(place: int) -> str:
     return _BASELINE_COLOUR if place == 0 else _COLOURS[(place - 1) % len(_COLOURS)]
 
 
-def _draw_curves(comparison: Comparison, analysis: dict[str, Any]) -> Picture:
+def _draw_curves(comparison: Comparison, analysis: Analysis) -> Figure:
     """Return against agent steps, one panel per game."""
     plan = comparison.plan
     across = min(_PANELS_ACROSS, len(plan.games))
     down = -(-len(plan.games) // across)
-    picture = Picture(figsize=(3.4 * across + 0.4, 2.5 * down + 0.7), layout="constrained")
-    grid = picture.subplots(down, across, squeeze=False, sharex=True)
+    figure = Figure(figsize=(3.4 * across + 0.4, 2.5 * down + 0.7), layout="constrained")
+    grid = figure.subplots(down, across, squeeze=False, sharex=True)
     labels: dict[str, str] = {}  # by game, on the first candidate
-    for compared in analysis["comparisons"][:1]:
-        for game in compared["games"]:
-            labels[game["game"]] = f"\n{compared['candidate']}: {game['label']}"
+    for compared in analysis.comparisons[:1]:
+        for row in compared.games:
+            labels[row.game] = f"\n{compared.candidate}: {row.label}"
     steps = bin_middles(plan.total_agent_steps)
     for axes, game in zip(grid.flat, plan.games, strict=False):
         curves = [smooth_curves(comparison, game, arm) for arm in plan.arms]
@@ -93,8 +98,8 @@ def _draw_curves(comparison: Comparison, analysis: dict[str, Any]) -> Picture:
         axes.tick_params(labelbottom=True)
     for axes in grid.flat[len(plan.games) :]:
         axes.set_axis_off()
-    for row in grid:
-        row[0].set_ylabel("return")
+    for panels in grid:
+        panels[0].set_ylabel("return")
     for number in range(across):
         lowest = [axes for axes in grid[:, number] if axes.axison]
         if lowest:
@@ -105,8 +110,8 @@ def _draw_curves(comparison: Comparison, analysis: dict[str, Any]) -> Picture:
     ]
     handles.append(Patch(fc="#bbbbbb", label="95 % band of the mean"))
     handles.append(Line2D([], [], color="black", lw=0.8, ls=(0, (1, 3)), label="random play"))
-    picture.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
-    return picture
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    return figure
 
 
 def _plot_arm(axes: Axes, steps: FloatArray, curves: FloatArray, place: int) -> None:
@@ -116,7 +121,10 @@ def _plot_arm(axes: Axes, steps: FloatArray, curves: FloatArray, place: int) -> 
     for curve in curves:
         axes.plot(steps, curve, color=colour, lw=0.6, alpha=0.5, zorder=2)
     band = compute_curve_band(curves)
-    axes.fill_between(steps, band.low, band.high, color=colour, alpha=0.18, lw=0, zorder=1)
+    enough = band.seeds >= MIN_SEEDS
+    axes.fill_between(
+        steps, band.low, band.high, where=enough, color=colour, alpha=0.18, lw=0, zorder=1
+    )
     axes.plot(steps, band.mean, color=colour, ls=_LINES[min(place, 4)], lw=1.8, zorder=3)
 
 
@@ -128,31 +136,35 @@ def _limit_to_curves(axes: Axes, curves: FloatArray, random_return: float | None
         axes.set_ylim(min(shown) - room, max(shown) + room)
 
 
-def _draw_differences(compared: dict[str, Any], criteria: dict[str, Any]) -> Picture | None:
-    """The paired differences of the primary metric, in shares of what the baseline gained."""
-    fraction = criteria["margin_fraction"]
+def _draw_differences(compared: ArmsCompared, fraction: float) -> Figure | None:
+    """The paired differences of the primary metric, in shares of what the baseline gained.
+
+    Args:
+        compared: The arms.
+        fraction: The margin, in that share.
+    """
     rows = [
-        (game, fraction / game["margin"])
-        for game in compared["games"]
-        if game["margin"] and game["mean_difference"] is not None
+        (game, game.mean_difference, fraction / game.margin)
+        for game in reversed(compared.games)
+        if game.margin and game.mean_difference is not None
     ]
     if not rows:
         return None
-    picture = Picture(figsize=(7.2, 1.5 + 0.38 * len(rows)), layout="constrained")
-    axes = picture.subplots()
+    figure = Figure(figsize=(7.2, 1.5 + 0.38 * len(rows)), layout="constrained")
+    axes = figure.subplots()
     axes.axvspan(-100 * fraction, 100 * fraction, color="#e8e8e8", zorder=0)
     axes.axvline(0, color="black", lw=0.8, zorder=1)
-    for height, (game, scale) in enumerate(reversed(rows)):
-        for interval, width in (("judged_interval", 1.0), ("interval_95", 3.2)):
-            if game[interval] is not None:
-                ends = [100 * scale * end for end in game[interval]]
+    for height, (game, mean, scale) in enumerate(rows):
+        for interval, width in ((game.judged_interval, 1.0), (game.interval_95, 3.2)):
+            if interval is not None and game.pairs >= MIN_SEEDS:
+                ends = [100 * scale * end for end in interval]
                 axes.plot(ends, [height, height], color=_COLOURS[0], lw=width, zorder=2)
-        axes.plot(100 * scale * game["mean_difference"], height, "o", color="black", ms=4, zorder=3)
-    axes.set_yticks(range(len(rows)), [game["game"] for game, _ in reversed(rows)])
+        axes.plot(100 * scale * mean, height, "o", color="black", ms=4, zorder=3)
+    axes.set_yticks(range(len(rows)), [game.game for game, _, _ in rows])
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlabel(
-        f"{compared['candidate']} minus {compared['baseline']}, mean return over training, "
-        f"in % of what {compared['baseline']} gained over random play"
+        f"{compared.candidate} minus {compared.baseline}, mean return over training, "
+        f"in % of what {compared.baseline} gained over random play"
     )
     axes.grid(axis="x", alpha=0.25)
     handles: list[Any] = [
@@ -160,11 +172,11 @@ def _draw_differences(compared: dict[str, Any], criteria: dict[str, Any]) -> Pic
         Line2D([], [], color=_COLOURS[0], lw=1, label="interval that was judged (corrected)"),
         Patch(fc="#e8e8e8", label=f"margin ({fraction:.0%})"),
     ]
-    picture.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
-    return picture
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    return figure
 
 
-def _to_png(picture: Picture) -> bytes:
+def _to_png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    picture.savefig(buffer, format="png", metadata={"Software": None})
+    figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

@@ -35,7 +35,7 @@ def write_tensorboard(
     summaries = [
         custom_scalars(layout),  # type: ignore[no-untyped-call]
         text("report", tables),  # type: ignore[no-untyped-call]
-        *(_picture(f"report/{name}", png) for name, png in figures.items()),
+        *(_make_image(f"report/{name}", png) for name, png in figures.items()),
     ]
     _write_events(runs / FOLDER / "report", [Event(summary=summary) for summary in summaries])
     steps = bin_middles(comparison.plan.total_agent_steps)
@@ -50,7 +50,7 @@ def write_tensorboard(
         _write_events(runs / FOLDER / arm, events)
 
 
-def _picture(tag: str, png: bytes) -> Summary:
+def _make_image(tag: str, png: bytes) -> Summary:
     height, width = (int.from_bytes(png[start : start + 4]) for start in (20, 16))
     image = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
     return Summary(value=[Summary.Value(tag=tag, image=image)])

@@ -11,23 +11,20 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special, stats
 
-from experiments.comparison.statistics.intervals import FloatArray, t_quantile
+from experiments.comparison.statistics.intervals import FloatArray, Interval, t_quantile
 
 RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its bootstrap interval; the ends are None where resampling changes nothing."""
+    """A value with its bootstrap interval; None where resampling changes nothing."""
 
     value: float
-    low: float | None
-    high: float | None
+    interval_95: Interval
 
 
-def estimate_interquartile_mean(
-    scores: Sequence[ArrayLike], rng: np.random.Generator, confidence: float = 0.95
-) -> Estimate:
+def estimate_interquartile_mean(scores: Sequence[ArrayLike], rng: np.random.Generator) -> Estimate:
     """Interquartile mean of all runs' scores, with a stratified bootstrap interval.
 
     The mean of the middle half of the scores of all games and seeds together: a quarter, rounded
@@ -39,7 +36,6 @@ def estimate_interquartile_mean(
     Args:
         scores: For each game the (human-normalised) scores of its seeds; shapes (S_g,).
         rng: Source of the resampling.
-        confidence: Of the interval.
 
     Raises:
         ValueError: If there are no scores.
@@ -49,14 +45,13 @@ def estimate_interquartile_mean(
         [game[rng.integers(len(game), size=(RESAMPLES, len(game)))] for game in values], axis=-1
     )
     observed = stats.trim_mean(np.concatenate(values), 0.25)
-    return _make_estimate(observed, stats.trim_mean(resampled, 0.25, axis=-1), values, confidence)
+    return _make_estimate(observed, stats.trim_mean(resampled, 0.25, axis=-1), values)
 
 
 def estimate_probability_of_improvement(
     baseline: Sequence[ArrayLike],
     candidate: Sequence[ArrayLike],
     rng: np.random.Generator,
-    confidence: float = 0.95,
 ) -> Estimate:
     """Probability that a run of the candidate beats one of the baseline in a game drawn at random.
 
@@ -68,7 +63,6 @@ def estimate_probability_of_improvement(
         baseline: For each game a score per seed; shapes (S_g,). One game gives that game's value.
         candidate: The scores of the same seeds.
         rng: Source of the resampling.
-        confidence: Of the interval.
 
     Raises:
         ValueError: If there are no scores, or the arms do not pair up.
@@ -83,7 +77,7 @@ def estimate_probability_of_improvement(
         counts = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=RESAMPLES)
         observed.append(wins.mean())
         resampled.append(((counts @ wins) * counts).sum(axis=-1) / seeds**2)
-    return _make_estimate(np.mean(observed), np.mean(resampled, axis=0), before, confidence)
+    return _make_estimate(np.mean(observed), np.mean(resampled, axis=0), before)
 
 
 def _check_strata(scores: Sequence[ArrayLike]) -> list[FloatArray]:
@@ -93,13 +87,11 @@ def _check_strata(scores: Sequence[ArrayLike]) -> list[FloatArray]:
     return values
 
 
-def _make_estimate(
-    value: ArrayLike, resampled: FloatArray, strata: list[FloatArray], confidence: float
-) -> Estimate:
+def _make_estimate(value: ArrayLike, resampled: FloatArray, strata: list[FloatArray]) -> Estimate:
     if np.ptp(resampled) <= 1e-12 * np.abs(resampled).max():
-        return Estimate(float(np.asarray(value)), None, None)
+        return Estimate(float(np.asarray(value)), None)
     runs = sum(map(len, strata))
     freedom = runs - len(strata)
-    tail = special.ndtr(-t_quantile(1 - confidence, freedom) * math.sqrt(runs / freedom))
-    low, high = np.quantile(resampled, [tail, 1 - tail])
-    return Estimate(float(np.asarray(value)), float(low), float(high))
+    tail = special.ndtr(-t_quantile(0.05, freedom) * math.sqrt(runs / freedom))
+    low, high = np.quantile(resampled, [tail, 1 - tail]).tolist()
+    return Estimate(float(np.asarray(value)), (low, high))

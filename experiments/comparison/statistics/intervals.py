@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 FloatArray = NDArray[np.float64]
+Interval = tuple[float, float] | None  # None where there is none
 
 
 @dataclass(frozen=True)
@@ -18,16 +19,14 @@ class PairedDifference:
         seeds: Pairs.
         mean: Mean difference.
         standard_deviation: Of the differences; None with one pair.
-        low: Lower end of the paired t interval, at 95 % unless asked otherwise and not corrected
-            for other games; None with one pair, or if the differences do not vary.
-        high: Upper end, likewise.
+        interval: The paired t interval, at 95 % unless asked otherwise and not corrected for other
+            games; None with one pair, or if the differences do not vary.
     """
 
     seeds: int
     mean: float
     standard_deviation: float | None
-    low: float | None
-    high: float | None
+    interval: Interval
 
     @property
     def standard_error(self) -> float:
@@ -59,12 +58,12 @@ def compare_pairs(
         raise ValueError("`baseline` and `candidate` must be finite.")
     seeds, mean = len(differences), float(differences.mean())
     if seeds == 1:
-        return PairedDifference(1, mean, None, None, None)
+        return PairedDifference(1, mean, None, None)
     deviation = float(differences.std(ddof=1))
     if deviation <= 1e-12 * max(np.abs(before).max(), np.abs(after).max()):  # rounding alone
-        return PairedDifference(seeds, mean, 0.0, None, None)
+        return PairedDifference(seeds, mean, 0.0, None)
     half = float(t_quantile(1 - confidence, seeds - 1)) * deviation / math.sqrt(seeds)
-    return PairedDifference(seeds, mean, deviation, mean - half, mean + half)
+    return PairedDifference(seeds, mean, deviation, (mean - half, mean + half))
 
 
 def t_quantile(alpha: ArrayLike, freedom: ArrayLike) -> FloatArray:

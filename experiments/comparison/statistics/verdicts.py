@@ -38,6 +38,7 @@ from scipy import special
 from configs.settings import Bounds
 from experiments.comparison.statistics.intervals import (
     FloatArray,
+    Interval,
     PairedDifference,
     compare_pairs,
     t_quantile,
@@ -45,6 +46,7 @@ from experiments.comparison.statistics.intervals import (
 from experiments.comparison.statistics.power import MIN_SEEDS, find_seeds_needed
 
 Verdict = Literal["better", "similar", "worse", "undecided"]
+VERDICTS: tuple[Verdict, ...] = ("better", "similar", "worse", "undecided")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,8 +202,7 @@ class GameVerdict:
             None without a pair of scores.
         margin: In raw return; None where it cannot be told.
         judged_level: Alpha of the interval that the verdict was read off; None if none was.
-        judged_low: Lower end of that interval.
-        judged_high: Upper end.
+        judged_interval: That interval.
         more_seeds: How many more seeds would give a verdict with probability `Criteria.power` if
             the observed difference and spread are the true ones; None if not asked or too many.
     """
@@ -212,8 +213,7 @@ class GameVerdict:
     difference: PairedDifference | None
     margin: float | None
     judged_level: float | None = None
-    judged_low: float | None = None
-    judged_high: float | None = None
+    judged_interval: Interval = None
     more_seeds: int | None = None
 
     @property
@@ -296,8 +296,7 @@ def _complete(
         verdict=verdict,
         reason=reason,
         judged_level=level,
-        judged_low=difference.mean - half,
-        judged_high=difference.mean + half,
+        judged_interval=(difference.mean - half, difference.mean + half),
         more_seeds=more_seeds,
     )
 

@@ -11,7 +11,7 @@ from agents.training.run import plan_run
 from experiments.comparison.archive import main as archive
 from experiments.comparison.execution.pool import find_unfinished
 from experiments.comparison.plan import ComparisonPlan, make_plan, save_plan
-from experiments.comparison.report.write import write_report
+from experiments.comparison.report.render import write_report
 from runtime.run_directory import RunDirectory
 from tests.short_runs import train
 from tests.synthetic_runs import write_run

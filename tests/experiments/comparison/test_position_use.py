@@ -8,7 +8,7 @@ import torch
 from experiments.comparison.arms import parse_arm
 from experiments.comparison.report.network_cost import make_extractor, read_weight_shares
 from experiments.comparison.report.position_use import ablate_runs, take_position
-from experiments.comparison.report.write import write_report
+from experiments.comparison.report.render import write_report
 from policies.position_controls import BiasMapConv2d
 from tests.short_runs import short_config, train
 

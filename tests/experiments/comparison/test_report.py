@@ -16,7 +16,7 @@ from experiments.comparison.__main__ import main
 from experiments.comparison.plan import PLAN_NAME, ComparisonPlan, make_plan, save_plan
 from experiments.comparison.report.network_cost import compute_network_cost
 from experiments.comparison.report.records import gather, read_episodes, read_progress
-from experiments.comparison.report.write import write_report
+from experiments.comparison.report.render import write_report
 from runtime.source_version import hash_source, strip_comments
 from tests.synthetic_runs import write_run
 

@@ -1,0 +1,151 @@
+"""The report of a folder of runs: a pure function of what is in it."""
+
+import base64
+import re
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from experiments.comparison.plan import load_plan
+from experiments.comparison.report.analysis import Analysis, ArmScores, SettingsCard, analyse
+from experiments.comparison.report.figures import draw_figures
+from experiments.comparison.report.records import gather
+from experiments.comparison.report.tensorboard_pages import write_tensorboard
+from experiments.comparison.statistics.bootstrap import Estimate
+from experiments.comparison.statistics.curves import BINS, FINAL_GAMES, SMOOTHING_BINS
+from experiments.comparison.statistics.intervals import Interval
+from experiments.comparison.statistics.power import MIN_SEEDS
+from experiments.comparison.statistics.verdicts import VERDICTS
+from runtime.files import write_atomically, write_json
+
+FIGURE_FOLDER = "figures"
+PAPER_COUNT = {"better": 6, "similar": 2, "worse": 1, "undecided": 0}  # Liu et al. 2018
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write_report(runs: Path) -> Path:
+    """Write `report.md`, `.json`, `.html`, the figures and TensorBoard's pages below `runs`.
+
+    Returns:
+        The HTML page.
+
+    Raises:
+        OSError: If there are no runs, or something cannot be written; one line.
+        ValueError: If a file is damaged; one line.
+    """
+    comparison = gather(runs, load_plan(runs))
+    analysis = analyse(comparison)
+    figures = draw_figures(comparison, analysis)
+    markdown = render(analysis, figures, "markdown")
+    (runs / FIGURE_FOLDER).mkdir(exist_ok=True)
+    for outdated in (runs / FIGURE_FOLDER).glob("*.png"):
+        if outdated.stem not in figures:
+            outdated.unlink()
+    for name, png in figures.items():
+        write_atomically(runs / FIGURE_FOLDER / f"{name}.png", png)
+    write_json(runs / "report.json", asdict(analysis))
+    write_atomically(runs / "report.md", markdown)
+    write_atomically(runs / "report.html", render(analysis, figures, "html"))
+    write_tensorboard(runs, comparison, markdown, figures)
+    return runs / "report.html"
+
+
+def render(analysis: Analysis, figures: Mapping[str, bytes], form: str) -> str:
+    """Say what was found.
+
+    Args:
+        analysis: What was found.
+        figures: PNG by name; in HTML they are inlined, so that the page needs no other file.
+        form: "html" or "markdown", the name of a template.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=form == "html",
+        undefined=jinja2.StrictUndefined,
+        extensions=["jinja2.ext.do"],
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "anchor": lambda title: title.lower().replace(" ", "-"),
+        "estimate": _show_estimate,
+        "interval": _show_interval,
+        "number": _show_number,
+        "of": lambda number, noun: f"{number} {noun}" + "s" * (number != 1),
+        "on_one_line": lambda text: type(text)(" ".join(text.split())),
+        "percent": lambda share: f"{100 * share:.1f} %",
+        "reached": _show_steps_to_reach,
+    }
+    text = environment.get_template("report.jinja").render(
+        parts=f"{form}.jinja",
+        analysis=analysis,
+        card=_list_settings(analysis.settings, analysis.plan.criteria),
+        figures={name: base64.b64encode(png).decode("ascii") for name, png in figures.items()},
+        figure_folder=FIGURE_FOLDER,
+        sections=[],
+        verdicts=VERDICTS,
+        paper_count=PAPER_COUNT,
+        bins=BINS,
+        smoothing_bins=SMOOTHING_BINS,
+        final_games=FINAL_GAMES,
+        min_seeds=MIN_SEEDS,
+    )
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def _list_settings(settings: SettingsCard, criteria: dict[str, Any]) -> list[tuple[str, str]]:
+    """All that the runs were made with, by name."""
+    groups = {"": settings.run | settings.hyperparameters}
+    groups |= {"protocol: ": settings.protocol, "verdicts: ": criteria}
+    found = {name: values for name, values in asdict(settings).items() if isinstance(values, list)}
+    return [
+        *(
+            (f"{prefix}{name}", _show_setting(value))
+            for prefix, values in groups.items()
+            for name, value in values.items()
+        ),
+        ("source version", settings.source_version),
+        *((name, "; ".join(values) or "-") for name, values in (found | settings.packages).items()),
+    ]
+
+
+def _show_setting(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _show_number(value: float | None) -> str:
+    """Four significant digits, or whole numbers from a thousand on."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _show_interval(ends: Interval) -> str:
+    return "-" if ends is None else f"{_show_number(ends[0])} to {_show_number(ends[1])}"
+
+
+def _show_estimate(estimate: Estimate | None, digits: int) -> str:
+    if estimate is None:
+        return "-"
+    text = f"{estimate.value:.{digits}f}"
+    if estimate.interval_95 is None:
+        return text
+    low, high = estimate.interval_95
+    return f"{text} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def _show_steps_to_reach(scores: ArmScores) -> str:
+    """The median of the runs that reached the baseline's final score, and how many did."""
+    ended = sum(games is not None for games in scores.games_played)
+    known = [step for step in scores.agent_steps_to_baselines_final_score if step is not None]
+    if not ended:
+        return "-"
+    if not known:
+        return f"none of {ended}"
+    return f"{statistics.median(known):,.0f} ({len(known)} of {ended})"

@@ -1,0 +1,110 @@
+"""The report's two forms."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from configs.run_config import make_config
+from experiments.comparison.plan import make_plan
+from experiments.comparison.report.analysis import Analysis, LeftOutRow, analyse
+from experiments.comparison.report.records import gather
+from experiments.comparison.report.render import render
+from experiments.comparison.statistics.bootstrap import Estimate
+from tests.synthetic_runs import write_run
+
+FIGURES = {"learning-curves": b"png", "differences-coordconv": b"png"}
+
+
+@pytest.fixture(scope="module")
+def analysis(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
+    runs: Path = tmp_path_factory.mktemp("runs")
+    steps = {"total_agent_steps": 1000}
+    plan = make_plan(algo="a2c", overrides=steps, games=["Breakout"], seeds=3)
+    for config in plan.runs():
+        bonus = 200 if config.arm == "coordconv" else 0
+        write_run(runs, config, [200 + bonus + config.run.seed * (1 + bonus / 400)] * 100)
+    write_run(runs, make_config("Pong", "a2c", {"gamma": 0.5}), [1.0])
+    return analyse(gather(runs, plan))
+
+
+@pytest.mark.parametrize("form", ["markdown", "html"])
+def test_both_forms_say_the_same(analysis: Analysis, form: str) -> None:
+    text = render(analysis, FIGURES, form)
+    if form == "html":
+        text = re.sub(r"<(style|nav).*?</\1>|<[^>]*>", " ", text, flags=re.S)
+    words = " ".join(re.sub(r"[|*#]", " ", text).split())
+    for sentence in (
+        "coordconv against cnn , by the mean return over the whole training: 1 better, 0 similar, "
+        "0 worse, 0 undecided, of 1 game. Over 1 complete game, a run of coordconv beats one of "
+        "cnn with probability 1.00.",
+        # 201 and 401.5 in the mean; the differences are 200, 200.5 and 201.
+        "Breakout better 3 201 401.5 200.5 (199.3 to 201.7) 9.965",
+        "Liu et al. 2018 6 2 1 0",
+        "6 planned runs: 6 finished. A diverged run counts",
+        "margin_fraction 0.05",
+    ):
+        assert sentence in words
+
+
+def test_markdown_tables_and_contents(analysis: Analysis) -> None:
+    text = render(replace(analysis, left_out=[LeftOutRow("a|b", "c")]), FIGURES, "markdown")
+    assert "\n\n| run | why left out |\n| --- | --- |\n| a\\|b | c |\n\n" in text
+    assert "\n\n| arm | parameters |" in text
+    assert "\n\n- [Learning curves](#learning-curves)\n- [coordconv against cnn](#coord" in text
+    assert "![Learning curves](figures/learning-curves.png)\n\n*Return of finished" in text
+
+
+class Page(HTMLParser):
+    """What a browser would find."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.identifiers: list[str] = []
+        self.links: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        values = dict(attributes)
+        self.identifiers += [values["id"] or ""] if "id" in values else []
+        self.links += [values["href"] or ""] if tag == "a" else []
+        self.open += [tag] if tag not in ("meta", "img") else []
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_html_is_well_formed_and_its_contents_lead_to_the_sections(analysis: Analysis) -> None:
+    text = render(analysis, FIGURES, "html")
+    page = Page(text)
+    assert page.open == []
+    assert len(page.links) == 7
+    assert {link.removeprefix("#") for link in page.links} < set(page.identifiers)
+    assert '<td><span class="better">better</span></td><td class="number">3</td>' in text
+    assert 'src="data:image/png;base64,cG5n"' in text
+
+
+def test_what_runs_say_cannot_become_markup(analysis: Analysis) -> None:
+    hostile = "<script>alert(1)</script>"
+    text = render(replace(analysis, left_out=[LeftOutRow(hostile, hostile)]), FIGURES, "html")
+    assert "<script>" not in text
+    assert text.count("&lt;script&gt;") == 2
+
+
+@pytest.mark.parametrize(
+    ("estimate", "sentence"),
+    [
+        (Estimate(0.5, (0.25, 0.75)), "with probability 0.50 (0.25 to 0.75)."),
+        (None, "of 1 game.\n"),  # too few seeds for a verdict: no probability either
+    ],
+)
+def test_probability_of_improvement(
+    analysis: Analysis, estimate: Estimate | None, sentence: str
+) -> None:
+    (compared,) = analysis.comparisons
+    changed = replace(compared, probability_of_improvement=estimate)
+    text = render(replace(analysis, comparisons=[changed]), FIGURES, "markdown")
+    assert sentence in text.split("## ")[0]
