@@ -213,7 +213,7 @@ def _newest_checkpoint(directory: RunDirectory) -> int:
 
 def compare_runs(expected: RunDirectory, actual: RunDirectory) -> list[str]:
     """What differs between two finished runs, wall-clock times apart; empty if nothing does."""
-    one, other = read_model_zip(expected.final_path), read_model_zip(actual.final_path)
+    one, other = (read_model_zip(run.final_path, ours=True) for run in (expected, actual))
     differences = [
         part
         for part, first, second in (

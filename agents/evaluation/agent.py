@@ -12,8 +12,9 @@ from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.dqn.policies import CnnPolicy as DQNCnnPolicy
 
 from agents.algorithms.build import extractor_arguments
-from agents.models.model_file import ModelFile, read_model_zip, verify_checksum
-from agents.models.policy_state import infer_architecture, load_policy_state
+from agents.models.architecture import infer_architecture
+from agents.models.model_file import ModelFile, read_model_zip
+from agents.models.policy_state import load_policy_state
 from agents.training.checkpoints import newest_good_checkpoint
 from configs.protocols import load_protocol
 from configs.run_config import RunConfig, experiment_differences, from_mapping, load_config
@@ -23,6 +24,7 @@ from envs.games import Game, find_game
 from runtime.run_directory import RunDirectory
 
 DEFAULT_PROTOCOL = "baselines"
+ALL_ACTIONS = 18  # what the emulator's full_action_space gives every game
 
 Policy = ActorCriticCnnPolicy | DQNCnnPolicy
 
@@ -63,7 +65,8 @@ def load_agent(
 
     Args:
         path: A run's directory: its final model is taken, or while it is unfinished its newest
-            good checkpoint. Or a model saved by this project or by SB3.
+            good checkpoint. Or a model saved by this project or by SB3, which adds `.zip` to a
+            name without it.
         game_name: What a model without a config plays; None for one with a config.
         protocol_name: How that was presented to it; None means `baselines`.
         device: Where the network goes.
@@ -73,12 +76,14 @@ def load_agent(
         ValueError: If it is damaged, does not fit the game, or has a config beside a name given
             here; one line.
     """
+    if not path.exists() and path.with_name(f"{path.name}.zip").is_file():
+        path = path.with_name(f"{path.name}.zip")
     if path.is_dir():
         directory = RunDirectory(path)
         file = find_model(directory)
         config: RunConfig | None = load_config(directory.config_path)
     else:
-        file = read_model_zip(path, with_optimizer=False)
+        file = read_model_zip(path)
         config = None
     if file.config is not None:
         saved = from_mapping(file.config, f"{file.path}: config.json")
@@ -146,8 +151,7 @@ def find_model(directory: RunDirectory) -> ModelFile:
         raise FileNotFoundError(
             f"{directory.path} has no model yet; train it up to its first checkpoint."
         )
-    verify_checksum(directory.final_path)
-    return read_model_zip(directory.final_path, with_optimizer=False)
+    return read_model_zip(directory.final_path, ours=True)
 
 
 def _make_policy(file: ModelFile, game: Game, config: RunConfig | None) -> Policy:
@@ -158,22 +162,26 @@ def _make_policy(file: ModelFile, game: Game, config: RunConfig | None) -> Polic
         is_dqn = config.run.algo == "dqn"
         arguments = extractor_arguments(config.network)
     else:
-        found = infer_architecture(file.policy_state, source=str(file.path))
+        found = infer_architecture(file)
         if found.frames != STACKED_FRAMES:
             raise ValueError(
                 f"{file.path} sees {found.frames} frames at once; give an agent that sees "
                 f"{STACKED_FRAMES}."
             )
         if found.actions != actions:
+            remedy = "name the game it was trained on with --game"
+            if found.actions == ALL_ACTIONS:
+                remedy += ", or give an agent trained without full_action_space"
             raise ValueError(
                 f"{file.path} chooses among {found.actions} actions, {game.name} has {actions}; "
-                "name the game it was trained on with --game."
+                f"{remedy}."
             )
         is_dqn = found.kind == "dqn"
         arguments = {
             "features_extractor_class": NatureCNN,
             "features_extractor_kwargs": {"features_dim": found.features_dim},
             "net_arch": [],
+            "normalize_images": found.normalize_images,
         }
         if not is_dqn:
             arguments["share_features_extractor"] = found.share_features_extractor

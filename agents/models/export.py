@@ -12,7 +12,7 @@ def main(arguments: list[str] | None = None) -> int:
     with exit_on_user_error():
         options = _parser().parse_args(arguments)
         from agents.evaluation.agent import find_model
-        from agents.models.model_file import read_model_zip, write_shared_agent
+        from agents.models.model_file import write_shared_agent
         from runtime.run_directory import RunDirectory
 
         out = Path(options.out)
@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(f"{out} exists; choose another name.")
         if not out.parent.is_dir():
             raise FileNotFoundError(f"there is no folder {out.parent}; make it first.")
-        write_shared_agent(out, read_model_zip(find_model(RunDirectory(Path(options.run))).path))
+        write_shared_agent(out, find_model(RunDirectory(Path(options.run))))
         print(f"written: {out}, {out.stat().st_size / 1e6:.1f} MB")
     return 0
 

@@ -3,18 +3,17 @@
 A model file is what SB3's ``model.save`` writes, with more members (``config.json`` and the like)
 and a checksum in the archive's comment. Plain ``A2C.load`` / ``DQN.load`` open it: they look at
 ``data`` and ``*.pth`` alone. They also unpickle, so a stranger's file runs the stranger's code
-there. `read_model_zip` reads the same file with no unpickling but that of ``torch.load`` with
-``weights_only=True``, which it hands nothing that it has not checked.
+there. `read_model_zip` unpickles nothing but tensors, and those with `load_tensors` alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
+import math
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,9 @@ from torch import Tensor
 
 from agents.models.archive import (
     MAX_STATE_BYTES,
-    Array,
-    check_ratios,
+    format_shape,
     load_tensors,
     open_archive,
-    parse_npz,
     read_member,
     refusal,
 )
@@ -38,22 +35,26 @@ from runtime.files import open_atomically, open_for_reading, parse_json, sha256_
 _CHECKSUM_LABEL = b"sha256:"
 _CHECKSUM_DIGITS = 64
 
-_MAX_MEMBERS = 64
-_MAX_JSON_BYTES = 16 << 20
+_MAX_DATA_BYTES = 256 << 20  # SB3 keeps the last observations in it: 39 MB of 1,024 environments
+_MAX_CONFIG_BYTES = 1 << 20
+_MAX_MEMBER_BYTES = 1 << 30
 
-# What SB3 saves of the moment at which a model was written, which it does without.
-_MOMENTARY = ("_last_obs", "_last_original_obs", "_last_episode_starts", "ep_info_buffer")
+# What SB3 would save of the moment, which grows with the number of environments. It does without;
+# what a run resumes from is in members of its own.
+_MOMENTARY = (
+    "_last_obs",
+    "_last_original_obs",
+    "_last_episode_starts",
+    "ep_info_buffer",
+    "ep_success_buffer",
+)
 
 
 # --- writing --------------------------------------------------------------------------------------
 
 
 def write_model_zip(
-    path: str | Path,
-    model: BaseAlgorithm,
-    extra_members: Mapping[str, bytes],
-    *,
-    exclude: Iterable[str] = (),
+    path: str | Path, model: BaseAlgorithm, extra_members: Mapping[str, bytes]
 ) -> None:
     """Write a model atomically, as SB3 does, with more members and a checksum.
 
@@ -64,15 +65,13 @@ def write_model_zip(
         model: The SB3 algorithm.
         extra_members: Name to content. The names must not be SB3's, nor end in ``.pth``, which SB3
             would load.
-        exclude: Names of attributes of the model to leave out, beside those SB3 leaves out: what
-            plain SB3 could not unpickle.
 
     Raises:
         ValueError: ``path`` is a directory.
         FileWriteError: The file cannot be written.
     """
     buffer = io.BytesIO()
-    model.save(buffer, exclude=exclude)
+    model.save(buffer, exclude=_MOMENTARY)
     with zipfile.ZipFile(buffer, "a", zipfile.ZIP_STORED) as archive:
         assert not any(name.endswith(".pth") for name in extra_members)
         assert not set(archive.namelist()) & set(extra_members)
@@ -89,7 +88,7 @@ def write_shared_agent(path: str | Path, model: ModelFile) -> None:
 
     Args:
         path: The file; its directory must exist.
-        model: Of this project, with its optimiser's state.
+        model: Read as one of this project's.
 
     Raises:
         FileWriteError: The file cannot be written.
@@ -98,13 +97,9 @@ def write_shared_agent(path: str | Path, model: ModelFile) -> None:
     with zipfile.ZipFile(model.path) as archive:
         members = {
             name: archive.read(name)
-            for name in model.member_names
+            for name in archive.namelist()
             if not name.startswith("resume.")
         }
-    data = json.loads(members["data"])
-    members["data"] = json.dumps(
-        {name: value for name, value in data.items() if name not in _MOMENTARY}, indent=4
-    ).encode()
     optimizer = io.BytesIO()
     torch.save(model.optimizer_state | {"state": {}}, optimizer)
     members["policy.optimizer.pth"] = optimizer.getvalue()
@@ -131,7 +126,7 @@ def _write_with_checksum(path: str | Path, buffer: io.BytesIO) -> None:
         stream.write(hashlib.sha256(body).hexdigest().encode())
 
 
-def verify_checksum(path: str | Path) -> None:
+def verify_checksum(path: str | Path, *, required: bool = True) -> None:
     """Check that a file is, byte for byte, what `write_model_zip` wrote.
 
     The file ends in the archive's comment, ``sha256:`` and 64 digits: the SHA-256 of every byte
@@ -140,22 +135,19 @@ def verify_checksum(path: str | Path) -> None:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It has no checksum (as after truncation), or another one.
+        ValueError: It has another checksum, or none (as after truncation) though ``required``.
     """
-    if not _checksum_fits(path, required=True):
-        fault = "its checksum is missing or wrong"
-        raise ValueError(f"{path} is damaged ({fault}); use an earlier file.")
-
-
-def _checksum_fits(path: str | Path, *, required: bool = False) -> bool:
-    """Whether the checksum is right; also if there is none and none is required."""
     with open_for_reading(path) as stream:
         length = stream.seek(0, io.SEEK_END) - _CHECKSUM_DIGITS
         stream.seek(max(length - len(_CHECKSUM_LABEL), 0))
         label, digits = stream.read(len(_CHECKSUM_LABEL)), stream.read(_CHECKSUM_DIGITS)
     if label != _CHECKSUM_LABEL:
-        return not required
-    return digits == sha256_of(path, length=length).encode()
+        fits = not required
+    else:
+        fits = digits == sha256_of(path, length=length).encode()
+    if not fits:
+        fault = "missing or wrong" if required else "wrong"
+        raise ValueError(f"{path} is damaged (its checksum is {fault}); use an earlier file.")
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -167,11 +159,11 @@ class ModelFile:
 
     Attributes:
         path: The file.
-        sb3_data: SB3's ``data``: the model's attributes that are JSON. Pickled ones are not here.
+        sb3_data: SB3's ``data``: the model's attributes that are JSON. Of pickled ones, what SB3
+            writes in words beside the pickle, mostly texts; never the pickle.
         policy_state: The policy's state dict; tensors on the CPU, of any shape and value.
-        optimizer_state: The optimiser's state dict; None if there is none or it was not asked for.
+        optimizer_state: The optimiser's state dict; None of a file that may be a stranger's.
         config: The content of ``config.json``; None if somebody else wrote the file.
-        member_names: The names of all members, in their order.
     """
 
     path: Path
@@ -179,25 +171,20 @@ class ModelFile:
     policy_state: dict[str, Tensor]
     optimizer_state: dict[str, Any] | None
     config: dict[str, Any] | None
-    member_names: tuple[str, ...]
 
-    def read_member(self, name: str, max_bytes: int = 1 << 30) -> bytes:
+    def read_member(self, name: str) -> bytes:
         """Read one member from the file, which is opened again.
 
         Raises:
             FileNotFoundError: The file is gone.
-            ValueError: There is no such member, or it is larger than ``max_bytes`` or damaged.
+            ValueError: There is no such member, or it is too large or damaged.
         """
         with open_for_reading(self.path) as stream:
-            archive = open_archive(stream, str(self.path), _MAX_MEMBERS)
-            return read_member(archive, name, max_bytes, str(self.path))
-
-    def load_npz(self, name: str, max_bytes: int = 1 << 30) -> dict[str, Array]:
-        """Read a member's arrays with `parse_npz`; ``max_bytes`` bounds it before and after."""
-        return parse_npz(self.read_member(name, max_bytes), f"{self.path}: {name}", max_bytes)
+            archive = open_archive(stream, str(self.path))
+            return read_member(archive, name, _MAX_MEMBER_BYTES, str(self.path))
 
 
-def read_model_zip(path: str | Path, *, with_optimizer: bool = True) -> ModelFile:
+def read_model_zip(path: str | Path, *, ours: bool = False) -> ModelFile:
     """Read an SB3 model file without running anything in it.
 
     Members are read by name into memory of bounded size, nothing is extracted and nothing unpickled
@@ -205,7 +192,8 @@ def read_model_zip(path: str | Path, *, with_optimizer: bool = True) -> ModelFil
 
     Args:
         path: The file, by this project or by SB3 alone.
-        with_optimizer: Whether the optimiser's state is wanted.
+        ours: Whether it must be what this project wrote, byte for byte. Only then is the
+            optimiser's state read.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -213,49 +201,49 @@ def read_model_zip(path: str | Path, *, with_optimizer: bool = True) -> ModelFil
     """
     path = Path(path)
     source = str(path)
-    if not _checksum_fits(path):
-        raise ValueError(f"{path} is damaged (its checksum is wrong); use an earlier file.")
+    verify_checksum(path, required=ours)
     with open_for_reading(path) as stream:
-        archive = open_archive(stream, source, _MAX_MEMBERS)
-        names = tuple(archive.namelist())
-        check_ratios(archive, source)
+        archive = open_archive(stream, source)
 
-        def read_object(name: str) -> dict[str, Any]:
-            text = read_member(archive, name, _MAX_JSON_BYTES, source)
+        def read_object(name: str, max_bytes: int) -> dict[str, Any]:
+            text = read_member(archive, name, max_bytes, source)
             value = parse_json(text, f"{source}: {name}", allow_nan=name == "data")
             if not isinstance(value, dict):
                 raise refusal(f"{source}: {name}", "it is not a JSON object")
             return value
 
-        def read_tensors(name: str) -> Any:
-            content = read_member(archive, name, MAX_STATE_BYTES, source)
-            return load_tensors(content, f"{source}: {name}")
-
-        data = read_object("data")
-        config = read_object("config.json") if "config.json" in names else None
-        policy_state = read_tensors("policy.pth")
-        if not _is_state_dict(policy_state):
-            raise refusal(f"{source}: policy.pth", "it is not a state dict")
+        data = read_object("data", _MAX_DATA_BYTES)
+        has_config = "config.json" in archive.namelist()
+        config = read_object("config.json", _MAX_CONFIG_BYTES) if has_config else None
+        state = read_member(archive, "policy.pth", MAX_STATE_BYTES, source)
+        policy_state = _load_policy_state(state, f"{source}: policy.pth")
         optimizer_state = None
-        if with_optimizer and "policy.optimizer.pth" in names:
-            optimizer_state = read_tensors("policy.optimizer.pth")
-            if type(optimizer_state) is not dict:
-                raise refusal(f"{source}: policy.optimizer.pth", "it is not a state dict")
+        if ours:
+            state = read_member(archive, "policy.optimizer.pth", MAX_STATE_BYTES, source)
+            optimizer_state = load_tensors(state, f"{source}: policy.optimizer.pth")
     return ModelFile(
         path=path,
-        sb3_data={
-            key: value
-            for key, value in data.items()
-            if not (isinstance(value, dict) and ":serialized:" in value)
-        },
-        policy_state={name: tensor.detach() for name, tensor in dict.items(policy_state)},
+        sb3_data={name: _without_pickle(value) for name, value in data.items()},
+        policy_state=policy_state,
         optimizer_state=optimizer_state,
         config=config,
-        member_names=names,
     )
 
 
-def _is_state_dict(value: Any) -> bool:
-    return type(value) in (dict, OrderedDict) and all(
-        type(name) is str and type(tensor) is Tensor for name, tensor in dict.items(value)
-    )
+def _without_pickle(value: Any) -> Any:
+    if isinstance(value, dict) and ":serialized:" in value:
+        return {name: item for name, item in value.items() if not name.startswith(":")}
+    return value
+
+
+def _load_policy_state(content: bytes, source: str) -> dict[str, Tensor]:
+    state = load_tensors(content, source)
+    if type(state) not in (dict, OrderedDict) or not all(
+        type(name) is str and type(tensor) is Tensor for name, tensor in dict.items(state)
+    ):
+        raise refusal(source, "it is not a state dict")
+    for tensor in dict.values(state):  # with strides of 0, one number is a tensor of any shape
+        if math.prod(tensor.shape) * tensor.element_size() > len(content):
+            fault = f"a tensor of shape {format_shape(tensor)} is larger than its file"
+            raise refusal(source, fault)
+    return {name: tensor.detach() for name, tensor in dict.items(state)}

@@ -18,8 +18,8 @@ import torch
 from agents.algorithms.a2c import A2C
 from agents.algorithms.divergence import Divergence
 from agents.algorithms.dqn import DQN
-from agents.models.model_file import ModelFile, read_model_zip, verify_checksum, write_model_zip
-from agents.models.policy_state import load_optimizer_state, load_policy_state
+from agents.models.model_file import ModelFile, read_model_zip, write_model_zip
+from agents.models.policy_state import load_policy_state
 from configs.run_config import RunConfig, to_json
 from envs.atari_vec_env import AtariVecEnv
 from envs.game_batch import EnvironmentFailure
@@ -28,7 +28,6 @@ from runtime.files import naming_write_errors, parse_json, remove_stale_temporar
 from runtime.run_directory import RunDirectory
 
 KEPT_CHECKPOINTS = 2
-MAX_RESUME_BYTES = 1 << 30
 LOG_PATTERNS = ("episodes.csv", "events.out.tfevents.*")
 
 Agent = A2C | DQN
@@ -112,23 +111,22 @@ def save_agent(
 
 
 def newest_good_checkpoint(directory: RunDirectory) -> tuple[ModelFile | None, list[str]]:
-    """The newest checkpoint that is whole, and one line about each that is not.
+    """The newest checkpoint that can be read, and one line about each newer one.
 
     Raises:
-        ValueError: If there are checkpoints and none is whole.
+        ValueError: If there are checkpoints and none can be read.
     """
     complaints: list[str] = []
     paths = _checkpoints(directory)
     for path in paths:
         try:
-            verify_checksum(path)
-            return read_model_zip(path), complaints
+            return read_model_zip(path, ours=True), complaints
         except (ValueError, FileNotFoundError) as error:
             complaints.append(str(error))
     if paths:
         raise ValueError(
-            f"no checkpoint in {directory.checkpoints_path} is whole; delete {directory.path} to "
-            "start the run again."
+            f"no checkpoint in {directory.checkpoints_path} can be read; restore one from a copy, "
+            f"or train with another --runs. Of the newest: {complaints[0]}"
         )
     return None, complaints
 
@@ -145,10 +143,8 @@ def restore(file: ModelFile, agent: Agent, env: AtariVecEnv) -> dict[str, Any]:
         EnvironmentFailure: If an emulator fails.
         ValueError: If the checkpoint does not fit the agent or its games cannot be rebuilt.
     """
-    state = parse_json(
-        file.read_member("resume.json", MAX_RESUME_BYTES), f"{file.path}: resume.json"
-    )
-    arrays = file.load_npz("resume.npz")
+    state = parse_json(file.read_member("resume.json"), f"{file.path}: resume.json")
+    arrays = dict(np.load(io.BytesIO(file.read_member("resume.npz")), allow_pickle=False))
     try:
         return _restore(file, state, arrays, agent, env)
     except EnvironmentFailure:
@@ -169,9 +165,8 @@ def _restore(
 ) -> dict[str, Any]:
     load_policy_state(agent.policy, file.policy_state, source=str(file.path))
     assert agent.policy.optimizer is not None
-    if file.optimizer_state is None:
-        raise ValueError(f"{file.path}: has no optimiser state; resume from another checkpoint.")
-    load_optimizer_state(agent.policy.optimizer, file.optimizer_state, source=str(file.path))
+    assert file.optimizer_state is not None
+    agent.policy.optimizer.load_state_dict(file.optimizer_state)
     agent.num_timesteps = int(state["agent_steps"])
     agent._n_updates = state["updates"]
     agent._episode_num = state["episodes"]

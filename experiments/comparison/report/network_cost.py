@@ -100,7 +100,7 @@ def read_weight_shares(model: Path, network: NetworkSettings) -> dict[int, float
         OSError: If there is no such file; one line.
         ValueError: If it is damaged or of another network; one line.
     """
-    state = read_model_zip(model, with_optimizer=False).policy_state
+    state = read_model_zip(model).policy_state
     extractor = make_extractor(network)
     for prefix in _EXTRACTORS:
         own = {

@@ -257,8 +257,11 @@ def save_foreign(path: Path, algorithm: str, policy_kwargs=None, **space):
         ("A2C", None, None),
         ("A2C", {"features_extractor_kwargs": {"features_dim": 64}}, None),
         ("A2C", {"share_features_extractor": False}, None),
+        ("A2C", {"normalize_images": False}, None),
         ("PPO", None, None),
+        ("PPO", {"normalize_images": False}, None),
         ("DQN", None, 0.02),
+        ("DQN", {"normalize_images": False}, 0.02),
     ],
 )
 def test_a_model_of_plain_sb3_acts_as_it_does_there(tmp_path, algorithm, policy_kwargs, epsilon):
@@ -269,11 +272,19 @@ def test_a_model_of_plain_sb3_acts_as_it_does_there(tmp_path, algorithm, policy_
     np.testing.assert_allclose(
         score_actions(loaded.policy, observations),
         expected_scores(model.policy, observations),
+        rtol=1e-4,
         atol=1e-4,
     )
     assert (loaded.game.name, loaded.protocol_name) == ("Breakout", "machado")
     assert (loaded.config, loaded.name, loaded.trained_agent_steps) == (None, "theirs.zip", 77)
     assert loaded.final_epsilon == epsilon
+
+
+def test_a_model_is_found_by_the_name_given_to_sb3(tmp_path):
+    save_foreign(tmp_path / "model", "A2C")
+    assert load_agent(tmp_path / "model", "Breakout", None, CPU).model_name == "model.zip"
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}/mode does not exist; check the path."):
+        load_agent(tmp_path / "mode", "Breakout", None, CPU)
 
 
 def test_a_finished_run_gives_its_final_model(breakout_agent, finished_run, capsys):
@@ -329,6 +340,12 @@ def test_a_directory_with_another_runs_model_is_refused(tmp_path, finished_run):
             {"frames": 3},
             "Breakout",
             "{path} sees 3 frames at once; give an agent that sees 4.",
+        ),
+        (
+            {"actions": 18},
+            "Pong",
+            "{path} chooses among 18 actions, Pong has 6; name the game it was trained on with "
+            "--game, or give an agent trained without full_action_space.",
         ),
     ],
 )

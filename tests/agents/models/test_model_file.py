@@ -19,19 +19,19 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3 import A2C, DQN
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
+from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import Tensor, nn
 
-from agents.models.archive import parse_npz
-from agents.models.model_file import read_model_zip, verify_checksum, write_model_zip
-from agents.models.policy_state import (
-    Architecture,
-    infer_architecture,
-    load_optimizer_state,
-    load_policy_state,
+from agents.models.model_file import (
+    _write_with_checksum,
+    read_model_zip,
+    verify_checksum,
+    write_model_zip,
 )
+from agents.models.policy_state import load_policy_state
 
 INTACT = "give an intact model saved by Stable-Baselines3."
 NETWORK = "give a model trained with this network on this game."
@@ -91,13 +91,7 @@ def foreign(a2c: A2C, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def ours(a2c: A2C, tmp_path: Path) -> Path:
     path = tmp_path / "ours.zip"
-    arrays = io.BytesIO()
-    np.savez(arrays, steps=np.arange(3), name=np.array("Pong"))
-    members = {
-        "config.json": b'{"game": "Pong"}',
-        "resume.json": b'{"agent_steps": 4}',
-        "resume.npz": arrays.getvalue(),
-    }
+    members = {"config.json": b'{"game": "Pong"}', "resume.json": b'{"agent_steps": 4}'}
     write_model_zip(path, a2c, members)
     return path
 
@@ -144,7 +138,7 @@ def _same(first: Any, second: Any) -> bool:
 
 
 def test_what_is_written_is_read_back(ours: Path, a2c: A2C) -> None:
-    file = read_model_zip(ours)
+    file = read_model_zip(ours, ours=True)
     assert file.path == ours
     assert file.config == {"game": "Pong"}
     assert _same(file.policy_state, dict(a2c.policy.state_dict()))
@@ -152,20 +146,16 @@ def test_what_is_written_is_read_back(ours: Path, a2c: A2C) -> None:
     assert _same(file.optimizer_state, a2c.policy.optimizer.state_dict())
     assert file.sb3_data["num_timesteps"] == 4
     assert file.sb3_data["gamma"] == 0.99
-    assert "policy_class" not in file.sb3_data
+    assert file.sb3_data["policy_kwargs"]["optimizer_kwargs"] == {"eps": 1e-5}
     assert ":serialized:" not in json.dumps(file.sb3_data)
     assert file.read_member("resume.json") == b'{"agent_steps": 4}'
-    arrays = file.load_npz("resume.npz")
-    assert arrays["steps"].tolist() == [0, 1, 2]
-    assert arrays["name"].item() == "Pong"
-    assert file.member_names[-3:] == ("config.json", "resume.json", "resume.npz")
 
 
 def test_a_foreign_file_is_read(foreign: Path, a2c: A2C) -> None:
     file = read_model_zip(foreign)
     assert file.config is None
     assert _same(file.policy_state, dict(a2c.policy.state_dict()))
-    assert read_model_zip(foreign, with_optimizer=False).optimizer_state is None
+    assert file.optimizer_state is None
 
 
 def test_a_foreign_file_that_was_packed_again_with_compression_is_read(
@@ -184,13 +174,22 @@ def test_plain_sb3_opens_our_files(ours: Path, a2c: A2C, dqn: DQN, tmp_path: Pat
     assert _same(dict(dqn_loaded.policy.state_dict()), dict(dqn.policy.state_dict()))
 
 
-def test_excluded_attributes_are_left_out(a2c: A2C, tmp_path: Path) -> None:
+def test_what_is_momentary_is_left_out(dqn: DQN, ours: Path, tmp_path: Path) -> None:
+    """SB3 would save the last observations: from 442 environments on more than could be read."""
+    write_model_zip(tmp_path / "dqn.zip", dqn, {})
+    for path in (ours, tmp_path / "dqn.zip"):
+        data = _members(path)["data"]
+        assert not {"_last_obs", "_last_episode_starts", "ep_info_buffer"} & json.loads(data).keys()
+        assert len(data) < 200_000
+    loaded = A2C.load(ours, env=DummyVecEnv([_Frames]), device="cpu")
+    assert loaded.learn(4, reset_num_timesteps=False).num_timesteps == 8
+
+
+def test_a_foreign_file_of_many_environments_is_read(tmp_path: Path, a2c: A2C) -> None:
     model = copy.copy(a2c)
-    model.recorder = object()  # type: ignore[attr-defined]
-    write_model_zip(tmp_path / "with.zip", model, {})
-    write_model_zip(tmp_path / "without.zip", model, {}, exclude=["recorder"])
-    assert "recorder" in json.loads(_members(tmp_path / "with.zip")["data"])
-    assert "recorder" not in json.loads(_members(tmp_path / "without.zip")["data"])
+    model._last_obs = np.zeros((1024, 4, 84, 84), np.uint8)
+    model.save(tmp_path / "m.zip")
+    assert _same(read_model_zip(tmp_path / "m.zip").policy_state, dict(a2c.policy.state_dict()))
 
 
 def test_weights_in_channels_last_layout_are_read(tmp_path: Path) -> None:
@@ -207,15 +206,6 @@ def test_weights_in_channels_last_layout_are_read(tmp_path: Path) -> None:
 def test_a_missing_member_is_named(ours: Path) -> None:
     message = _refusal(lambda: read_model_zip(ours).read_member("replay.npz"))
     assert message == f"{ours} cannot be loaded: it has no member 'replay.npz'; {INTACT}"
-
-
-def test_a_member_over_the_callers_limit_is_refused(ours: Path) -> None:
-    file = read_model_zip(ours)
-    assert len(file.read_member("resume.json", 18)) == 18
-    message = _refusal(lambda: file.read_member("resume.json", 17))
-    assert message == (
-        f"{ours} cannot be loaded: member 'resume.json' is larger than 17 bytes; {INTACT}"
-    )
 
 
 # --- checksum -------------------------------------------------------------------------------------
@@ -361,17 +351,6 @@ def test_a_member_that_is_there_twice(foreign: Path, tmp_path: Path) -> None:
     )
 
 
-def test_too_many_members(foreign: Path, tmp_path: Path) -> None:
-    members = _members(foreign)
-    filler = {f"notes{i}": b"" for i in range(64 - len(members))}
-    path = _pack(tmp_path / "m.zip", members | filler)
-    assert len(read_model_zip(path).member_names) == 64
-    _pack(path, members | filler | {"one more": b""})
-    assert _refusal(lambda: read_model_zip(path)) == (
-        f"{path} cannot be loaded: it has 65 members, more than 64; {INTACT}"
-    )
-
-
 def _measure_peak(call: Callable[[], str]) -> tuple[str, int]:
     tracemalloc.start()
     try:
@@ -410,13 +389,12 @@ def test_a_claim_of_100_gigabytes_costs_nothing(foreign: Path, tmp_path: Path) -
     path = _pack(tmp_path / "m.zip", members | {"notes": b"x"}, claim)
     message, peak = _measure_peak(lambda: _refusal(lambda: read_model_zip(path)))
     assert message == (
-        f"{path} cannot be loaded: it unpacks to 107,374,182,400 bytes, more than "
-        f"4,294,967,296; {INTACT}"
+        f"{path} cannot be loaded: member 'notes' unpacks to over 200 times its size; {INTACT}"
     )
     assert peak < 4 << 20
 
 
-@pytest.mark.parametrize("name", ["data", "policy.pth", "policy.optimizer.pth", "config.json"])
+@pytest.mark.parametrize("name", ["data", "policy.pth", "config.json"])
 @pytest.mark.parametrize("honest", [True, False])
 def test_a_bomb_that_does_unpack_costs_nothing(
     foreign: Path, tmp_path: Path, name: str, honest: bool
@@ -436,10 +414,17 @@ def test_a_bomb_that_does_unpack_costs_nothing(
     assert peak < 8 << 20
 
 
-def test_json_over_its_limit_is_not_read(foreign: Path, tmp_path: Path) -> None:
-    path = _pack(tmp_path / "m.zip", _members(foreign) | {"config.json": bytes((16 << 20) + 1)})
+@pytest.mark.parametrize(
+    ("name", "size", "limit"),
+    [("config.json", (1 << 20) + 1, "1,048,576"), ("data", (256 << 20) + 1, "268,435,456")],
+)
+def test_what_is_too_large_is_not_read_and_not_called_damaged(
+    foreign: Path, tmp_path: Path, name: str, size: int, limit: str
+) -> None:
+    path = _pack(tmp_path / "m.zip", _members(foreign) | {name: bytes(size)})
     assert _refusal(lambda: read_model_zip(path)) == (
-        f"{path} cannot be loaded: member 'config.json' is larger than 16,777,216 bytes; {INTACT}"
+        f"{path} is too large: member {name!r} has {size:,} bytes, more than the {limit} that are "
+        "read; give a smaller model."
     )
 
 
@@ -549,7 +534,7 @@ def test_a_payload_in_data_runs_in_plain_sb3_and_not_here(
     serialized = base64.b64encode(pickle.dumps(_Payload(marker))).decode()
     data["ep_info_buffer"] = {":type:": "x", ":serialized:": serialized}
     path = _pack(tmp_path / "m.zip", members | {"data": json.dumps(data).encode()})
-    assert "ep_info_buffer" not in read_model_zip(path).sb3_data
+    assert read_model_zip(path).sb3_data["ep_info_buffer"] == {}
     assert not marker.exists()
     A2C.load(path, device="cpu")
     assert marker.exists()
@@ -586,11 +571,12 @@ def test_a_payload_instead_of_tensors(
         ),
         "protocol 4": (
             _repack(intact[name], pickle.dumps(_Payload(marker), 4)),
-            "its pickle has the instruction PROTO",
+            "torch cannot read it",
         ),
     }[kind]
     path = _pack(tmp_path / "m.zip", intact | {name: content})
-    assert _refusal(lambda: read_model_zip(path)) == (
+    _write_with_checksum(path, io.BytesIO(path.read_bytes()))  # which proves nothing of its writer
+    assert _refusal(lambda: read_model_zip(path, ours=True)) == (
         f"{path}: {name} cannot be loaded: {fault}; {INTACT}"
     )
     assert not marker.exists()
@@ -598,24 +584,13 @@ def test_a_payload_instead_of_tensors(
     assert read_model_zip(path).policy_state
 
 
-@pytest.mark.parametrize("name", ["pytorch_variables.pth", "_stable_baselines3_version", "notes"])
+@pytest.mark.parametrize("name", ["policy.optimizer.pth", "pytorch_variables.pth", "notes"])
 def test_a_payload_in_a_member_that_is_not_needed(
     foreign: Path, tmp_path: Path, marker: Path, name: str
 ) -> None:
     for content in (pickle.dumps(_Payload(marker)), _save(_Payload(marker))):
         path = _pack(tmp_path / "m.zip", _members(foreign) | {name: content})
         assert read_model_zip(path).policy_state
-    assert not marker.exists()
-
-
-def test_a_payload_in_an_array(ours: Path, tmp_path: Path, marker: Path) -> None:
-    arrays = io.BytesIO()
-    np.savez(arrays, steps=np.array([_Payload(marker)], dtype=object))
-    path = _pack(tmp_path / "m.zip", _members(ours) | {"resume.npz": arrays.getvalue()})
-    assert _refusal(lambda: read_model_zip(path).load_npz("resume.npz")) == (
-        f"{path}: resume.npz cannot be loaded: 'steps' is not an array of numbers, or is damaged; "
-        f"{INTACT}"
-    )
     assert not marker.exists()
 
 
@@ -642,33 +617,33 @@ def _replace(old: bytes, new: bytes, count: int = 1) -> bytes:
     [
         (
             _save({"w": torch.zeros(1).expand(10**12)}),
-            "a tensor of shape 1000000000000 is larger than its record",
+            "a tensor of shape 1000000000000 is larger than its file",
         ),
         (
             _save({"w": torch.zeros(1).expand(2**31, 2**31)}),
-            "a tensor of shape 2147483648x2147483648 is larger than its record",
+            "a tensor of shape 2147483648x2147483648 is larger than its file",
         ),
         # 16 elements claimed as 4,096, as 15 and as 64-bit numbers
         (
             _repack(_SAVED, _replace(b"K\x10", b"M\x00\x10")),
-            "a tensor in it claims a record that is not there",
+            "torch cannot read it",
         ),
         (
             _repack(_SAVED, _replace(b"K\x10", b"K\x0f")),
-            "a tensor in it claims a record that is not there",
+            "torch cannot read it",
         ),
         (
             _repack(_SAVED, _replace(b"FloatStorage", b"DoubleStorage")),
-            "a tensor in it claims a record that is not there",
+            "torch cannot read it",
         ),
         (
             _repack(_SAVED, _replace(b"X\x01\x00\x00\x000", b"X\x01\x00\x00\x001")),
-            "a tensor in it claims a record that is not there",
+            "torch cannot read it",
         ),
         # the claim handed over as an object made elsewhere in the pickle
         (
             _repack(_SAVED, _replace(b"tq\x07Q", b"tq\x07h\x07Q")),
-            "a tensor in it claims a record that is not there",
+            "torch cannot read it",
         ),
         # a tensor of 17 elements in a record of 16
         (_repack(_SAVED, _replace(b"K\x10\x85", b"K\x11\x85")), "torch cannot read it"),
@@ -688,17 +663,15 @@ def _replace(old: bytes, new: bytes, count: int = 1) -> bytes:
         ),
         (
             _repack(_SAVED, b"\x80\x02\x8c\x02os\x8c\x06system\x93."),
-            "its pickle has the instruction SHORT_BINUNICODE",
+            "torch cannot read it",
         ),
-        (_repack(_SAVED, b"\x80\x02(ios\nsystem\n."), "its pickle has the instruction INST"),
-        (_repack(_SAVED, b"\x80\x02)" + b"\x85" * 8192 + b"."), "it is not a state dict"),
+        (_repack(_SAVED, b"\x80\x02(ios\nsystem\n."), "torch cannot read it"),
+        # a key whose hash goes as deep as 64 KiB of pickle can nest it
+        (_repack(_SAVED, b"\x80\x02})" + b"\x85" * 65500 + b"K\x01s."), "it is not a state dict"),
+        # the same 16 numbers under keys that only look different, each of which torch would read
         (
-            _repack(_SAVED, b"\x80\x02)" + b"\x85" * 8193 + b"."),
-            "its pickle has 8,193 tuples, more than 8,192",
-        ),
-        (
-            _repack(_SAVED, b"\x80\x02" + b"N" * (256 << 10)),
-            "member 'archive/data.pkl' is larger than 262,144 bytes",
+            _repack(_SAVED, _replace(b"X\x01\x00\x00\x000", b"X\x02\x00\x00\x00a0")),
+            "torch cannot read it",
         ),
         (
             _repack(_SAVED, compression=zipfile.ZIP_DEFLATED),
@@ -711,10 +684,6 @@ def _replace(old: bytes, new: bytes, count: int = 1) -> bytes:
         (
             _repack(_SAVED, records={"archive/../../x": b""}),
             "member 'archive/../../x' points outside the archive",
-        ),
-        (
-            _repack(_SAVED, records={f"archive/data/{i}": b"" for i in range(1, 4097)}),
-            "it has 4,103 members, more than 4,096",
         ),
         (_SAVED[:-200], "it is not a zip archive, or a truncated one"),
         (_save([torch.zeros(1)]), "it is not a state dict"),
@@ -730,22 +699,18 @@ def test_hostile_state_dicts(foreign: Path, tmp_path: Path, content: bytes, faul
     )
 
 
+def test_a_pickle_over_its_limit_is_not_read(foreign: Path, tmp_path: Path) -> None:
+    content = _repack(_SAVED, b"N" * 65537)
+    path = _with_state(foreign, tmp_path / "m.zip", content)
+    assert _refusal(lambda: read_model_zip(path)) == (
+        f"{path}: policy.pth is too large: member 'archive/data.pkl' has 65,537 bytes, more than "
+        "the 65,536 that are read; give a smaller model."
+    )
+
+
 def test_the_intact_copy_of_the_hostile_state_dicts_loads(foreign: Path, tmp_path: Path) -> None:
     path = _with_state(foreign, tmp_path / "m.zip", _repack(_SAVED, _PICKLED))
     assert read_model_zip(path).policy_state["w"].tolist() == list(range(16))
-
-
-def test_a_pickled_list_that_holds_itself_is_read(foreign: Path, tmp_path: Path) -> None:
-    # {"state": l, "param_groups": l} with l = [l]
-    pickled = b"\x80\x02}(X\x05\x00\x00\x00state]q\x00h\x00aX\x0c\x00\x00\x00param_groupsh\x00u."
-    members = _members(foreign) | {"policy.optimizer.pth": _repack(_SAVED, pickled)}
-    file = read_model_zip(_pack(tmp_path / "m.zip", members))
-    assert file.optimizer_state is not None
-    optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(1))])
-    state = file.optimizer_state
-    assert "it is not an optimiser's state" in _refusal(
-        lambda: load_optimizer_state(optimizer, state)
-    )
 
 
 def test_attributes_of_a_pickled_dict_are_dropped(foreign: Path, tmp_path: Path) -> None:
@@ -754,70 +719,6 @@ def test_attributes_of_a_pickled_dict_are_dropped(foreign: Path, tmp_path: Path)
     state = read_model_zip(path).policy_state
     assert state == {}
     assert type(state) is dict
-
-
-# --- hostile arrays -------------------------------------------------------------------------------
-
-
-def _npy(header: str, content: bytes = b"", version: bytes = b"\x01\x00") -> bytes:
-    return b"\x93NUMPY" + version + len(header).to_bytes(2, "little") + header.encode() + content
-
-
-def _npz(**arrays: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, content in arrays.items():
-            archive.writestr(f"{name}.npy", content)
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,)}", bytes(8)),
-        _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (4294967296, 4294967296)}"),
-        _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-1, -2)}", bytes(8)),
-        _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (3,)}", bytes(8)),
-        _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1,)}", bytes(8)),
-        _npy("{'descr': '|S0', 'fortran_order': False, 'shape': (1000000000000,)}"),
-        _npy("{'descr': '|V0', 'fortran_order': False, 'shape': (1000000000000,)}"),
-        _npy("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,)}", bytes(4)),
-        _npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", pickle.dumps([1])),
-        _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2,)", bytes(8)),
-        _npy("{'descr': exit(), 'fortran_order': False, 'shape': (2,)}", bytes(8)),
-        _npy("[" * 9000),
-        _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2,)}", bytes(8), b"\x09\x00"),
-        b"\x93NUMP",
-        pickle.dumps([1]),
-        b"",
-    ],
-)
-def test_hostile_arrays(content: bytes) -> None:
-    good = _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2,)}", bytes(8))
-    assert parse_npz(_npz(a=good), "x.npz", 1000)["a"].tolist() == [0, 0]
-    message, peak = _measure_peak(
-        lambda: _refusal(lambda: parse_npz(_npz(a=good, b=content), "x.npz", 100_000))
-    )
-    assert message == (
-        f"x.npz cannot be loaded: 'b' is not an array of numbers, or is damaged; {INTACT}"
-    )
-    assert peak < 4 << 20
-
-
-def test_arrays_over_the_limit_together() -> None:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, a=np.zeros(1000, np.uint8), b=np.zeros(1000, np.uint8))
-    size = 1000 + 128  # with the .npy header
-    assert len(parse_npz(buffer.getvalue(), "x.npz", 1000 + size)) == 2
-    assert _refusal(lambda: parse_npz(buffer.getvalue(), "x.npz", 999 + size)) == (
-        f"x.npz cannot be loaded: member 'b.npy' is larger than 1,127 bytes; {INTACT}"
-    )
-
-
-def test_an_npz_that_is_no_zip() -> None:
-    assert _refusal(lambda: parse_npz(b"no zip", "x.npz", 1000)) == (
-        f"x.npz cannot be loaded: it is not a zip archive, or a truncated one; {INTACT}"
-    )
 
 
 # --- into the policy ------------------------------------------------------------------------------
@@ -852,7 +753,6 @@ def test_the_shared_names_may_be_missing_as_before_sb3_1_7(
     assert len(old) == 12
     load_policy_state(policy, old)
     assert _same(dict(policy.state_dict()), full)
-    assert infer_architecture(old) == Architecture("actor-critic", 3, 4, FEATURES, True)
 
 
 @pytest.mark.parametrize(
@@ -899,180 +799,3 @@ def test_different_values_for_one_shared_tensor_change_nothing(
         "set `share_features_extractor` to False."
     )
     assert _same(dict(policy.state_dict()), dict(fresh_policy.state_dict()))
-    assert not infer_architecture(state).share_features_extractor
-
-
-# --- into the optimiser ---------------------------------------------------------------------------
-
-
-def _optimizer(kind: Any, **settings: Any) -> tuple[list[nn.Parameter], torch.optim.Optimizer]:
-    parameters = [nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(3))]
-    return parameters, kind(parameters, lr=0.1, **settings)
-
-
-def _step(parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
-    for parameter in parameters:
-        parameter.grad = torch.arange(parameter.numel()).reshape(parameter.shape).float() + 1
-    optimizer.step()
-
-
-@pytest.mark.parametrize(
-    ("kind", "settings"),
-    [
-        (torch.optim.Adam, {}),
-        (torch.optim.Adam, {"fused": True, "amsgrad": True, "betas": (0.5, 0.9)}),
-        (torch.optim.RMSprop, {"eps": 1e-5}),
-        (torch.optim.RMSprop, {"momentum": 0.9, "centered": True}),
-        (torch.optim.SGD, {"momentum": 0.9}),
-        (RMSpropTFLike, {"eps": 1e-5}),
-    ],
-)
-def test_an_optimiser_goes_on_as_if_it_had_not_stopped(
-    foreign: Path, tmp_path: Path, kind: Any, settings: dict[str, Any]
-) -> None:
-    parameters, optimizer = _optimizer(kind, **settings)
-    _step(parameters, optimizer)
-    optimizer.param_groups[0]["lr"] = 0.05
-    content = _save(optimizer.state_dict())
-    path = _pack(tmp_path / "m.zip", _members(foreign) | {"policy.optimizer.pth": content})
-    saved = read_model_zip(path).optimizer_state
-    assert saved is not None
-
-    resumed, other = _optimizer(kind, **settings)
-    with torch.no_grad():
-        for new, old in zip(resumed, parameters, strict=True):
-            new.copy_(old)
-    load_optimizer_state(other, saved)
-    assert _same(other.state_dict(), optimizer.state_dict())
-    _step(parameters, optimizer)
-    _step(resumed, other)
-    assert all(map(torch.equal, parameters, resumed))
-
-
-def test_the_state_before_the_first_step_is_empty_and_fits() -> None:
-    _, optimizer = _optimizer(torch.optim.Adam)
-    load_optimizer_state(optimizer, copy.deepcopy(optimizer.state_dict()))
-    assert optimizer.state_dict()["state"] == {}
-
-
-def test_settings_other_than_the_learning_rate_stay_those_of_the_optimiser() -> None:
-    parameters, optimizer = _optimizer(torch.optim.Adam)
-    _step(parameters, optimizer)
-    state = copy.deepcopy(optimizer.state_dict())
-    state["param_groups"][0] |= {"lr": 0.2, "maximize": True, "betas": (math.nan, 7), "x": 1}
-    before = optimizer.state_dict()["param_groups"][0]
-    load_optimizer_state(optimizer, state)
-    assert optimizer.state_dict()["param_groups"][0] == before | {"lr": 0.2}
-
-
-_NO_STATE = "it is not an optimiser's state"
-
-
-def _group(**change: Any) -> Callable[[dict[str, Any]], None]:
-    return lambda state: state["param_groups"][0].update(change)
-
-
-def _entry(**change: Any) -> Callable[[dict[str, Any]], None]:
-    return lambda state: state["state"][1].update(change)
-
-
-@pytest.mark.parametrize(
-    ("change", "fault"),
-    [
-        (lambda state: state.clear(), _NO_STATE),
-        (lambda state: state.update(state=[]), _NO_STATE),
-        (lambda state: state.update(param_groups={}), _NO_STATE),
-        (lambda state: state.update(param_groups=[1]), _NO_STATE),
-        (lambda state: state["param_groups"].clear(), "it has 0 parameter groups, not 1"),
-        (_group(params=[0]), "it has 1 parameters, not 2"),
-        (_group(params=[1, 0]), "its parameters are in another order"),
-        (_group(params=[0, torch.zeros(2)]), _NO_STATE),
-        (_group(params=None), _NO_STATE),
-        (_group(lr=math.nan), "its learning rate is not a finite number of at least 0"),
-        (_group(lr=math.inf), "its learning rate is not a finite number of at least 0"),
-        (_group(lr=-1), "its learning rate is not a finite number of at least 0"),
-        (_group(lr=True), "its learning rate is not a finite number of at least 0"),
-        (_group(lr=None), "its learning rate is not a finite number of at least 0"),
-        (lambda state: state["state"].update({2: {}}), "it has a state for no parameter"),
-        (lambda state: state["state"].update({"0": {}}), "it has a state for no parameter"),
-        (
-            lambda state: state["state"][1].pop("exp_avg"),
-            "its state for parameter 1 is not step, exp_avg, exp_avg_sq",
-        ),
-        (_entry(more=1), "its state for parameter 1 is not step, exp_avg, exp_avg_sq"),
-        (_entry(exp_avg=torch.zeros(4)), "'exp_avg' of parameter 1 has shape 4, not 3"),
-        (_entry(exp_avg=0), "'exp_avg' of parameter 1 is not a tensor"),
-        (
-            _entry(exp_avg=torch.zeros(3).double()),
-            "'exp_avg' of parameter 1 is torch.float64, not torch.float32",
-        ),
-        (
-            _entry(exp_avg_sq=torch.tensor([0, 1, math.nan])),
-            "'exp_avg_sq' of parameter 1 holds NaN or infinite values",
-        ),
-        (_entry(step=torch.zeros(1)), "'step' of parameter 1 has shape 1, not ()"),
-        (
-            _entry(step=torch.tensor(math.inf)),
-            "'step' of parameter 1 holds NaN or infinite values",
-        ),
-        (_entry(step=math.nan), "'step' of parameter 1 is not a finite number"),
-        (_entry(step="1"), "'step' of parameter 1 is not a finite number"),
-    ],
-)
-def test_optimiser_states_that_do_not_fit_change_nothing(
-    change: Callable[[dict[str, Any]], None], fault: str
-) -> None:
-    parameters, optimizer = _optimizer(torch.optim.Adam)
-    _step(parameters, optimizer)
-    before = copy.deepcopy(optimizer.state_dict())
-    state = copy.deepcopy(before)
-    change(state)
-    assert _refusal(lambda: load_optimizer_state(optimizer, state, source="m.zip")) == (
-        f"m.zip does not fit the optimiser: {fault}; resume from another checkpoint."
-    )
-    assert _same(optimizer.state_dict(), before)
-
-
-# --- architecture ---------------------------------------------------------------------------------
-
-
-def test_infer_architecture(a2c: A2C, dqn: DQN) -> None:
-    assert infer_architecture(_state_of(a2c)) == Architecture("actor-critic", 3, 4, FEATURES, True)
-    assert infer_architecture(_state_of(dqn)) == Architecture("dqn", 3, 4, FEATURES, True)
-    ppo = PPO(
-        "CnnPolicy",
-        _Frames(),
-        n_steps=2,
-        batch_size=2,
-        device="cpu",
-        policy_kwargs=_policy_kwargs(share_features_extractor=False),
-    )
-    expected = Architecture("actor-critic", 3, 4, FEATURES, False)
-    assert infer_architecture(_state_of(ppo)) == expected
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"features_extractor.cnn.0.weight": torch.zeros(32, 4, 4, 4)},
-        {"features_extractor.cnn.0.weight": torch.zeros(32)},
-        {"features_extractor.cnn.0.weight": None},
-        {"features_extractor.linear.0.weight": torch.zeros(FEATURES, 100)},
-        {"action_net.weight": torch.zeros(3)},
-        {"action_net.weight": torch.zeros(3, FEATURES + 1)},
-        {"action_net.bias": None},
-        {"value_net.weight": torch.zeros(2, FEATURES)},
-        {"mlp_extractor.policy_net.0.weight": torch.zeros(64, FEATURES)},
-        {"log_std": torch.zeros(3)},
-    ],
-)
-def test_other_networks_are_refused(a2c: A2C, change: dict[str, Tensor | None]) -> None:
-    state = {k: v for k, v in (_state_of(a2c) | change).items() if v is not None}
-    assert _refusal(lambda: infer_architecture(state, source="m.zip")) == (
-        "m.zip is not an A2C, PPO or DQN agent of Stable-Baselines3 with the Nature CNN on 84x84 "
-        "frames; give such a model, or a run of this project."
-    )
-
-
-def test_an_empty_state_is_no_agent() -> None:
-    assert "is not an A2C, PPO or DQN agent" in _refusal(lambda: infer_architecture({}))

@@ -97,7 +97,7 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def assert_same_run(one: RunDirectory, other: RunDirectory) -> None:
-    first, second = (read_model_zip(directory.final_path) for directory in (one, other))
+    first, second = (read_model_zip(directory.final_path, ours=True) for directory in (one, other))
     for part in ("policy_state", "optimizer_state"):
         expected, actual = flatten(getattr(first, part)), flatten(getattr(second, part))
         assert expected.keys() == actual.keys()
