@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
             games=games,
             seed=seed,
             deterministic=options.deterministic,
-            with_video=options.video,
+            pictures=[kind for kind in ("video", "gif") if getattr(options, kind)],
             folder=None if options.out is None else parse_path(options.out, "--out"),
             game_name=options.game,
             protocol_name=options.protocol,
@@ -37,12 +37,13 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         description="Score a trained agent: whole games from seeds that training never uses, raw "
-        "returns. Writes returns.json, and a video of the game with the median return."
+        "returns. Writes returns.json, and pictures of the game with the median return."
     )
     add = parser.add_argument
     add("model", metavar="RUN_DIR|MODEL.zip", help="a run's directory, or a model saved by SB3")
     add("--episodes", default="30", metavar="N", help="whole games to play (30)")
     add("--video", action="store_true", help="write a video of one of the games too")
+    add("--gif", action="store_true", help="and a GIF of its first 20 seconds, under 2 MB")
     add(
         "--deterministic",
         action="store_true",

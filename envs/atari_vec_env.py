@@ -98,28 +98,13 @@ class AtariVecEnv(VecEnv):
         dones = np.array([outcome.ended for outcome in outcomes], dtype=bool)
         return self._batch.observations.copy(order="K"), rewards, dones, infos
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> list[dict[str, Any]]:
         """What `set_state` rebuilds every unfinished game from; JSON values only."""
-        return {"games": self._batch.get_state()}
+        return self._batch.get_state()
 
-    def set_state(self, state: dict[str, Any], observations: npt.NDArray[np.uint8]) -> None:
-        """Rebuild the games of a saved state by playing their actions again.
-
-        Args:
-            state: From `get_state`.
-            observations: The last ones the environment returned, uint8 [n_envs, 4, 84, 84].
-
-        Raises:
-            ValueError: If the state is of another number of environments, or the rebuilt games are
-                not the saved ones or do not show what the observations show.
-        """
-        games = state["games"]
-        if len(games) != self.num_envs or observations.shape != self._batch.observations.shape:
-            raise ValueError(
-                f"the saved state must be of {self.num_envs} environments, got {len(games)} games "
-                f"and observations of shape {observations.shape}; resume from another checkpoint."
-            )
-        self._batch.set_state(games, observations)
+    def set_state(self, state: list[dict[str, Any]], observations: npt.NDArray[np.uint8]) -> None:
+        """Rebuild saved games, given the last observations returned: `GameBatch.set_state`."""
+        self._batch.set_state(state, observations)
 
     def close(self) -> None:
         """Let go of the emulators and their threads."""

@@ -39,41 +39,28 @@ _NO_OP, _FIRE, _SECOND_ACTION = 0, 1, 2
 AGENT_STEPS_BETWEEN_SEEDINGS = 10_000
 
 
-@dataclass(frozen=True)
-class FinishedGame:
-    """A whole game, through all its lives.
-
-    Attributes:
-        raw_return: Sum of the unclipped rewards.
-        length_frames: Emulated frames, the no-ops before the first action included, and in 16 games
-            the frames in which the emulator selects the game's mode (134 in NameThisGame).
-        length_agent_steps: Actions, the presses between episodes included.
-        time_limit: Whether the frame limit ended it, not the game itself.
-        seconds: Wall-clock time from its start, or its rebuilding, to its end.
-    """
-
-    raw_return: int
-    length_frames: int
-    length_agent_steps: int
-    time_limit: bool
-    seconds: float
-
-
 @dataclass
-class UnfinishedGame:
-    """The books of the game being played.
+class GameBooks:
+    """What is known of a whole game, through all its lives; the last three when it is over.
 
     Attributes:
         number: Of the environment's games; the first is number 0.
         lives: Lives left.
-        raw_return: So far.
-        length_agent_steps: So far.
+        raw_return: Sum of the unclipped rewards.
+        length_agent_steps: Actions, the presses between episodes included.
+        length_frames: Emulated frames, the no-ops before the first action included, and in 16 games
+            the frames in which the emulator selects the game's mode (134 in NameThisGame).
+        time_limit: Whether the frame limit ended it, not the game itself.
+        seconds: Wall-clock time from its start, or its rebuilding, to its end.
     """
 
     number: int
     lives: int
     raw_return: int = 0
     length_agent_steps: int = 0
+    length_frames: int = 0
+    time_limit: bool = False
+    seconds: float = 0.0
 
 
 @dataclass(slots=True)
@@ -161,11 +148,11 @@ class EmulatedGame:
                 "without it, such as machado."
             )
 
-        self.unreported: list[FinishedGame] = []
+        self.unreported: list[GameBooks] = []  # finished games that nobody has been told of
         self._actions = bytearray()  # all since seeding, those between episodes included
         self._waiting = False  # for the outcome of an action
         self._seeded_game_number = -1
-        self.current = UnfinishedGame(number=-1, lives=0)
+        self.current = GameBooks(number=-1, lives=0)
         self._started = time.monotonic()
         self._game_over = False
         self._restart: Generator[int, StepOutcome, Frame] | None = None
@@ -203,7 +190,7 @@ class EmulatedGame:
         """Wait for the outcome of the agent's action; an episode's end sets the restart going."""
         outcome = self._receive()
         if outcome.ended:
-            self._restart = self._restart_episode()
+            self._restart = self._begin_episode(None)
             self._advance_restart(None)
         return outcome
 
@@ -232,7 +219,7 @@ class EmulatedGame:
         Raises:
             ValueError: If the actions do not lead to the saved game.
         """
-        saved = UnfinishedGame(**state["current"])
+        saved = GameBooks(**state["current"])
         self._restart = None
         self.current.number = state["seeded_game_number"] - 1
         frame = self._seed_emulator()
@@ -245,16 +232,24 @@ class EmulatedGame:
                 "emulator is not the one the run was trained on. Install the ale-py version that "
                 "provenance.json names."
             )
-        self.unreported = [FinishedGame(**finished) for finished in state["unreported"]]
+        self.unreported = [GameBooks(**finished) for finished in state["unreported"]]
         return frame
 
-    def _restart_episode(self) -> Generator[int, StepOutcome, Frame]:
-        """The actions from an episode's end to the next one's first frame, which it returns.
+    def _begin_episode(self, frame: Frame | None) -> Generator[int, StepOutcome, Frame]:
+        """The actions up to an episode's first frame, which it returns.
 
-        As in SB3: EpisodicLifeEnv.reset, then FireResetEnv.reset around it.
+        As in SB3: EpisodicLifeEnv.reset, unless a game has just begun with `frame`, then
+        FireResetEnv.reset: FIRE and action 2, if the protocol and the game have it so.
         """
-        frame = yield from self._leave_episode()
-        return (yield from self._begin_episode(frame))
+        if frame is None:
+            frame = yield from self._leave_episode()
+        if self._fires:
+            for action in (_FIRE, _SECOND_ACTION):
+                outcome = yield action
+                frame = outcome.frame
+                if outcome.ended:
+                    frame = yield from self._leave_episode()
+        return frame
 
     def _leave_episode(self) -> Generator[int, StepOutcome, Frame]:
         """Start the next game if this one is over; else take one no-op into the next life."""
@@ -266,16 +261,6 @@ class EmulatedGame:
             return self._seed_emulator()
         outcome = yield _NO_OP
         return outcome.frame
-
-    def _begin_episode(self, frame: Frame) -> Generator[int, StepOutcome, Frame]:
-        """Press FIRE and then action 2, if the protocol and the game have it so."""
-        if self._fires:
-            for action in (_FIRE, _SECOND_ACTION):
-                outcome = yield action
-                frame = outcome.frame
-                if outcome.ended:
-                    frame = yield from self._leave_episode()
-        return frame
 
     def _advance_restart(self, outcome: StepOutcome | None) -> None:
         assert self._restart is not None
@@ -302,7 +287,7 @@ class EmulatedGame:
         return np.asarray(frames[0, 0])
 
     def _begin_game(self, number: int, lives: int) -> None:
-        self.current = UnfinishedGame(number, lives)
+        self.current = GameBooks(number, lives)
         self._game_over = False
         self._started = time.monotonic()
 
@@ -323,13 +308,8 @@ class EmulatedGame:
         current.length_agent_steps += 1
         self._game_over = game_over or time_limit
         if self._game_over:
-            self.unreported.append(
-                FinishedGame(
-                    raw_return=current.raw_return,
-                    length_frames=int(info["episode_frame_number"][0]),
-                    length_agent_steps=current.length_agent_steps,
-                    time_limit=not game_over,
-                    seconds=time.monotonic() - self._started,
-                )
-            )
+            current.length_frames = int(info["episode_frame_number"][0])
+            current.time_limit = not game_over
+            current.seconds = time.monotonic() - self._started
+            self.unreported.append(current)
         return StepOutcome(frame, reward, game_over or life_lost, time_limit)

@@ -111,11 +111,18 @@ class GameBatch(Generic[GameType]):
 
         Args:
             state: From `get_state`.
-            observations: Those of that moment.
+            observations: Those of that moment, uint8 [count, 4, 84, 84].
 
         Raises:
-            ValueError: If the rebuilt games do not show what the observations show.
+            ValueError: If they are of another number of environments, or the rebuilt games are not
+                the saved ones or do not show what the observations show.
         """
+        if len(state) != len(self.games) or observations.shape != self.observations.shape:
+            raise ValueError(
+                f"the saved games must be {len(self.games)}, one for each environment, got "
+                f"{len(state)} and observations of shape {observations.shape}; resume from another "
+                "checkpoint."
+            )
         self._sent.clear()
         frames = _side_by_side(
             lambda pair: pair[0].set_state(pair[1]), list(zip(self.games, state, strict=True))

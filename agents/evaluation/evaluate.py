@@ -1,7 +1,9 @@
 """Scoring a trained agent: the returns of whole games, their mean and interval, a video of one."""
 
 import math
-from collections.abc import Iterator, Sequence
+import os
+import time
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +18,7 @@ from stable_baselines3.dqn.policies import CnnPolicy as DQNCnnPolicy
 from agents.algorithms.device import find_device
 from agents.evaluation.agent import TrainedAgent, load_agent
 from agents.evaluation.games import PlayedGame, play_games
-from agents.evaluation.video import find_ffmpeg, replay_game, write_video
+from agents.evaluation.video import find_ffmpeg, replay_game, write_gif, write_video
 from configs.protocols import load_protocol
 from runtime.files import remove_stale_temporaries, write_json
 from runtime.provenance import describe_start
@@ -24,7 +26,10 @@ from runtime.run_directory import RunDirectory
 from runtime.text_table import align_columns
 
 FORMAT_VERSION = 1
-RETURNS_NAME, VIDEO_NAME = "returns.json", "game.mp4"
+RETURNS_NAME = "returns.json"
+QUIET_SECONDS, QUIET_SECONDS_ON_A_TERMINAL = 30, 5  # without a line, at most
+# What can be made of the game with the median return, by its flag.
+PICTURES = {"video": ("game.mp4", write_video), "gif": ("game.gif", write_gif)}
 
 
 def summarise_returns(returns: Sequence[int]) -> dict[str, Any]:
@@ -56,13 +61,13 @@ def evaluate(
     games: int,
     seed: int,
     deterministic: bool,
-    with_video: bool,
+    pictures: Collection[str],
     folder: Path | None,
     game_name: str | None,
     protocol_name: str | None,
     device_name: str,
 ) -> None:
-    """Evaluate an agent, and write `returns.json` and the video.
+    """Evaluate an agent, and write `returns.json` and the pictures of a game.
 
     An actor samples its actions unless `deterministic`. A DQN agent acts at random in the share of
     steps it ended its training with (SB3's `exploration_final_eps`; what SB3's own `predict` does,
@@ -73,7 +78,7 @@ def evaluate(
         games: How many to play.
         seed: Of the games and the agent's draws.
         deterministic: Whether the agent always takes what it holds best.
-        with_video: Whether to write the video of the game with the median return.
+        pictures: Which of `PICTURES` to write of the game with the median return.
         folder: Where the files go; None: `evaluation` in the run's directory, or
             `<name>-evaluation` beside the model.
         game_name: As for `load_agent`.
@@ -88,7 +93,7 @@ def evaluate(
     # More threads gain little with 8 stacks, and lose much beside a training; and with one, what
     # is played does not depend on the number of cores.
     torch.set_num_threads(1)
-    if with_video:
+    if pictures:
         find_ffmpeg()
     agent = load_agent(path, game_name, protocol_name, device)
     epsilon = _find_epsilon(agent, path, deterministic)
@@ -97,23 +102,45 @@ def evaluate(
     elif folder is None:
         folder = path.with_name(f"{path.stem}-evaluation")
     with _prepare_folder(folder):
-        played: dict[int, PlayedGame] = {}
-        for number, game in play_games(agent, games, seed, epsilon):
-            played[number] = game
-            print(
-                f"{agent.name}: game {number}: return {game.raw_return:_} in "
-                f"{game.length_frames:_} frames ({len(played)} of {games} played)",
-                flush=True,
-            )
-        ordered = [played[number] for number in range(games)]
-        report = _describe_agent(agent, epsilon, seed, device) | _describe_games(agent, ordered)
-        (folder / VIDEO_NAME).unlink(missing_ok=True)  # it shows a game of an earlier evaluation
-        write_json(folder / RETURNS_NAME, report | {"video": None})
-        if with_video:
-            report["video"] = _write_video(agent, ordered, folder / VIDEO_NAME)
+        played = _play(agent, games, seed, epsilon)
+        report = _describe_agent(agent, epsilon, seed, device)
+        report |= _describe_games(agent, epsilon, played) | dict.fromkeys(PICTURES)
+        for name, _ in PICTURES.values():  # they show a game of an earlier evaluation
+            (folder / name).unlink(missing_ok=True)
+        write_json(folder / RETURNS_NAME, report)
+        written = [RETURNS_NAME]
+        for kind in pictures:
+            report[kind] = _write_picture(agent, played, folder, kind)
             write_json(folder / RETURNS_NAME, report)
+            written.append(report[kind]["file"])
     print(format_table(report))
-    print(f"written: {folder / RETURNS_NAME}")
+    if report["no_interval_because"]:
+        print(f"No interval: {report['no_interval_because']}.")
+    for name in written:
+        print(f"written: {folder / name}")
+
+
+def _play(agent: TrainedAgent, games: int, seed: int, epsilon: float | None) -> list[PlayedGame]:
+    """Play, with a line for every game and, where none ends for long, on how far the longest is."""
+    protocol = load_protocol(agent.protocol_name)
+    quiet_seconds = QUIET_SECONDS_ON_A_TERMINAL if os.isatty(1) else QUIET_SECONDS
+    told = time.monotonic()
+    played: dict[int, PlayedGame] = {}
+
+    def tell(text: str) -> None:
+        nonlocal told
+        told = time.monotonic()
+        print(f"{agent.name}: {text} ({len(played)} of {games} played)", flush=True)
+
+    def tell_step(agent_steps: int) -> None:
+        if time.monotonic() - told >= quiet_seconds:
+            frames = agent_steps * protocol.frames_per_agent_step
+            tell(f"a game is at {frames:_} of at most {protocol.max_frames_per_game:_} frames")
+
+    for number, game in play_games(agent, games, seed, epsilon, tell_step):
+        played[number] = game
+        tell(f"game {number}: return {game.raw_return:_} in {game.length_frames:_} frames")
+    return [played[number] for number in range(games)]
 
 
 def format_table(report: dict[str, Any]) -> str:
@@ -127,6 +154,7 @@ def format_table(report: dict[str, Any]) -> str:
         else f"{report['algo']}-{report['arm']}/seed{report['run_seed']}",
         "trained": "unknown" if steps is None else f"{steps:_}",
         "games": str(len(report["returns"])),
+        "different": str(report["different_games"]),
         "mean return": f"{report['mean_return']:.1f}",
         "std": "-" if deviation is None else f"{deviation:.1f}",
         "95 % interval": "-" if interval is None else f"{interval[0]:.1f} to {interval[1]:.1f}",
@@ -169,10 +197,24 @@ def _describe_agent(
     }
 
 
-def _describe_games(agent: TrainedAgent, played: Sequence[PlayedGame]) -> dict[str, Any]:
+def _describe_games(
+    agent: TrainedAgent, epsilon: float | None, played: Sequence[PlayedGame]
+) -> dict[str, Any]:
     returns = [game.raw_return for game in played]
+    different = len({(game.actions, game.raw_return, game.length_frames) for game in played})
     summary = summarise_returns(returns)
+    reason = "there is one game only" if len(played) == 1 else None
+    protocol = load_protocol(agent.protocol_name)
+    if epsilon == 0 and protocol.sticky_action_probability == 0:
+        reason = (
+            f"the number of no-ops a game starts with, 0 to {protocol.no_op_max}, is all the "
+            f"chance there is ({different} of the {len(played)} games were different ones); leave "
+            "out --deterministic"
+        )
+        summary["interval_95"] = None
     return summary | {
+        "no_interval_because": reason,
+        "different_games": different,
         "human_normalised_score": agent.game.human_normalised_score(summary["mean_return"]),
         "returns": returns,
         "length_frames": [game.length_frames for game in played],
@@ -181,25 +223,20 @@ def _describe_games(agent: TrainedAgent, played: Sequence[PlayedGame]) -> dict[s
     }
 
 
-def _write_video(agent: TrainedAgent, played: Sequence[PlayedGame], path: Path) -> dict[str, Any]:
+def _write_picture(
+    agent: TrainedAgent, played: Sequence[PlayedGame], folder: Path, kind: str
+) -> dict[str, Any]:
+    name, write = PICTURES[kind]
     number = find_median_game([game.raw_return for game in played])
     game = played[number]
     print(
-        f"{agent.name}: writing {path}, game {number} with the median return "
+        f"{agent.name}: writing {folder / name}, game {number} with the median return "
         f"{game.raw_return:_}, {game.length_frames:_} frames",
         flush=True,
     )
-    frames = replay_game(
-        agent.game,
-        load_protocol(agent.protocol_name),
-        seed=game.seed,
-        actions=game.actions,
-        raw_return=game.raw_return,
-        length_frames=game.length_frames,
-    )
-    write_video(path, frames)
+    write(folder / name, replay_game(agent.game, load_protocol(agent.protocol_name), game))
     return {
-        "file": path.name,
+        "file": name,
         "shows": "the game with the median return",
         "game": number,
         "return": game.raw_return,

@@ -79,8 +79,7 @@ def play_games(
         seed: With a game's number it sets the game's seed and the agent's random draws.
         epsilon: Share of uniformly random actions, the others being the best by the agent's
             scores; None samples from an actor's own probabilities.
-        on_step: Told after each step how many agent steps the longest of the games being played has
-            taken.
+        on_step: Told before each step how many agent steps the longest of the games has taken.
 
     Yields:
         A game's number and the game, in the order they end.
@@ -96,11 +95,11 @@ def play_games(
     playing = {environment: environment for environment in range(len(batch.games))}
     generators = [make_generator(seed, number) for number in playing]
     while playing:
+        on_step(max(batch.games[e].current.length_agent_steps for e in playing))
         stacks[: len(batch.games)] = batch.observations
         scores = score_actions(agent.policy, stacks)
         batch.send({e: choose_action(scores[e], epsilon, generators[e]) for e in playing})
         batch.receive()
-        on_step(max(batch.games[e].current.length_agent_steps for e in playing))
         for environment, number in list(playing.items()):
             recorded = batch.games[environment]
             while recorded.unreported and number < games:

@@ -1,4 +1,4 @@
-"""A video of one played game: the original frames in colour, as H.264 that browsers play.
+"""A video of one played game: the original frames in colour, as H.264 that browsers play, or a GIF.
 
 ALE's vector environment, on which games are played, gives neither colour nor the frames an action
 is held for. So the game is played again on a plain emulator, from the same seed with the same
@@ -9,9 +9,9 @@ import errno
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO
 
@@ -20,11 +20,14 @@ import numpy as np
 import numpy.typing as npt
 from ale_py.vector_env import AtariVectorEnv
 
+from agents.evaluation.games import PlayedGame
 from configs.protocols import Protocol
 from envs.games import Game
 from runtime.files import open_atomically
 
-FRAMES_PER_SECOND = 60  # of game time: what the console drew on an American television
+_PAL_ROWS = 250
+_GIF_SECONDS = 20
+_GIF_BYTES = 1_500_000  # ffmpeg stops up to eight frames behind it
 # An Atari pixel is 12/7 as wide as high on such a television; 5/3 is the nearest ratio of small
 # whole numbers, so every pixel stays a sharp block.
 PIXEL_WIDTH, PIXEL_HEIGHT = 5, 3
@@ -32,25 +35,8 @@ PIXEL_WIDTH, PIXEL_HEIGHT = 5, 3
 Frame = npt.NDArray[np.uint8]
 
 
-def replay_game(
-    game: Game,
-    protocol: Protocol,
-    *,
-    seed: int,
-    actions: Sequence[int],
-    raw_return: int,
-    length_frames: int,
-) -> Iterator[Frame]:
-    """Play a game again that `envs.emulated_game.EmulatedGame` played, and check that it is it.
-
-    Args:
-        game: The game.
-        protocol: How it was presented.
-        seed: What the emulator was seeded with at the game's start.
-        actions: All of the game's actions, those between its lives included, as numbers of the
-            minimal action set.
-        raw_return: What it scored.
-        length_frames: How long it was, as `FinishedGame` counts it.
+def replay_game(game: Game, protocol: Protocol, played: PlayedGame) -> Iterator[Frame]:
+    """Play a game again that was scored, presented by the same protocol, and check that it is it.
 
     Yields:
         Every emulated frame, [rows, 160, 3] uint8 RGB; those in which the emulator selects the
@@ -59,25 +45,25 @@ def replay_game(
     Raises:
         AssertionError: After the last frame, if the game did not come out as it was scored.
     """
-    emulator = game.load_emulator(seed, protocol.sticky_action_probability)
+    emulator = game.load_emulator(played.seed, protocol.sticky_action_probability)
     emulator.reset_game()
     action_set = emulator.getMinimalActionSet()
     replayed_return = played_frames = 0
-    first_frame_number = _find_first_frame_number(game, protocol, seed)
+    first_frame_number = _find_first_frame_number(game, protocol, played.seed)
     while emulator.getEpisodeFrameNumber() < first_frame_number:
         emulator.act(action_set[0])  # a no-op
         yield emulator.getScreenRGB()
-    for action in actions:
+    for action in played.actions:
         for _ in range(protocol.frames_per_agent_step):
             replayed_return += emulator.act(action_set[action])
             played_frames += 1
             yield emulator.getScreenRGB()
             if emulator.game_over() or played_frames >= protocol.max_frames_per_game:
                 break
+    scored = (played.raw_return, played.length_frames)
     replayed = (replayed_return, emulator.getEpisodeFrameNumber())
-    assert replayed == (raw_return, length_frames), (
-        f"the replayed {game.name} came to (return, frames) {replayed}, not "
-        f"{(raw_return, length_frames)}"
+    assert replayed == scored, (
+        f"the replayed {game.name} came to (return, frames) {replayed}, not {scored}"
     )
 
 
@@ -95,7 +81,7 @@ def _find_first_frame_number(game: Game, protocol: Protocol, seed: int) -> int:
 
 
 def write_video(path: Path, frames: Iterable[Frame]) -> None:
-    """Encode frames as they come, 60 a second, each pixel a block of 5 x 3.
+    """Encode frames as they come, each pixel a block of 5 x 3.
 
     Args:
         path: The mp4 file; it appears complete or not at all.
@@ -105,33 +91,83 @@ def write_video(path: Path, frames: Iterable[Frame]) -> None:
     Raises:
         OSError: If the file cannot be written or ffmpeg fails.
     """
-    ffmpeg = find_ffmpeg()
     frames = iter(frames)
     first = next(frames)
-    with (
-        open_atomically(path) as stream,
-        tempfile.TemporaryFile() as log,
-        subprocess.Popen(
-            _encode_command(ffmpeg, first.shape[1], first.shape[0], Path(stream.name)),
+    rows, columns, _ = first.shape
+    scale = f"scale={columns * PIXEL_WIDTH}:{rows * PIXEL_HEIGHT}:flags=neighbor"
+    colours = "color_primaries=bt709:color_trc=bt709:colorspace=bt709"
+    options = [
+        *("-vf", f"{scale}:out_color_matrix=bt709:out_range=tv,format=yuv420p,setparams={colours}"),
+        *("-c:v", "libx264", "-preset", "veryfast", "-crf", "18"),
+        *("-movflags", "+faststart", "-f", "mp4"),
+    ]
+    _encode(path, chain((first,), frames), first.shape, options, "--video")
+
+
+def write_gif(path: Path, frames: Iterable[Frame]) -> None:
+    """Encode the first 20 seconds, or what of them fits into 2 MB, in a quarter of the frames.
+
+    Args:
+        path: The GIF file; it appears complete or not at all.
+        frames: As for `write_video`.
+
+    Raises:
+        OSError: If the file cannot be written or ffmpeg fails.
+    """
+    frames = iter(frames)
+    first = next(frames)
+    rows, columns, _ = first.shape
+    # Many games draw an object in every other frame only, so the brighter of two frames is shown.
+    video_filter = (
+        f"format=gbrp,tblend=all_mode=lighten,framestep=4,scale={2 * columns}:{rows * 6 // 5}:"
+        "flags=neighbor,split[a][b];[a]palettegen[colours];[b][colours]paletteuse=dither=none"
+    )
+    options = ["-vf", video_filter, "-fs", str(_GIF_BYTES), "-f", "gif"]
+    shown = islice(chain((first,), frames), _GIF_SECONDS * frames_per_second(rows))
+    _encode(path, shown, first.shape, options, "--gif")
+
+
+def frames_per_second(rows: int) -> int:
+    """What the console drew on the television that a game was made for.
+
+    ALE shows 250 rows of the ten games it has in their PAL version (adventure, air_raid,
+    keystone_kapers, king_kong, klax, laser_gates, mr_do, pacman, sir_lancelot, space_war) and of no
+    other, and its own frame rate goes by the same flag (Console.cxx); ale-py does not give it.
+    """
+    return 50 if rows == _PAL_ROWS else 60
+
+
+def _encode(
+    path: Path, frames: Iterable[Frame], shape: tuple[int, ...], options: list[str], flag: str
+) -> None:
+    rows, columns, _ = shape
+    with open_atomically(path) as stream, tempfile.TemporaryFile() as log:
+        command = [
+            *(find_ffmpeg(), "-y", "-loglevel", "error"),
+            *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{columns}x{rows}"),
+            *("-r", str(frames_per_second(rows)), "-i", "pipe:0", *options),
+            f"file:{Path(stream.name).resolve()}",
+        ]
+        with subprocess.Popen(
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=log,
             start_new_session=True,  # Ctrl-C is for Python, which then ends ffmpeg
-        ) as process,
-    ):
-        assert process.stdin is not None
-        try:
-            with suppress(BrokenPipeError):  # the log says why it ended early
-                for frame in chain((first,), frames):
-                    process.stdin.write(frame.tobytes())
-        except BaseException:
-            process.kill()
-            raise
-        finally:
-            with suppress(BrokenPipeError):
-                process.stdin.close()
-        if process.wait() != 0:
-            raise _describe_failure(path, log)
+        ) as process:
+            assert process.stdin is not None
+            try:
+                with suppress(BrokenPipeError):  # it has enough, or the log says why it ended
+                    for frame in frames:
+                        process.stdin.write(frame.tobytes())
+            except BaseException:
+                process.kill()
+                raise
+            finally:
+                with suppress(BrokenPipeError):
+                    process.stdin.close()
+        if process.returncode != 0:
+            raise _describe_failure(path, log, flag)
 
 
 def find_ffmpeg() -> str:
@@ -148,24 +184,10 @@ def find_ffmpeg() -> str:
         ) from None
 
 
-def _encode_command(ffmpeg: str, width: int, height: int, path: Path) -> list[str]:
-    scale = f"scale={width * PIXEL_WIDTH}:{height * PIXEL_HEIGHT}:flags=neighbor"
-    colours = "color_primaries=bt709:color_trc=bt709:colorspace=bt709"
-    return [
-        *(ffmpeg, "-y", "-loglevel", "error"),
-        *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"),
-        *("-r", str(FRAMES_PER_SECOND), "-i", "pipe:0"),
-        "-vf",
-        f"{scale}:out_color_matrix=bt709:out_range=tv,format=yuv420p,setparams={colours}",
-        *("-c:v", "libx264", "-preset", "veryfast", "-crf", "18"),
-        *("-movflags", "+faststart", "-f", "mp4", f"file:{path.resolve()}"),
-    ]
-
-
-def _describe_failure(path: Path, log: IO[bytes]) -> OSError:
+def _describe_failure(path: Path, log: IO[bytes], flag: str) -> OSError:
     log.seek(0)
     complaint = log.read().decode(errors="replace").strip()
     if os.strerror(errno.ENOSPC) in complaint:
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     last_line = complaint.splitlines()[-1] if complaint else "ffmpeg gave no reason"
-    return OSError(f"{path} cannot be encoded ({last_line}); evaluate without --video.")
+    return OSError(f"{path} cannot be encoded ({last_line}); evaluate without {flag}.")

@@ -219,7 +219,7 @@ def test_reset_starts_games_not_played_before() -> None:
     env = AtariVecEnv(find_game("Breakout"), BASELINES, 2, seed=0)
     for number in range(3):
         env.reset()
-        games = env.get_state()["games"]
+        games = env.get_state()
         assert [game["current"]["number"] for game in games] == [number, number]
         assert [game["seeded_game_number"] for game in games] == [number, number]
         env.step(np.array([2, 3]))
@@ -267,26 +267,26 @@ def test_rebuilt_environment_goes_on_alike(saved: tuple[str, Observations, list[
     assert lives_lost > games_over > 0
 
 
-def without_a_game(state: dict[str, Any], observations: Observations) -> Any:
-    return {"games": state["games"][:1]}, observations
+def without_a_game(state: list[Any], observations: Observations) -> Any:
+    return state[:1], observations
 
 
-def with_other_observations(state: dict[str, Any], observations: Observations) -> Any:
+def with_other_observations(state: list[Any], observations: Observations) -> Any:
     return state, observations[:, 1:]
 
 
-def with_a_changed_pixel(state: dict[str, Any], observations: Observations) -> Any:
+def with_a_changed_pixel(state: list[Any], observations: Observations) -> Any:
     changed = observations.copy()
     changed[1, -1, 40, 40] ^= 1
     return state, changed
 
 
-def with_a_changed_action(state: dict[str, Any], observations: Observations) -> Any:
+def with_a_changed_action(state: list[Any], observations: Observations) -> Any:
     """Lives, return and length stay what they were: only the screen shows it."""
-    actions = bytearray(b64decode(state["games"][0]["actions_since_seeding"]))
+    actions = bytearray(b64decode(state[0]["actions_since_seeding"]))
     actions[-20:] = bytes([3] * 20)
-    game = state["games"][0] | {"actions_since_seeding": b64encode(actions).decode()}
-    return {"games": [game, state["games"][1]]}, observations
+    game = state[0] | {"actions_since_seeding": b64encode(actions).decode()}
+    return [game, state[1]], observations
 
 
 OTHER_SCREENS = (
@@ -300,12 +300,12 @@ OTHER_SCREENS = (
     [
         (
             without_a_game,
-            "the saved state must be of 2 environments, got 1 games and observations of shape "
+            "the saved games must be 2, one for each environment, got 1 and observations of shape "
             "(2, 4, 84, 84); resume from another checkpoint.",
         ),
         (
             with_other_observations,
-            "the saved state must be of 2 environments, got 2 games and observations of shape "
+            "the saved games must be 2, one for each environment, got 2 and observations of shape "
             "(2, 3, 84, 84); resume from another checkpoint.",
         ),
         (with_a_changed_pixel, OTHER_SCREENS),
@@ -314,7 +314,7 @@ OTHER_SCREENS = (
 )
 def test_damaged_state(
     saved: tuple[str, Observations, list[Any]],
-    damage: Callable[[dict[str, Any], Observations], tuple[Any, Any]],
+    damage: Callable[[list[Any], Observations], tuple[Any, Any]],
     message: str,
 ) -> None:
     state, observations = damage(json.loads(saved[0]), saved[1])

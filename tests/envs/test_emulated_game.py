@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from configs.protocols import Protocol, load_protocol
-from envs.emulated_game import EmulatedGame, FinishedGame, StepOutcome, UnfinishedGame
+from envs.emulated_game import EmulatedGame, GameBooks, StepOutcome
 from envs.games import find_game
 
 BASELINES = load_protocol("baselines")
@@ -137,8 +137,11 @@ def test_frame_limit(max_frames: int) -> None:
     ends = [(outcome.terminated, outcome.truncated) for outcome, _ in play(game, 12)]
     steps = -(-max_frames // 4)
     assert ends == [(False, (step + 1) % steps == 0) for step in range(12)]
-    for finished in game.unreported:
-        assert replace(finished, seconds=0.0) == FinishedGame(0, max_frames, steps, True, 0.0)
+    for number, finished in enumerate(game.unreported):
+        books = GameBooks(
+            number, 0, 0, steps, max_frames, time_limit=True, seconds=finished.seconds
+        )
+        assert finished == books
     game.close()
 
 
@@ -206,7 +209,7 @@ def test_start_abandons_a_game_for_a_freshly_seeded_one() -> None:
     game.start()
     list(play(game, 20))
     game.start()
-    assert game.current == UnfinishedGame(1, lives=5, raw_return=0, length_agent_steps=2)
+    assert game.current == GameBooks(1, lives=5, raw_return=0, length_agent_steps=2)
     assert game.get_state()["seeded_game_number"] == 1
     assert game.unreported == []
     game.close()

@@ -461,16 +461,12 @@ def unreadable(error: str) -> str:
         ),
         ("a2c", content("resume.json", b"[]"), unreadable("TypeError: ...")),
         ("a2c", content("resume.json", b"{}"), unreadable("KeyError: 'agent_steps'")),
+        ("a2c", state("environment", value=None), unreadable("TypeError: ...")),
         (
             "a2c",
-            state("environment", value=None),
-            "the saved state must have 2 games, one for each environment, got none; resume from "
-            "another checkpoint.",
-        ),
-        (
-            "a2c",
-            state("environment", "games", 0, value=3),
-            "saved game 0: not a saved game; resume from another checkpoint.",
+            state("environment", value=[]),
+            "the saved games must be 2, one for each environment, got 0 and observations of shape "
+            "(2, 4, 84, 84); resume from another checkpoint.",
         ),
         ("a2c", state("numpy_generator", value=None), unreadable("TypeError: ...")),
         (
@@ -483,7 +479,7 @@ def unreadable(error: str) -> str:
         (
             "a2c",
             array("last_observations", np.zeros((2, 4, 84, 83), np.uint8)),
-            "the saved observations must be uint8 of shape (2, 4, 84, 84), got uint8 of shape "
+            "the saved games must be 2, one for each environment, got 2 and observations of shape "
             "(2, 4, 84, 83); resume from another checkpoint.",
         ),
         (

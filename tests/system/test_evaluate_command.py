@@ -3,12 +3,15 @@
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import evaluate
+from configs.protocols import load_protocol
 from configs.run_config import make_config, to_json
 from envs.games import find_game
 from tests.agents.evaluation.test_evaluate import save_foreign, write_run
@@ -31,8 +34,9 @@ def read_report(folder: Path):
 
 def test_a_run_is_scored_and_shown(run, capsys):
     evaluation = run / "evaluation"
-    assert evaluate.main([str(run), "--episodes", "3", "--video", "--device", "cpu"]) == 0
-    assert sorted(path.name for path in evaluation.iterdir()) == ["game.mp4", "returns.json"]
+    assert evaluate.main([str(run), "--episodes=3", "--video", "--gif", "--device=cpu"]) == 0
+    files = ["game.gif", "game.mp4", "returns.json"]
+    assert sorted(path.name for path in evaluation.iterdir()) == files
     report = read_report(evaluation)
     assert report["run"] == "Breakout/a2c-coordconv/seed0"
     assert (report["game"], report["algo"], report["arm"]) == ("Breakout", "a2c", "coordconv")
@@ -61,8 +65,14 @@ def test_a_run_is_scored_and_shown(run, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert sum("played)" in line for line in lines) == 3
     assert lines[2].endswith("(3 of 3 played)")
-    assert lines[-2].startswith("Breakout  a2c-coordconv/seed0  1_234    3 ")
-    assert lines[-1] == f"written: {evaluation / 'returns.json'}"
+    assert lines[-4].startswith("Breakout  a2c-coordconv/seed0  1_234    3      3 ")
+    assert [line for line in lines if line.startswith("written: ")] == lines[-3:]
+    assert sorted(lines[-3:]) == [f"written: {evaluation / name}" for name in files]
+    assert (report["different_games"], report["no_interval_because"]) == (3, None)
+    assert report["interval_95"] is not None
+    assert report["gif"] == video | {"file": "game.gif"}
+    with Image.open(evaluation / "game.gif") as gif:
+        assert gif.size == (320, 252)
 
 
 def test_an_evaluation_takes_the_place_of_the_one_before(run, tmp_path):
@@ -87,6 +97,50 @@ def test_dqn_acts_at_random_as_at_the_end_of_its_training(dqn_model, flags, epsi
     report = read_report(dqn_model.with_name("final-evaluation"))
     assert (report["algo"], report["epsilon"]) == ("dqn", epsilon)
     assert report["deterministic"] is bool(flags)
+
+
+@pytest.mark.parametrize(("protocol", "has_interval"), [("baselines", False), ("machado", True)])
+def test_games_without_chance_have_no_interval(
+    tmp_path, capsys, monkeypatch, protocol, has_interval
+):
+    """Where no-ops are all that differs, more games are the same few; sticky actions are chance."""
+    monkeypatch.setattr(
+        "agents.evaluation.games.load_protocol",
+        lambda name: replace(load_protocol(name), max_frames_per_game=100, no_op_max=1),
+    )
+    model = tmp_path / "theirs.zip"
+    save_foreign(model, "A2C")
+    flags = ["--game=Breakout", f"--protocol={protocol}", "--episodes=8", "--deterministic"]
+    assert evaluate.main([str(model), *flags, "--device=cpu"]) == 0
+    report = read_report(tmp_path / "theirs-evaluation")
+    assert (report["interval_95"] is not None) == has_interval
+    assert report["standard_deviation"] is not None
+    reason = (
+        "the number of no-ops a game starts with, 0 to 30, is all the chance there is (2 of the 8 "
+        "games were different ones); leave out --deterministic"
+    )
+    assert report["no_interval_because"] == (None if has_interval else reason)
+    assert (f"\nNo interval: {reason}.\n" in capsys.readouterr().out) != has_interval
+    if not has_interval:
+        assert report["different_games"] == 2
+
+
+def test_an_agent_that_is_stuck_is_heard_of(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("agents.evaluation.evaluate.QUIET_SECONDS", 0)
+    monkeypatch.setattr("agents.evaluation.evaluate.QUIET_SECONDS_ON_A_TERMINAL", 0)
+    monkeypatch.setattr(
+        "agents.evaluation.games.load_protocol",
+        lambda name: replace(load_protocol(name), max_frames_per_game=100),
+    )
+    flags = ["--episodes=1", "--device=cpu", f"--out={tmp_path}"]
+    assert evaluate.main([str(run), *flags]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:23] == [  # two presses come before the agent's first action, the 25th is its last
+        f"Breakout/a2c-coordconv/seed0: a game is at {4 * actions} of at most 108_000 frames "
+        "(0 of 1 played)"
+        for actions in range(2, 25)
+    ]
+    assert "game 0: return 0 in " in lines[23]
 
 
 def test_a_model_of_plain_sb3_is_scored_beside_it(tmp_path):

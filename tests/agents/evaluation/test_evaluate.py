@@ -147,8 +147,7 @@ def test_a_game_is_the_same_however_many_are_played(breakout_agent):
     protocol = replace(load_protocol("baselines"), max_frames_per_game=200)
     for _, game in many:  # the seed and the actions are all there is to it
         assert game.actions[:2] == b"\x01\x02"  # the presses at its start
-        scored = {name: value for name, value in vars(game).items() if name != "time_limit"}
-        assert len(list(replay_game(breakout_agent.game, protocol, **scored))) == game.length_frames
+        assert len(list(replay_game(breakout_agent.game, protocol, game))) == game.length_frames
 
 
 @pytest.mark.usefixtures("short_games")
@@ -398,11 +397,13 @@ def test_the_table_has_a_dash_for_what_is_unknown():
         "model": "theirs.zip",
         "trained_agent_steps": None,
         "returns": [-20],
+        "different_games": 1,
         "human_normalised_score": None,
     }
     assert format_table(report | summarise_returns([-20])) == (
-        "game  agent       trained  games  mean return  std  95 % interval  human-normalised\n"
-        "Pong  theirs.zip  unknown  1      -20.0        -    -              -"
+        "game  agent       trained  games  different  mean return  std  95 % interval  "
+        "human-normalised\n"
+        "Pong  theirs.zip  unknown  1      1          -20.0        -    -              -"
     )
 
 
@@ -415,11 +416,13 @@ def test_the_table_names_the_run():
         "run_seed": 3,
         "trained_agent_steps": 2_000_000,
         "returns": [1, 2, 3],
+        "different_games": 3,
         "human_normalised_score": find_game("Pong").human_normalised_score(2.0),
     }
     assert format_table(report | summarise_returns([1, 2, 3])) == (
-        "game  agent          trained    games  mean return  std  95 % interval  human-normalised\n"
-        "Pong  a2c-cnn/seed3  2_000_000  3      2.0          1.0  -0.5 to 4.5    0.643"
+        "game  agent          trained    games  different  mean return  std  95 % interval  "
+        "human-normalised\n"
+        "Pong  a2c-cnn/seed3  2_000_000  3      3          2.0          1.0  -0.5 to 4.5    0.643"
     )
 
 

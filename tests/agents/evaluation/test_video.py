@@ -9,15 +9,22 @@ import cv2
 import imageio_ffmpeg
 import numpy as np
 import pytest
+from PIL import Image, ImageSequence
 
-from agents.evaluation.games import RecordedGame, find_game_seed
-from agents.evaluation.video import find_ffmpeg, replay_game, write_video
+from agents.evaluation.games import PlayedGame, RecordedGame, find_game_seed
+from agents.evaluation.video import (
+    find_ffmpeg,
+    frames_per_second,
+    replay_game,
+    write_gif,
+    write_video,
+)
 from configs.protocols import load_protocol
 from envs.games import find_game
 
 
 def play_at_random(name: str, protocol):
-    """A game of random play: what `replay_game` takes, and the last frame of each action."""
+    """A game of random play, and the last frame of each action."""
     recorded = RecordedGame(find_game(name), protocol, 7, 0)
     generator = np.random.default_rng(1)
     recorded.start()
@@ -29,12 +36,13 @@ def play_at_random(name: str, protocol):
         while recorded.restarting:
             recorded.continue_restart()
     finished = recorded.unreported[0]
-    scored = {
-        "seed": find_game_seed(7, 0),
-        "actions": bytes(recorded.sent[: finished.length_agent_steps]),
-        "raw_return": finished.raw_return,
-        "length_frames": finished.length_frames,
-    }
+    scored = PlayedGame(
+        seed=find_game_seed(7, 0),
+        actions=bytes(recorded.sent[: finished.length_agent_steps]),
+        raw_return=finished.raw_return,
+        length_frames=finished.length_frames,
+        time_limit=finished.time_limit,
+    )
     return scored, seen
 
 
@@ -51,8 +59,8 @@ def play_at_random(name: str, protocol):
 def test_a_replayed_game_has_the_scored_return_and_length(name, protocol_name, max_frames, unseen):
     protocol = replace(load_protocol(protocol_name), max_frames_per_game=max_frames)
     scored, _ = play_at_random(name, protocol)
-    frames = list(replay_game(find_game(name), protocol, **scored))
-    assert len(frames) == scored["length_frames"] - unseen
+    frames = list(replay_game(find_game(name), protocol, scored))
+    assert len(frames) == scored.length_frames - unseen
     assert {(frame.shape, frame.dtype) for frame in frames} == {((210, 160, 3), np.dtype(np.uint8))}
 
 
@@ -60,7 +68,7 @@ def test_a_replay_shows_what_the_agent_saw():
     """The agent's frames are the brighter of the last two of each action, grey and shrunk."""
     protocol = replace(load_protocol("baselines"), max_frames_per_game=400)
     scored, seen = play_at_random("SpaceInvaders", protocol)
-    frames = list(replay_game(find_game("SpaceInvaders"), protocol, **scored))
+    frames = list(replay_game(find_game("SpaceInvaders"), protocol, scored))
     grey = [frame @ np.array([0.2989, 0.5870, 0.1140]) for frame in frames]
     no_ops = len(frames) - 400
     compared = 0
@@ -89,7 +97,7 @@ def test_a_replay_that_comes_out_differently_is_refused(change, message):
     protocol = replace(load_protocol("machado"), max_frames_per_game=60)
     scored, _ = play_at_random("Breakout", protocol)
     with pytest.raises(AssertionError) as error:
-        list(replay_game(find_game("Breakout"), protocol, **(scored | change)))
+        list(replay_game(find_game("Breakout"), protocol, replace(scored, **change)))
     assert str(error.value) == message
 
 
@@ -118,13 +126,13 @@ def striped_frames(count: int, rows: int = 210) -> list[np.ndarray]:
     return [np.repeat(COLOURS[stripe][None], rows, axis=0) for stripe in stripes]
 
 
-@pytest.mark.parametrize("rows", [210, 250])
-def test_a_video_has_every_frame_sharp_and_in_colour(tmp_path: Path, rows):
+@pytest.mark.parametrize(("rows", "fps"), [(210, 60), (250, 50)])  # NTSC, PAL
+def test_a_video_has_every_frame_sharp_and_in_colour(tmp_path: Path, rows, fps):
     frames = striped_frames(7, rows)
     path = tmp_path / "game.mp4"
     write_video(path, iter(frames))
     assert re.search(
-        rf"Video: h264 .*, yuv420p\(tv, bt709, .*\), 800x{3 * rows}, .*, 60 fps,", describe(path)
+        rf"Video: h264 .*, yuv420p\(tv, bt709, .*\), 800x{3 * rows}, .*, {fps} fps,", describe(path)
     )
     decoded = decode(path, "rgb24").reshape(7, 3 * rows, 800, 3)
     for shown, frame in zip(decoded, frames, strict=True):
@@ -140,6 +148,47 @@ def test_a_video_has_every_frame_sharp_and_in_colour(tmp_path: Path, rows):
     content = path.read_bytes()
     assert content.index(b"moov") < content.index(b"mdat")  # plays before it is all there
     assert [left.name for left in tmp_path.iterdir()] == ["game.mp4"]
+
+
+def test_a_gif_shows_the_first_20_seconds_and_what_flickers(tmp_path: Path):
+    """A quarter of the frames, each the brighter of two; twice as wide and 6/5 as high."""
+    dark, bright = np.zeros((210, 160, 3), np.uint8), np.zeros((210, 160, 3), np.uint8)
+    bright[100:110, 50:60] = (200, 72, 72)  # drawn in every other frame
+    write_gif(tmp_path / "game.gif", (frame for _ in range(700) for frame in (dark, bright)))
+    durations = []
+    with Image.open(tmp_path / "game.gif") as gif:
+        assert gif.size == (320, 252)
+        for picture in ImageSequence.Iterator(gif):
+            durations.append(picture.info["duration"])
+            pixels = np.asarray(picture.convert("RGB"))
+            assert pixels[126, 110].tolist() == [200, 72, 72]
+            assert pixels[20, 110].max() == 0
+    assert len(durations) == 300
+    assert sum(durations) == pytest.approx(20_000, abs=100)
+
+
+def test_a_gif_of_any_game_stays_below_2_mb(tmp_path: Path):
+    noise = np.random.default_rng(0).integers(0, 256, (260, 210, 160), dtype=np.uint8)
+    write_gif(
+        tmp_path / "game.gif", (COLOURS[frame % 4] ^ (frame[..., None] // 9) for frame in noise)
+    )
+    assert 1_000_000 < (tmp_path / "game.gif").stat().st_size < 2_000_000
+
+
+PAL_GAMES = [
+    *("Adventure", "AirRaid", "KeystoneKapers", "KingKong", "Klax"),
+    *("LaserGates", "MrDo", "Pacman", "SirLancelot", "SpaceWar"),
+]
+
+
+def test_the_games_at_50_frames_a_second_are_those_of_pal():
+    """The ten that ALE draws with 250 rows, as the names of some ROMs in its list say: (PAL)."""
+    rates = {
+        name: frames_per_second(find_game(name).load_emulator(0, 0.0).getScreenDims()[0])
+        for name in [*PAL_GAMES, "Pong", "Carnival", "JourneyEscape", "Pooyan"]
+    }
+    assert [name for name, rate in rates.items() if rate == 50] == PAL_GAMES
+    assert set(rates.values()) == {50, 60}
 
 
 def test_frames_are_encoded_as_they_come(tmp_path: Path):
