@@ -4,9 +4,16 @@ import argparse
 import sys
 from typing import Annotated
 
-from configs.settings import Bounds, parse_value
+from pydantic import Field
+
+from configs.settings import Settings
 from runtime.command_line import OneLineParser, exit_on_user_error, parse_path
 from runtime.process_settings import prepare_process
+
+
+class _Play(Settings):
+    episodes: Annotated[int, Field(ge=1, le=1_000_000)]
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -14,16 +21,13 @@ def main(arguments: list[str] | None = None) -> int:
     prepare_process()
     with exit_on_user_error():
         options = _parser().parse_args(arguments)
-        games = parse_value(
-            "episodes", options.episodes, Annotated[int, Bounds(1, 1_000_000)], "--episodes"
-        )
-        seed = parse_value("seed", options.seed, Annotated[int, Bounds(0, 2**31 - 1)], "--seed")
+        play = _Play.from_options(options)
         from agents.evaluation.evaluate import evaluate
 
         evaluate(
             parse_path(options.model, "RUN_DIR|MODEL.zip", "a run or a model"),
-            games=games,
-            seed=seed,
+            games=play.episodes,
+            seed=play.seed,
             deterministic=options.deterministic,
             pictures=[kind for kind in ("video", "gif") if getattr(options, kind)],
             folder=None if options.out is None else parse_path(options.out, "--out"),

@@ -2,16 +2,52 @@
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 
-from configs.run_config import make_config, settable_fields, to_json
-from configs.settings import Bounds, parse_assignments, parse_value
+from pydantic import Field
+
+from configs.comparison import Criteria, Design
+from configs.run_config import (
+    HYPERPARAMETERS,
+    ExecutionSettings,
+    NetworkSettings,
+    RunConfig,
+    RunSettings,
+    default_settings,
+    make_config,
+)
+from configs.settings import (
+    Argument,
+    Flag,
+    Settings,
+    flags_of,
+    parse_assignments,
+    show,
+)
 from runtime.command_line import OneLineParser, exit_on_user_error, parse_path, print_result
 from runtime.process_settings import prepare_process
 
-_OF_ONE_RUN = ("game", "seed", "coordconv", "coord_layers", "radius", "coord_init")
-_OF_A_COMPARISON = ("games", "arms", "seeds", "jobs", "ray")
+_EXAMPLES = """examples:
+  train.py --game Breakout --coordconv
+  train.py --game Pong --steps 5M --seed 1 --set learning_rate=3e-4
+  train.py --compare --games Pong Breakout --seeds 3 --jobs 2
+"""
+
+
+class _Pool(Settings):
+    jobs: Annotated[int, Field(ge=1, le=1024), Flag("--jobs", "runs trained at the same time")]
+
+
+_RUN = flags_of(RunSettings, NetworkSettings, *HYPERPARAMETERS.values())
+_EXECUTION = flags_of(ExecutionSettings)
+_OF_ONE_RUN = {"game": "--game", "seed": "--seed", "coordconv": "--coordconv"} | {
+    name: flag.name for name, (flag, _) in flags_of(NetworkSettings).items()
+}
+_OF_A_COMPARISON = {"ray": "--ray"} | {
+    name: flag.name for name, (flag, _) in flags_of(Design, _Pool).items()
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,14 +66,15 @@ def main(arguments: list[str] | None = None) -> int:
             return _compare(options, runs)
         config = _ask(options)
         if options.dry_run:
-            print_result(to_json(config).rstrip())
+            print_result(config.to_json().rstrip())
+            print(f"would go to {runs / config.name}", file=sys.stderr)
             return 0
         from agents.training.command import run_training
 
         return run_training(config, runs)
 
 
-def _ask(options: argparse.Namespace) -> Any:
+def _ask(options: argparse.Namespace) -> RunConfig:
     """The config the command line asks for."""
     from envs.games import find_game
 
@@ -45,32 +82,26 @@ def _ask(options: argparse.Namespace) -> Any:
         raise ValueError(
             "--game is missing: name a game, such as --game Pong; --list-games lists them."
         )
-    overrides = _overrides(options, settable_fields(options.algo))
-    return make_config(find_game(options.game).name, options.algo, overrides)
+    game = find_game(options.game).name
+    return make_config(game, options.algo, _overrides(options), options.preset)
 
 
 def _compare(options: argparse.Namespace, runs: Path) -> int:
     """Carry out the comparison that the command line asks for; returns the exit status."""
     from experiments.comparison.command import run_comparison
-    from experiments.comparison.plan import make_plan, settable_criteria
+    from experiments.comparison.plan import make_plan
 
-    def count(name: str, maximum: int) -> int | None:
-        text = getattr(options, name)
-        if text is None:
-            return None
-        return int(parse_value(name, text, Annotated[int, Bounds(1, maximum)], f"--{name}"))
-
+    pool = _given(options, flags_of(_Pool))
     plan = make_plan(
-        algo=options.algo,
-        overrides=_overrides(options, settable_fields(options.algo) | settable_criteria()),
-        games=options.games,
-        arms=options.arms,
-        seeds=count("seeds", 1000),
+        options.algo,
+        _overrides(options, Criteria.model_fields),
+        options.preset,
+        **_given(options, flags_of(Design)),
     )
     return run_comparison(
         plan,
         runs,
-        jobs=count("jobs", 1024),
+        jobs=_Pool.parse(pool).jobs if pool else None,
         ray_address=options.ray,
         dry_run=options.dry_run,
     )
@@ -78,9 +109,8 @@ def _compare(options: argparse.Namespace, runs: Path) -> int:
 
 def _check_mode(options: argparse.Namespace) -> None:
     """Refuse options of one run beside --compare, and the other way round."""
-    for name in _OF_ONE_RUN if options.compare else _OF_A_COMPARISON:
+    for name, flag in (_OF_ONE_RUN if options.compare else _OF_A_COMPARISON).items():
         if getattr(options, name) not in (None, False):
-            flag = "--" + name.replace("_", "-")
             raise ValueError(
                 f"{flag} is for one run, not for --compare; use --games, --arms and --seeds."
                 if options.compare
@@ -88,76 +118,93 @@ def _check_mode(options: argparse.Namespace) -> None:
             )
 
 
-def _overrides(options: argparse.Namespace, fields: dict[str, Any]) -> dict[str, Any]:
-    """The settings that the command line gives, by name."""
-    overrides = parse_assignments(options.set, fields)
-    layers = options.coord_layers
-    if layers is not None and not "".join(layers).strip():
+def _overrides(options: argparse.Namespace, more: Mapping[str, Any] | None = None) -> Any:
+    """The settings of a run that the command line gives, and `more` that --set reaches."""
+    overrides = parse_assignments(options.set, [*default_settings(options.algo), *(more or {})])
+    given = _given(options, _RUN | _EXECUTION)
+    if options.coordconv:
+        given.setdefault("coord_layers", Argument("0", "--coordconv"))
+    if not given.get("coord_layers", "0").strip():
         raise ValueError("--coord-layers must name convolutions, 0 to 2, got none.")
-    flags: dict[str, tuple[str, Any]] = {
-        "--seed": ("seed", options.seed),
-        "--steps": ("total_agent_steps", options.steps),
-        "--n-envs": ("n_envs", options.n_envs),
-        "--protocol": ("protocol", options.protocol),
-        "--precision": ("precision", options.precision),
-        "--device": ("device", options.device),
-        "--radius": ("with_radius", "true" if options.radius else None),
-        "--coord-init": ("coord_init", options.coord_init),
-        "--coord-layers": (
-            "coord_layers",
-            " ".join(layers) if layers is not None else "0" if options.coordconv else None,
-        ),
-    }
-    for flag, (name, text) in flags.items():
-        if text is None:
-            continue
+    for name, value in given.items():
         if name in overrides:
-            raise ValueError(f"{flag} and --set {name}=... both set `{name}`; give one of them.")
-        overrides[name] = parse_value(name, text, fields[name], flag)
-    return overrides
+            raise ValueError(
+                f"{value.option} and --set {name}=... both set `{name}`; give one of them."
+            )
+    return overrides | given
+
+
+def _given(options: argparse.Namespace, flags: Mapping[str, tuple[Flag, Any]]) -> dict[str, Any]:
+    """The values of the flags that the command line has, by the settings' names."""
+    given: dict[str, Any] = {}
+    for name, (flag, kind) in flags.items():
+        value = getattr(options, name)
+        if value is True:
+            value = "true"
+        elif isinstance(value, list) and get_args(kind)[0] is not str:
+            value = " ".join(value)
+        if value not in (None, False):
+            given[name] = Argument(value, flag.name) if isinstance(value, str) else value
+    return given
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         description="Train an Atari agent with Stable-Baselines3's A2C or DQN, with or without "
         "CoordConv; or, with --compare, both on nine games, ending in a verdict per game. The same "
-        "command again goes on where it stopped."
+        "command again goes on where it stopped.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
-    add("--game", metavar="NAME", help="the game, such as Pong")
-    add("--algo", default="a2c", choices=("a2c", "dqn"), help="the algorithm (a2c)")
-    add("--coordconv", action="store_true", help="give the first convolution its coordinates")
-    add(
-        "--coord-layers",
-        nargs="+",
-        metavar="N",
-        help="give these convolutions (0 1 2) their coordinates; implies --coordconv",
+    asked = parser.add_argument_group("what is asked")
+    asked.add_argument(
+        "--algo", default="a2c", type=str.lower, choices=HYPERPARAMETERS, help="the algorithm (a2c)"
     )
-    add("--radius", action="store_true", help="add the distance from the centre as a coordinate")
-    add("--coord-init", metavar="INIT", help="initial coordinate weights: default or zero")
-    add("--steps", metavar="N", help="agent steps, 4 frames each (10_000_000)")
-    add("--seed", metavar="N", help="seed of weights, actions and games (0)")
-    add("--n-envs", metavar="N", help="environments stepped together (a2c 16, dqn 1)")
-    add("--protocol", metavar="NAME", help="baselines (default) or machado: configs/protocols.toml")
-    add("--precision", metavar="KIND", help="fp32 (default) or bf16")
-    add("--device", metavar="NAME", help="auto (default), cpu, cuda or cuda:N")
-    add("--runs", default="runs", metavar="DIR", help="folder the run's directory goes to (runs)")
-    add(
+    asked.add_argument("--preset", metavar="NAME", help="other defaults: zoo, rl-baselines3-zoo's")
+    one_run = parser.add_argument_group("one run")
+    one_run.add_argument("--game", metavar="NAME", help="the game, such as Pong")
+    one_run.add_argument(
+        "--coordconv", action="store_true", help="give the first convolution its coordinates"
+    )
+    comparison = parser.add_argument_group("a comparison")
+    comparison.add_argument(
+        "--compare", action="store_true", help="train a whole comparison, and write its report"
+    )
+    execution = parser.add_argument_group("execution")
+    _add_flags(asked, {name: flag for name, flag in _RUN.items() if name not in _OF_ONE_RUN})
+    _add_flags(one_run, {name: flag for name, flag in _RUN.items() if name in _OF_ONE_RUN})
+    _add_flags(comparison, flags_of(Design))
+    _add_flags(execution, _EXECUTION | flags_of(_Pool))
+    asked.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
         help="any other setting of configs/run.toml, a2c.toml, dqn.toml; repeatable",
     )
-    add("--compare", action="store_true", help="train a whole comparison, and write its report")
-    add("--games", nargs="+", metavar="NAME", help="games of the comparison (nine)")
-    add("--arms", nargs="+", metavar="ARM", help="networks, the baseline first (cnn coordconv)")
-    add("--seeds", metavar="N", help="seeds per game and arm (5)")
-    add("--jobs", metavar="N", help="runs trained at the same time (one per core)")
+    add = execution.add_argument
     add("--ray", metavar="ADDRESS", help="train the comparison on a Ray cluster: address, or auto")
-    add("--list-games", action="store_true", help="print the games' names and exit")
+    add("--runs", default="runs", metavar="DIR", help="folder the run's directory goes to (runs)")
     add("--dry-run", action="store_true", help="print the resolved config, or the plan, and exit")
+    add("--list-games", action="store_true", help="print the games' names and exit")
     return parser
+
+
+def _add_flags(group: Any, flags: Mapping[str, tuple[Flag, Any]]) -> None:
+    """Add the flags of settings to a parser, with their defaults from the preset files."""
+    of_algos = [default_settings(algo) for algo in HYPERPARAMETERS]
+    for name, (flag, kind) in flags.items():
+        if kind is bool:
+            group.add_argument(flag.name, dest=name, action="store_true", help=flag.help)
+            continue
+        defaults = {show(values[name]).strip("'") for values in of_algos if values.get(name)}
+        group.add_argument(
+            flag.name,
+            dest=name,
+            nargs="+" if get_origin(kind) is tuple else None,
+            metavar=flag.metavar,
+            help=f"{flag.help} ({' or '.join(sorted(defaults))})" if defaults else flag.help,
+        )
 
 
 if __name__ == "__main__":

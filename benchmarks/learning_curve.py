@@ -11,7 +11,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from configs.run_config import load_config
 from experiments.comparison.report.records import read_episodes
 from experiments.comparison.statistics.curves import FINAL_GAMES, moving_means
 from runtime.command_line import OneLineParser, exit_on_user_error
@@ -27,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
         for path in options.runs:
             directory = RunDirectory(path)
-            config = load_config(directory.config_path)
+            config = directory.read_config()
             precision = config.run.precision
             name = config.name if precision == "fp32" else f"{config.name} in {precision}"
             episodes = read_episodes(directory.episodes_path)

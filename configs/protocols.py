@@ -1,22 +1,22 @@
 """The named protocols: how a game is presented to an agent."""
 
-from dataclasses import dataclass
 from typing import Annotated
 
-from configs.settings import Bounds, build, describe_unknown, load_preset
+from pydantic import Field
+
+from configs.settings import Settings, describe_unknown, load_preset
 
 
-@dataclass(frozen=True, kw_only=True)
-class Protocol:
+class Protocol(Settings):
     """How a game is presented to an agent; `protocols.toml` explains each value."""
 
-    frames_per_agent_step: Annotated[int, Bounds(1, 64)]
-    no_op_max: Annotated[int, Bounds(0, 1000)]
-    sticky_action_probability: Annotated[float, Bounds(0, below=1)]
+    frames_per_agent_step: Annotated[int, Field(ge=1, le=64)]
+    no_op_max: Annotated[int, Field(ge=0, le=1000)]
+    sticky_action_probability: Annotated[float, Field(ge=0, lt=1)]
     life_loss_ends_episode: bool
     fire_on_reset: bool
     clip_rewards: bool
-    max_frames_per_game: Annotated[int, Bounds(1, 2**31 - 1)]
+    max_frames_per_game: Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
 def protocol_names() -> list[str]:
@@ -33,4 +33,4 @@ def load_protocol(name: str) -> Protocol:
     protocols = load_preset("protocols")
     if name not in protocols:
         raise ValueError(describe_unknown(name, protocols, "protocol"))
-    return build(Protocol, protocols[name], f"protocols.toml [{name}]")
+    return Protocol.parse(protocols[name], f"protocols.toml [{name}]")

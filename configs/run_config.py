@@ -4,52 +4,69 @@ The experiment (game, algorithm, seed, network, hyper-parameters) identifies a r
 settings (device, threads, intervals) are recorded with it and never compared.
 """
 
-import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from configs.settings import (
-    Bounds,
-    annotations_of,
-    as_mapping,
-    build,
+    LARGEST,
+    Flag,
+    SavedSettings,
+    Settings,
     describe_unknown,
     differing_keys,
     load_preset,
+    override,
 )
-from runtime.files import parse_json, read_json
 
-FORMAT_VERSION = 1
 CONVOLUTIONS = 3
-LARGEST = 1e30  # of factors: float32 must hold it
+BASELINE = "cnn"
 
-Algo = Literal["a2c", "dqn"]
+Factor = Annotated[float, Field(ge=0, le=LARGEST)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Steps = Annotated[int, Field(ge=1, le=10**12)]
+Environments = Annotated[
+    int, Field(ge=1, le=1024), Flag("--n-envs", "environments stepped together")
+]
+Schedule = Literal["constant", "linear"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunSettings:
+class RunSettings(Settings):
     """What is trained, and for how long."""
 
     game: str
-    algo: Algo
-    seed: Annotated[int, Bounds(0, 2**31 - 1)]
-    total_agent_steps: Annotated[int, Bounds(1, 10**12)]
-    protocol: Literal["baselines", "machado"]
-    precision: Literal["fp32", "bf16"]
+    algo: Literal["a2c", "dqn"]
+    seed: Annotated[
+        int, Field(ge=0, le=2**31 - 1), Flag("--seed", "seed of weights, actions and games")
+    ]
+    total_agent_steps: Annotated[Steps, Flag("--steps", "agent steps, 4 frames each, such as 2M")]
+    protocol: Annotated[
+        Literal["baselines", "machado"],
+        Flag("--protocol", "how the game is presented: baselines or machado", "NAME"),
+    ]
+    precision: Annotated[
+        Literal["fp32", "bf16"], Flag("--precision", "arithmetic: fp32 or bf16", "KIND")
+    ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class NetworkSettings:
+class NetworkSettings(Settings):
     """Which convolutions are told where they are, and how."""
 
-    coord_layers: Annotated[tuple[int, ...], Bounds(0, CONVOLUTIONS - 1)]
+    coord_layers: Annotated[
+        tuple[Annotated[int, Field(ge=0, le=CONVOLUTIONS - 1)], ...],
+        Flag("--coord-layers", "give these convolutions (0 1 2) their coordinates"),
+    ]
     position: Literal["coordinates", "bias-map", "random-channels"]
-    with_radius: bool
-    coord_init: Literal["default", "zero"]
+    with_radius: Annotated[bool, Flag("--radius", "add the distance from the centre")]
+    coord_init: Annotated[
+        Literal["default", "zero"],
+        Flag("--coord-init", "initial coordinate weights: default or zero", "INIT"),
+    ]
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
         if sorted(set(self.coord_layers)) != list(self.coord_layers):
             raise ValueError(
                 f"`coord_layers` must name each convolution once, in order, got "
@@ -63,59 +80,57 @@ class NetworkSettings:
             raise ValueError(f"`with_radius` goes with coordinates, not with {self.position}.")
         if self.position == "bias-map" and self.coord_init == "zero":
             raise ValueError("`coord_init` does not apply to bias-map: it always starts at zero.")
+        return self
 
 
-@dataclass(frozen=True, kw_only=True)
-class A2CHyperparameters:
+class A2CHyperparameters(Settings):
     """Settings of A2C; names and meaning are those of `stable_baselines3.A2C`."""
 
-    n_envs: Annotated[int, Bounds(1, 1024)]
-    n_steps: Annotated[int, Bounds(1, 10_000)]
-    learning_rate: Annotated[float, Bounds(0, LARGEST)]
-    learning_rate_schedule: Literal["constant", "linear"]
-    gamma: Annotated[float, Bounds(0, 1)]
-    gae_lambda: Annotated[float, Bounds(0, 1)]
-    ent_coef: Annotated[float, Bounds(0, LARGEST)]
-    vf_coef: Annotated[float, Bounds(0, LARGEST)]
-    max_grad_norm: Annotated[float, Bounds(above=0, maximum=LARGEST)]
+    n_envs: Environments
+    n_steps: Annotated[int, Field(ge=1, le=10_000)]
+    learning_rate: Factor
+    learning_rate_schedule: Schedule
+    gamma: Share
+    gae_lambda: Share
+    ent_coef: Factor
+    vf_coef: Factor
+    max_grad_norm: Annotated[float, Field(gt=0, le=LARGEST)]
     normalize_advantage: bool
     ortho_init: bool
     optimizer: Literal["rmsprop", "rmsprop_tf_like", "adam"]
-    rms_prop_eps: Annotated[float, Bounds(above=0, maximum=LARGEST)]
-    rms_prop_alpha: Annotated[float, Bounds(0, below=1)]
+    rms_prop_eps: Annotated[float, Field(gt=0, le=LARGEST)]
+    rms_prop_alpha: Annotated[float, Field(ge=0, lt=1)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class DQNHyperparameters:
+class DQNHyperparameters(Settings):
     """Settings of DQN; names and meaning are those of `stable_baselines3.DQN`."""
 
-    n_envs: Annotated[int, Bounds(1, 1024)]
-    buffer_size: Annotated[int, Bounds(1, 10**9)]
-    learning_starts: Annotated[int, Bounds(0, 10**12)]
-    batch_size: Annotated[int, Bounds(1, 1_000_000)]
-    train_freq: Annotated[int, Bounds(1, 1_000_000)]
-    gradient_steps: Annotated[int, Bounds(1, 10_000)]
-    target_update_interval: Annotated[int, Bounds(1, 10**12)]
-    tau: Annotated[float, Bounds(above=0, maximum=1)]
-    learning_rate: Annotated[float, Bounds(0, LARGEST)]
-    learning_rate_schedule: Literal["constant", "linear"]
-    gamma: Annotated[float, Bounds(0, 1)]
-    exploration_fraction: Annotated[float, Bounds(0, 1)]
-    exploration_initial_eps: Annotated[float, Bounds(0, 1)]
-    exploration_final_eps: Annotated[float, Bounds(0, 1)]
-    max_grad_norm: Annotated[float, Bounds(above=0, maximum=LARGEST)]
+    n_envs: Environments
+    buffer_size: Annotated[int, Field(ge=1, le=10**9)]
+    learning_starts: Annotated[int, Field(ge=0, le=10**12)]
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)]
+    train_freq: Annotated[int, Field(ge=1, le=1_000_000)]
+    gradient_steps: Annotated[int, Field(ge=1, le=10_000)]
+    target_update_interval: Steps
+    tau: Annotated[float, Field(gt=0, le=1)]
+    learning_rate: Factor
+    learning_rate_schedule: Schedule
+    gamma: Share
+    exploration_fraction: Share
+    exploration_initial_eps: Share
+    exploration_final_eps: Share
+    max_grad_norm: Annotated[float, Field(gt=0, le=LARGEST)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExecutionSettings:
+class ExecutionSettings(Settings):
     """How a run is carried out; recorded with it, never compared."""
 
-    device: str
-    threads: Annotated[int, Bounds(0, 4096)]
-    checkpoint_every_agent_steps: Annotated[int, Bounds(1, 10**12)]
-    log_every_agent_steps: Annotated[int, Bounds(1, 10**12)]
+    device: Annotated[str, Flag("--device", "auto, cpu, cuda or cuda:N", "NAME")]
+    threads: Annotated[int, Field(ge=0, le=4096)]
+    checkpoint_every_agent_steps: Steps
+    log_every_agent_steps: Steps
     keep_replay: bool
-    hang_timeout_seconds: Annotated[float, Bounds(above=0)]
+    hang_timeout_seconds: Annotated[float, Field(gt=0)]
 
 
 HYPERPARAMETERS: Mapping[str, type[A2CHyperparameters] | type[DQNHyperparameters]] = {
@@ -124,14 +139,21 @@ HYPERPARAMETERS: Mapping[str, type[A2CHyperparameters] | type[DQNHyperparameters
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """Everything about one training run."""
+class RunConfig(SavedSettings):
+    """Everything about one training run; what `config.json` holds."""
 
     run: RunSettings
     network: NetworkSettings
     hyperparameters: A2CHyperparameters | DQNHyperparameters
     execution: ExecutionSettings
+
+    @field_validator("hyperparameters", mode="before")
+    @classmethod
+    def _read_those_of_the_algorithm(cls, values: Any, info: ValidationInfo) -> Any:
+        run = info.data.get("run")  # missing if it is wrong itself
+        if run is None or not isinstance(values, dict):
+            return values
+        return HYPERPARAMETERS[run.algo].model_validate(values)
 
     @property
     def arm(self) -> str:
@@ -143,19 +165,80 @@ class RunConfig:
         """Where the run lives below the runs folder: `Pong/a2c-coordconv/seed0`."""
         return f"{self.run.game}/{self.run.algo}-{self.arm}/seed{self.run.seed}"
 
-    def with_total_agent_steps(self, total_agent_steps: int) -> "RunConfig":
+    def with_total_agent_steps(self, total_agent_steps: int) -> Self:
         """The same run, of another length."""
-        return replace(self, run=replace(self.run, total_agent_steps=total_agent_steps))
+        return self.replace(run=self.run.replace(total_agent_steps=total_agent_steps))
 
-    def with_execution(self, execution: ExecutionSettings) -> "RunConfig":
+    def with_execution(self, **changes: Any) -> Self:
         """The same experiment, carried out in another way."""
-        return replace(self, execution=execution)
+        return self.replace(execution=self.execution.replace(**changes))
+
+
+def make_config(
+    game: str, algo: str, overrides: Mapping[str, Any], preset: str | None = None
+) -> RunConfig:
+    """The defaults of an algorithm with some settings replaced.
+
+    Args:
+        game: A game's name as `envs.games` spells it.
+        algo: "a2c" or "dqn".
+        overrides: Values by setting name, whichever section it is in.
+        preset: The name of other defaults, from `[presets]` of the algorithm's file.
+
+    Raises:
+        ValueError: If a setting is unknown, ill-typed or out of range; one line.
+    """
+    values, presets = _defaults(algo)
+    if preset is not None:
+        if preset not in presets:
+            raise ValueError(
+                f"--preset: {describe_unknown(preset, presets, f'preset of {algo}')}"
+                if presets
+                else f"--preset: {algo} has none; leave it out."
+            )
+        override(values, presets[preset])
+    override(values, overrides)
+    values["run"] |= {"game": game, "algo": algo}
+    return RunConfig.parse(values)
+
+
+def default_settings(algo: str) -> dict[str, Any]:
+    """The settings of a run that `--set` reaches, and their defaults."""
+    return {
+        name: value for section in _defaults(algo)[0].values() for name, value in section.items()
+    }
+
+
+def _defaults(algo: str) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """The default settings by section, and the presets that replace some of them."""
+    if algo not in HYPERPARAMETERS:
+        raise ValueError(f"`algo` must be one of {', '.join(HYPERPARAMETERS)}, got {algo!r}.")
+    values, special = load_preset("run"), load_preset(algo)
+    presets = special.pop("presets", {})
+    return values | {name: values.get(name, {}) | special[name] for name in special}, presets
+
+
+def experiment_differences(one: RunConfig, other: RunConfig) -> list[str]:
+    """The names of the experiment settings in which two configs differ, the length apart."""
+    experiments = [
+        dict(config.run) | dict(config.network) | dict(config.hyperparameters)
+        for config in (one.with_total_agent_steps(1), other.with_total_agent_steps(1))
+    ]
+    return differing_keys(*experiments)
+
+
+# --- the names of networks ------------------------------------------------------------------------
+
+_ARM = re.compile(
+    r"(?P<position>coordconv|bias-map|random-channels)"
+    r"(?:-(?:(?P<all>all)|layer(?P<layers>[0-9]+)))?(?P<radius>-r)?(?P<zero>-zero)?"
+)
 
 
 def arm_name(network: NetworkSettings) -> str:
     """Name a network after what sets it apart from the standard one."""
     if not network.coord_layers:
-        return "cnn"
+        return BASELINE
     name: str = "coordconv" if network.position == "coordinates" else network.position
     if network.coord_layers == tuple(range(CONVOLUTIONS)):
         name += "-all"
@@ -164,123 +247,26 @@ def arm_name(network: NetworkSettings) -> str:
     return name + "-r" * network.with_radius + "-zero" * (network.coord_init == "zero")
 
 
-def settable_fields(algo: str) -> dict[str, Any]:
-    """The settings of a run that `--set` reaches, with their types."""
-    fields: dict[str, Any] = {}
-    for section in _sections(algo).values():
-        fields |= annotations_of(section)
-    for name in ("game", "algo"):
-        del fields[name]
-    return fields
-
-
-def make_config(game: str, algo: str, overrides: Mapping[str, Any]) -> RunConfig:
-    """The preset of an algorithm with some settings replaced.
-
-    Args:
-        game: A game's name as `envs.games` spells it.
-        algo: "a2c" or "dqn".
-        overrides: Values by setting name, whichever section it is in.
+def parse_arm(name: str) -> NetworkSettings:
+    """The network that `arm_name` gives this name.
 
     Raises:
-        ValueError: If a setting is unknown, ill-typed or out of range; one line.
+        ValueError: If no network has it; one line.
     """
-    if algo not in HYPERPARAMETERS:
-        raise ValueError(f"`algo` must be one of {', '.join(HYPERPARAMETERS)}, got {algo!r}.")
-    values = load_preset("run")
-    for table, preset in load_preset(algo).items():
-        values[table] = values.get(table, {}) | preset
-    values["run"] |= {"game": game, "algo": algo}
-    for name, value in overrides.items():
-        section = next((s for s, c in _sections(algo).items() if name in annotations_of(c)), None)
-        if section is None:
-            raise ValueError(describe_unknown(name, settable_fields(algo)))
-        values[section][name] = value
-    return _build_config(values, "settings")
-
-
-def to_json(config: RunConfig) -> str:
-    """The text of `config.json`."""
-    sections = {name: as_mapping(getattr(config, name)) for name in _sections(config.run.algo)}
-    return json.dumps({"format_version": FORMAT_VERSION} | sections, indent=2) + "\n"
-
-
-def from_json(text: str | bytes, source: str) -> RunConfig:
-    """Read the text of a `config.json`.
-
-    Raises:
-        ValueError: If it is not JSON, of another format version, or holds a wrong value.
-    """
-    return from_mapping(parse_json(text, source), source)
-
-
-def load_config(path: Path) -> RunConfig:
-    """Read a `config.json`.
-
-    Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If it is damaged; one line.
-    """
-    return from_mapping(read_json(path), str(path))
-
-
-def from_mapping(values: Any, source: str) -> RunConfig:
-    """Build a config from the parsed content of a `config.json`.
-
-    Files from before there were the settings `optimizer` and `ortho_init` get what was done then.
-
-    Raises:
-        ValueError: If it is damaged, or of another format version; one line.
-    """
-    if not isinstance(values, dict):
-        raise ValueError(f"{source}: a config must be a JSON object; restore the file.")
-    version = values.get("format_version")
-    if type(version) is not int or version != FORMAT_VERSION:
-        raise ValueError(
-            f"{source}: format version {version!r:.60} is not the one this release reads "
-            f"({FORMAT_VERSION}); use the release that wrote it."
-        )
-    sections = {name: section for name, section in values.items() if name != "format_version"}
-    settings = sections.get("hyperparameters")
-    if isinstance(settings, dict) and "vf_coef" in settings:
-        as_before = {"optimizer": "rmsprop_tf_like", "ortho_init": True}
-        sections["hyperparameters"] = as_before | settings
-    return _build_config(sections, source)
-
-
-def experiment_differences(one: RunConfig, other: RunConfig) -> list[str]:
-    """The names of the experiment settings in which two configs differ, the length apart."""
-
-    def experiment(config: RunConfig) -> dict[str, Any]:
-        values: dict[str, Any] = {}
-        for section in ("run", "network", "hyperparameters"):
-            values |= as_mapping(getattr(config, section))
-        del values["total_agent_steps"]
-        return values
-
-    return differing_keys(experiment(one), experiment(other))
-
-
-def _sections(algo: str) -> dict[str, type]:
-    return {
-        "run": RunSettings,
-        "network": NetworkSettings,
-        "hyperparameters": HYPERPARAMETERS[algo],
-        "execution": ExecutionSettings,
-    }
-
-
-def _build_config(values: Mapping[str, Any], source: str) -> RunConfig:
-    algo = values["run"].get("algo") if isinstance(values.get("run"), dict) else None
-    if not isinstance(algo, str) or algo not in HYPERPARAMETERS:
-        raise ValueError(f"{source}: `algo` must be one of {', '.join(HYPERPARAMETERS)}.")
-    sections = _sections(algo)
-    for name in values:
-        if name not in sections:
-            raise ValueError(f"{source}: {describe_unknown(name, sections)}")
-    built: dict[str, Any] = {}
-    for name, section in sections.items():
-        if not isinstance(values.get(name), dict):
-            raise ValueError(f"{source}: the section `{name}` is missing; restore the file.")
-        built[name] = build(section, values[name], source)
-    return RunConfig(**built)
+    values = load_preset("run")["network"]
+    match = _ARM.fullmatch(name)
+    if match is not None:
+        if match["position"] != "coordconv":
+            values["position"] = match["position"]
+        layers = range(CONVOLUTIONS) if match["all"] else map(int, match["layers"] or "0")
+        values["coord_layers"] = list(layers)
+        values["with_radius"] = match["radius"] is not None
+        values["coord_init"] = "zero" if match["zero"] else "default"
+    if match is not None or name == BASELINE:
+        network = NetworkSettings.parse(values, f"--arms {name}")
+        if arm_name(network) == name:
+            return network
+    raise ValueError(
+        f"--arms: unknown arm {name!r}; use cnn, coordconv, coordconv-all, bias-map or "
+        "random-channels, with -r for the radius, -zero for coordinate weights that start at 0."
+    )

@@ -1,157 +1,182 @@
-"""Typed, checked settings: any frozen dataclass, from a mapping, a file or `key=value` text.
+"""Settings: frozen, checked once where they are made, with one line for whoever gets one wrong.
 
-A settings class is a frozen dataclass without defaults whose fields are annotated with one of the
-types below; defaults live in the preset files beside this module, each with its unit and source.
+A class of settings has one field per value, of one of the types
 
-    int, float, bool, str, Literal[...], tuple[int, ...]
+    int, float, bool, str, Literal[...], tuple[int, ...], tuple[str, ...]
 
-`Annotated[int, Bounds(1, 64)]` limits a number (or every entry of a tuple).
+or of another class of settings, a section. `Annotated[int, Field(ge=1, le=64)]` limits a number,
+`Flag` gives a field an option of its own on the command line. Defaults live in the preset files
+beside this module, each with its unit and source.
 """
 
-import dataclasses
 import difflib
-import math
+import json
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from argparse import Namespace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-Settings = TypeVar("Settings")
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+
+FORMAT_VERSION = 2
+LARGEST = 1e30  # of factors: float32 must hold it
 
 _PRESETS = Path(__file__).parent
+_MULTIPLES = {"k": 1_000, "K": 1_000, "M": 1_000_000}
+_LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+_MAX_DIGITS = 4_000  # Python writes no longer numbers
 
 
-@dataclasses.dataclass(frozen=True)
-class Bounds:
-    """Inclusive limits of a number; `above` and `below` exclude the limit itself."""
+@dataclass(frozen=True)
+class Flag:
+    """The option that a setting has beside `--set`; goes into the field's `Annotated`."""
 
-    minimum: float | None = None
-    maximum: float | None = None
-    above: float | None = None
-    below: float | None = None
-
-    def hold(self, number: float) -> bool:
-        """Tell whether `number` is within the limits (NaN never is)."""
-        return not (
-            number != number
-            or (self.minimum is not None and number < self.minimum)
-            or (self.maximum is not None and number > self.maximum)
-            or (self.above is not None and number <= self.above)
-            or (self.below is not None and number >= self.below)
-        )
-
-    def __str__(self) -> str:
-        lower = (
-            f"above {_show(self.above)}"
-            if self.above is not None
-            else f"at least {_show(self.minimum)}"
-            if self.minimum is not None
-            else ""
-        )
-        upper = (
-            f"below {_show(self.below)}"
-            if self.below is not None
-            else f"at most {_show(self.maximum)}"
-            if self.maximum is not None
-            else ""
-        )
-        return " and ".join(part for part in (lower, upper) if part)
+    name: str
+    help: str
+    metavar: str = "N"
 
 
-def build(settings_class: type[Settings], values: Mapping[str, Any], source: str) -> Settings:
-    """Make a settings object from `values`, checking every name, type and limit.
+class Argument(str):
+    """A value as it was typed, and the option it was typed for."""
 
-    Args:
-        settings_class: A frozen dataclass as described above.
-        values: One entry per field, as JSON or TOML gives them (lists stand for tuples).
-        source: What to call `values` in error messages: a file, or `--set`.
+    option: str
 
-    Raises:
-        ValueError: For an unknown, missing, ill-typed or out-of-range entry; one line.
+    def __new__(cls, text: str, option: str) -> Self:
+        """Keep the option beside the text."""
+        argument = super().__new__(cls, text)
+        argument.option = option
+        return argument
+
+
+class Settings(BaseModel):
+    """What all settings have in common.
+
+    A field takes its value as Python, JSON and TOML give it (a list stands for a tuple), or as an
+    `Argument`. Whatever is wrong raises a ValueError, which `parse` makes one line.
     """
-    annotations = annotations_of(settings_class)
-    for name in values:
-        if name not in annotations:
-            raise ValueError(f"{source}: {describe_unknown(name, annotations)}")
-    missing = [name for name in annotations if name not in values]
-    if missing:
-        raise ValueError(f"{source}: `{missing[0]}` is missing; add it.")
-    checked = {
-        name: _check(name, values[name], annotation, source)
-        for name, annotation in annotations.items()
-    }
-    return settings_class(**checked)
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @classmethod
+    def parse(cls, values: Any, source: str = "") -> Self:
+        """Make settings of one value per field.
+
+        Args:
+            values: A mapping.
+            source: The file they are from, for messages.
+
+        Raises:
+            ValueError: For an unknown, missing, ill-typed or out-of-range value; one line.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            line = _first_line(error)
+        raise ValueError(f"{source}: {line}" if source else line)
+
+    @classmethod
+    def from_options(cls, options: Namespace) -> Self:
+        """Make settings of the options of the same names."""
+        return cls.parse(
+            {
+                name: Argument(getattr(options, name), f"--{name.replace('_', '-')}")
+                for name in cls.model_fields
+            }
+        )
+
+    def replace(self, **changes: Any) -> Self:
+        """The same settings but for some.
+
+        Raises:
+            ValueError: If a new value is wrong; one line.
+        """
+        return self.parse({name: getattr(self, name) for name in type(self).model_fields} | changes)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_names(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            for name in values:
+                if name not in cls.model_fields:
+                    raise ValueError(describe_unknown(str(name), cls.model_fields))
+            for name, field in cls.model_fields.items():
+                if field.is_required() and name not in values:
+                    raise ValueError(
+                        f"the section `{name}` is missing; restore the file."
+                        if _is_section(field.annotation)
+                        else f"`{name}` is missing; add it."
+                    )
+        return values
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _check_value(
+        cls, value: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo
+    ) -> Any:
+        """Read text and lists, and say in this project's words what pydantic finds wrong."""
+        assert info.field_name is not None
+        name, field = info.field_name, cls.model_fields[info.field_name]
+        option = ""
+        if isinstance(value, Argument):
+            option = f"{value.option}: "
+            value = _read_text(value, field.annotation)
+        elif isinstance(value, list):
+            value = tuple(value)
+        if field.annotation is str and isinstance(value, str) and not value.isprintable():
+            raise ValueError(f"{option}`{name}` must be printable text, got {show(value)}.")
+        try:
+            return check(value)
+        except ValidationError as error:
+            (first, *_) = error.errors(include_url=False)
+            if first["type"] == "value_error":
+                raise
+            if _is_section(field.annotation):
+                line = f"the section `{name}` is missing; restore the file."
+                raise ValueError(line) from None
+            wanted, got = _describe(field.annotation, field.metadata), value
+            if first["loc"]:  # an entry of a tuple
+                wanted, got = _describe(get_args(field.annotation)[0], ()), first["input"]
+            line = f"{option}`{name}` must be {wanted}, got {show(got)}."
+        raise ValueError(line)
 
 
-def as_mapping(settings: Any) -> dict[str, Any]:
-    """Turn a settings object into what JSON can hold; `build` is its inverse."""
-    return {
-        field.name: list(value)
-        if isinstance(value := getattr(settings, field.name), tuple)
-        else value
-        for field in dataclasses.fields(settings)
-    }
+class SavedSettings(Settings):
+    """Settings that are kept in a JSON file, with the version of its format."""
 
+    def to_json(self) -> str:
+        """The text of the file."""
+        values = {"format_version": FORMAT_VERSION} | self.model_dump(mode="json")
+        return json.dumps(values, indent=2) + "\n"
 
-def annotations_of(settings_class: type) -> dict[str, Any]:
-    """Field names and their full annotations, in the order of definition."""
-    hints = get_type_hints(settings_class, include_extras=True)
-    return {field.name: hints[field.name] for field in dataclasses.fields(settings_class)}
+    @classmethod
+    def from_mapping(cls, values: Any, source: str) -> Self:
+        """Make settings of what a file holds.
 
-
-def parse_assignments(
-    assignments: Iterable[str], annotations: Mapping[str, Any], option: str = "--set"
-) -> dict[str, Any]:
-    """Read repeated `key=value` texts as typed values.
-
-    Args:
-        assignments: The texts, as typed on the command line.
-        annotations: The keys that may be set, with their types.
-        option: The command-line option they came from, for messages.
-
-    Raises:
-        ValueError: For a text without `=`, an unknown or repeated key, or a value of the wrong
-            type or range; one line.
-    """
-    values: dict[str, Any] = {}
-    for assignment in assignments:
-        name, equals, text = assignment.partition("=")
-        name = name.strip()
-        if not equals or not name:
-            raise ValueError(f"{option} takes key=value, got {assignment!r}.")
-        if name not in annotations:
-            raise ValueError(f"{option}: {describe_unknown(name, annotations)}")
-        if name in values:
-            raise ValueError(f"{option}: `{name}` is given twice; give it once.")
-        values[name] = parse_value(name, text.strip(), annotations[name], option)
-    return values
-
-
-def parse_value(name: str, text: str, annotation: Any, source: str) -> Any:
-    """Read one value of the annotated type from text, and check it."""
-    kind, _ = _unwrap(annotation)
-    value: Any = text
-    if get_origin(kind) is tuple:
-        (entry, _) = get_args(kind)
-        parts = [part for part in text.replace(",", " ").split() if part]
-        value = [_number(name, part, entry, annotation, source) for part in parts]
-    elif kind in (int, float):
-        value = _number(name, text, kind, annotation, source)
-    elif kind is bool:
-        truths = {"true": True, "false": False}
-        if text.lower() not in truths:
-            raise ValueError(f"{source}: `{name}` must be true or false, got {text!r}.")
-        value = truths[text.lower()]
-    return _check(name, value, annotation, source)
-
-
-def describe_unknown(name: str, known: Iterable[str], kind: str = "setting") -> str:
-    """Say that `name` is unknown and which known name is nearest, as part of a message."""
-    names = list(known)
-    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    remedy = f"did you mean `{nearest[0]}`?" if nearest else f"known: {', '.join(names)}."
-    return f"unknown {kind} {name!r:.60}; {remedy}"
+        Raises:
+            ValueError: If it is damaged, or of another format version; one line.
+        """
+        if not isinstance(values, dict):
+            raise ValueError(f"{source}: a config must be a JSON object; restore the file.")
+        version = values.get("format_version")
+        if type(version) is not int or version != FORMAT_VERSION:
+            raise ValueError(
+                f"{source}: format version {version!r:.60} is not the one this release reads "
+                f"({FORMAT_VERSION}); use the release that wrote it."
+            )
+        return cls.parse({n: v for n, v in values.items() if n != "format_version"}, source)
 
 
 def load_preset(name: str) -> dict[str, Any]:
@@ -160,83 +185,146 @@ def load_preset(name: str) -> dict[str, Any]:
         return tomllib.load(file)
 
 
+def override(sections: Mapping[str, dict[str, Any]], overrides: Mapping[str, Any]) -> None:
+    """Replace values by name, whichever section has them, in place.
+
+    Raises:
+        ValueError: If no section has one.
+    """
+    for name, value in overrides.items():
+        section = next((values for values in sections.values() if name in values), None)
+        if section is None:
+            known = [name for values in sections.values() for name in values]
+            raise ValueError(describe_unknown(name, known))
+        section[name] = value
+
+
+def parse_assignments(
+    assignments: Iterable[str], known: Iterable[str], option: str = "--set"
+) -> dict[str, Argument]:
+    """Read repeated `key=value` texts.
+
+    Args:
+        assignments: The texts, as typed on the command line.
+        known: The keys that may be set.
+        option: The command-line option they came from.
+
+    Raises:
+        ValueError: For a text without `=`, or an unknown or repeated key; one line.
+    """
+    names = set(known)
+    values: dict[str, Argument] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        name = name.strip()
+        if not equals or not name:
+            raise ValueError(f"{option} takes key=value, got {assignment!r}.")
+        if name not in names:
+            raise ValueError(f"{option}: {describe_unknown(name, known)}")
+        if name in values:
+            raise ValueError(f"{option}: `{name}` is given twice; give it once.")
+        values[name] = Argument(text.strip(), option)
+    return values
+
+
+def flags_of(*kinds: type[Settings]) -> dict[str, tuple[Flag, Any]]:
+    """The flags of some classes' fields and the fields' types, by the settings' names."""
+    return {
+        name: (flag, field.annotation)
+        for kind in kinds
+        for name, field in kind.model_fields.items()
+        for flag in field.metadata
+        if isinstance(flag, Flag)
+    }
+
+
+def describe_unknown(name: str, known: Iterable[str], kind: str = "setting") -> str:
+    """Say that `name` is unknown and which known name is nearest, as part of a message."""
+    names = list(known)
+    if nearest := difflib.get_close_matches(name, names, n=1, cutoff=0.5):
+        remedy = f"did you mean `{nearest[0]}`?"
+    else:
+        near = names if len(names) <= 5 else difflib.get_close_matches(name, names, n=5, cutoff=0)
+        remedy = f"known: {', '.join(near)}{', ...' if len(names) > 5 else '.'}"
+    return f"unknown {kind} {name!r:.60}; {remedy}"
+
+
 def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """The keys whose values differ, or that only one of two mappings has, sorted."""
     absent = object()
     return sorted(key for key in {*one, *other} if one.get(key, absent) != other.get(key, absent))
 
 
-def _unwrap(annotation: Any) -> tuple[Any, Bounds]:
-    if get_origin(annotation) is Annotated:
-        kind, *extras = get_args(annotation)
-        return kind, next((extra for extra in extras if isinstance(extra, Bounds)), Bounds())
-    return annotation, Bounds()
-
-
-def _check(name: str, value: Any, annotation: Any, source: str) -> Any:
-    kind, bounds = _unwrap(annotation)
-    if get_origin(kind) is Literal:
-        choices = get_args(kind)
-        if not isinstance(value, str) or value not in choices:
-            allowed = ", ".join(str(choice) for choice in choices)
-            raise ValueError(f"{source}: `{name}` must be one of {allowed}, got {_show(value)}.")
-        return value
-    if get_origin(kind) is tuple:
-        if not isinstance(value, Sequence) or isinstance(value, str):
-            raise ValueError(f"{source}: `{name}` must be a list, got {_show(value)}.")
-        (entry, _) = get_args(kind)
-        return tuple(_check(name, part, Annotated[entry, bounds], source) for part in value)
-    if kind is float and type(value) is int:
-        value = _as_float(value)
-    if kind not in (int, float, bool, str):
-        raise TypeError(f"settings cannot hold {kind}")
-    if type(value) is not kind:
-        raise ValueError(
-            f"{source}: `{name}` must be {_describe(kind, bounds)}, got {_show(value)}."
-        )
-    if kind in (int, float) and (not bounds.hold(value) or value in (math.inf, -math.inf)):
-        raise ValueError(
-            f"{source}: `{name}` must be {_describe(kind, bounds)}, got {_show(value)}."
-        )
-    if kind is str and not value.isprintable():
-        raise ValueError(f"{source}: `{name}` must be printable text, got {_show(value)}.")
-    return value
-
-
-def _number(name: str, text: str, kind: type, annotation: Any, source: str) -> int | float:
-    try:
-        if kind is int:
-            try:
-                return int(text)
-            except ValueError:
-                number = float(text)  # 1e6 is a whole number too
-                if number.is_integer():
-                    return int(number)
-                raise
-        return float(text)
-    except (ValueError, OverflowError):
-        _, bounds = _unwrap(annotation)
-        raise ValueError(
-            f"{source}: `{name}` must be {_describe(kind, bounds)}, got {_show(text)}."
-        ) from None
-
-
-def _as_float(number: int) -> float:
-    try:
-        return float(number)
-    except OverflowError:
-        return math.inf
-
-
-def _describe(kind: type, bounds: Bounds) -> str:
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    return " ".join(part for part in (names[kind], str(bounds)) if part)
-
-
-def _show(value: Any) -> str:
+def show(value: Any) -> str:
+    """A value as messages show it: short, and numbers as they are typed."""
     if isinstance(value, bool | NoneType):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         value = int(value)
     text = f"{value:_}" if isinstance(value, int) and abs(value) < 10**30 else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _first_line(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    raised = first.get("ctx", {}).get("error")
+    return str(raised or first["msg"])
+
+
+def _is_section(annotation: Any) -> bool:
+    kinds = get_args(annotation) or (annotation,)
+    return all(isinstance(kind, type) and issubclass(kind, Settings) for kind in kinds)
+
+
+def _read_text(text: str, annotation: Any) -> Any:
+    """The value that a text stands for; the text itself where it stands for none."""
+    if get_origin(annotation) is tuple:
+        kind = get_args(annotation)[0]
+        return tuple(_read_text(part, kind) for part in text.replace(",", " ").split())
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    if annotation is int:
+        return _read_whole(text)
+    if annotation is float:
+        try:
+            return float(text)
+        except ValueError:
+            return str(text)
+    if annotation is bool:
+        return {"true": True, "false": False}.get(text.lower(), str(text))
+    return str(text)
+
+
+def _read_whole(text: str) -> int | str:
+    """1000, 1_000, 1e3, 1k; millions are M."""
+    digits, multiple = (text[:-1], _MULTIPLES[text[-1:]]) if text[-1:] in _MULTIPLES else (text, 1)
+    try:
+        number = Decimal(digits)
+        if number.adjusted() < _MAX_DIGITS and int(number * multiple) == number * multiple:
+            return int(number) if multiple == 1 else int(number * multiple)
+    except (InvalidOperation, ValueError, OverflowError):
+        pass
+    return str(text)
+
+
+def _describe(annotation: Any, metadata: Iterable[Any]) -> str:
+    """What a value must be."""
+    if get_origin(annotation) is Annotated:
+        annotation, *metadata = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return f"one of {', '.join(map(str, get_args(annotation)))}"
+    if get_origin(annotation) is tuple:
+        return "a list"
+    constraints = [
+        constraint
+        for extra in metadata
+        for constraint in (extra.metadata if isinstance(extra, FieldInfo) else [extra])
+    ]
+    limits = [
+        f"{words} {show(limit)}"
+        for name, words in _LIMITS.items()
+        for constraint in constraints
+        if (limit := getattr(constraint, name, None)) is not None
+    ]
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return " ".join([names[annotation], " and ".join(limits)]).strip()

@@ -22,20 +22,21 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from configs.run_config import RunConfig, from_mapping
-from configs.settings import Bounds, build
+from pydantic import Field
+
+from configs.run_config import RunConfig
+from configs.settings import Settings
 from runtime.files import read_json, remove_stale_temporaries, write_json
 
 State = Literal["running", "interrupted", "finished", "diverged", "failed"]
-Status = TypeVar("Status")
+Status = TypeVar("Status", bound=Settings)
 
 
-@dataclass(frozen=True)
-class RunStatus:
+class RunStatus(Settings):
     """How far a run has come.
 
     Attributes:
@@ -45,7 +46,7 @@ class RunStatus:
     """
 
     state: State
-    agent_steps: Annotated[int, Bounds(0)]
+    agent_steps: Annotated[int, Field(ge=0)]
     message: str = ""
 
 
@@ -141,7 +142,7 @@ class RunDirectory:
             FileNotFoundError: If no run was ever started here.
             ValueError: If the file is damaged.
         """
-        return from_mapping(self.read_json("config.json"), str(self.config_path))
+        return RunConfig.from_mapping(self.read_json("config.json"), str(self.config_path))
 
     def read_status(self) -> RunStatus | None:
         """How far the run has come; None if it was never started.
@@ -158,11 +159,14 @@ class RunDirectory:
             return None
         if not isinstance(values, dict):
             raise ValueError(f"{self.status_path}: not a status; delete the file and run again.")
-        return build(kind, values, str(self.status_path))
+        return kind.parse(values, str(self.status_path))
 
     def write_status(self, state: State, agent_steps: int, message: str = "") -> None:
         """Record how far the run has come."""
-        write_json(self.status_path, asdict(RunStatus(state, agent_steps, message)))
+        write_json(
+            self.status_path,
+            RunStatus(state=state, agent_steps=agent_steps, message=message).model_dump(),
+        )
 
     def record_start(self, provenance: dict[str, Any]) -> None:
         """Append one start's circumstances to `provenance.json`."""

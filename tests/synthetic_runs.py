@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agents.training.callbacks import EPISODE_COLUMNS
-from configs.run_config import RunConfig, to_json
+from configs.run_config import RunConfig
 from runtime.run_directory import RunDirectory, State
 from runtime.source_version import hash_source
 
@@ -21,7 +21,7 @@ def write_run(
     """Write a run whose games ended at equal distances, ten agent steps a second."""
     directory = RunDirectory(runs / config.name)
     directory.path.mkdir(parents=True, exist_ok=True)
-    directory.config_path.write_text(to_json(config))
+    directory.config_path.write_text(config.to_json())
     total = config.run.total_agent_steps
     directory.write_status(state, total if state == "finished" else total // 2)
     starts = [

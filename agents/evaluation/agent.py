@@ -17,7 +17,7 @@ from agents.models.model_file import ModelFile, read_model_zip
 from agents.models.policy_state import load_policy_state
 from agents.training.checkpoints import newest_good_checkpoint
 from configs.protocols import load_protocol
-from configs.run_config import RunConfig, experiment_differences, from_mapping, load_config
+from configs.run_config import RunConfig, experiment_differences
 from envs.emulated_game import FRAME_SIZE
 from envs.frame_stack import STACKED_FRAMES
 from envs.games import Game, find_game
@@ -81,12 +81,12 @@ def load_agent(
     if path.is_dir():
         directory = RunDirectory(path)
         file = find_model(directory)
-        config: RunConfig | None = load_config(directory.config_path)
+        config: RunConfig | None = directory.read_config()
     else:
         file = read_model_zip(path)
         config = None
     if file.config is not None:
-        saved = from_mapping(file.config, f"{file.path}: config.json")
+        saved = RunConfig.from_mapping(file.config, f"{file.path}: config.json")
         differing = experiment_differences(saved, config or saved)
         if differing:
             raise ValueError(

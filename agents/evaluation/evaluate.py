@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -178,7 +177,7 @@ def _describe_agent(
     agent: TrainedAgent, epsilon: float | None, seed: int, device: torch.device
 ) -> dict[str, Any]:
     config = agent.config
-    protocol = asdict(load_protocol(agent.protocol_name))
+    protocol = load_protocol(agent.protocol_name).model_dump()
     is_dqn = isinstance(agent.policy, DQNCnnPolicy)
     return {
         "format_version": FORMAT_VERSION,

@@ -13,7 +13,6 @@ from stable_baselines3.common.logger import HParam, Image
 from agents.training.checkpoints import save_checkpoint
 from agents.training.tensorboard import tile_maps
 from configs.run_config import RunConfig
-from configs.settings import as_mapping
 from envs.atari_vec_env import AtariVecEnv
 from policies.extractors import NatureCoordCNN
 from runtime.files import naming_write_errors
@@ -249,4 +248,4 @@ def _hyperparameters(config: RunConfig) -> dict[str, bool | str | float | None]:
         "protocol": config.run.protocol,
         "precision": config.run.precision,
     }
-    return settings | as_mapping(config.hyperparameters)
+    return settings | config.hyperparameters.model_dump()

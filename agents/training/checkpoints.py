@@ -20,7 +20,7 @@ from agents.algorithms.divergence import Divergence
 from agents.algorithms.dqn import DQN
 from agents.models.model_file import ModelFile, read_model_zip, write_model_zip
 from agents.models.policy_state import load_policy_state
-from configs.run_config import RunConfig, to_json
+from configs.run_config import RunConfig
 from envs.atari_vec_env import AtariVecEnv
 from envs.game_batch import EnvironmentFailure
 from runtime.command_line import one_line
@@ -107,7 +107,7 @@ def save_agent(
     path: Path, config: RunConfig, agent: Agent, members: Mapping[str, bytes] | None = None
 ) -> None:
     """Write an agent as an SB3 model with its config in it."""
-    write_model_zip(path, agent, {"config.json": to_json(config).encode(), **(members or {})})
+    write_model_zip(path, agent, {"config.json": config.to_json().encode(), **(members or {})})
 
 
 def newest_good_checkpoint(directory: RunDirectory) -> tuple[ModelFile | None, list[str]]:

@@ -11,7 +11,7 @@ from agents.algorithms.dqn import DQN
 from agents.models.model_file import ModelFile
 from agents.training.checkpoints import Agent, newest_good_checkpoint, restore
 from agents.training.watchdog import Watchdog
-from configs.run_config import RunConfig, experiment_differences, from_mapping
+from configs.run_config import RunConfig, experiment_differences
 from envs.atari_vec_env import AtariVecEnv
 from runtime.run_directory import RunDirectory
 from runtime.stop_request import StopRequest, TrainingStopped
@@ -86,7 +86,7 @@ def refill_replay(agent: DQN, env: AtariVecEnv, watchdog: Watchdog, stop: StopRe
 
 def _check_origin(checkpoint: ModelFile, config: RunConfig, directory: RunDirectory) -> str:
     """Refuse a checkpoint of another run; returns what is to be said of one with other threads."""
-    saved = from_mapping(checkpoint.config, f"{checkpoint.path}: config.json")
+    saved = RunConfig.from_mapping(checkpoint.config, f"{checkpoint.path}: config.json")
     differing = experiment_differences(saved, config)
     if differing:
         raise ValueError(

@@ -4,7 +4,6 @@ import math
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -26,7 +25,6 @@ from configs.run_config import (
     DQNHyperparameters,
     RunConfig,
     experiment_differences,
-    to_json,
 )
 from envs.atari_vec_env import AtariVecEnv
 from envs.games import find_game
@@ -94,7 +92,7 @@ def plan_run(directory: RunDirectory, asked: RunConfig) -> Plan:
             "folder for the longer run."
         )
     if asked.execution.threads == 0:  # not asked for: the same number as before
-        asked = asked.with_execution(replace(asked.execution, threads=saved.execution.threads))
+        asked = asked.with_execution(threads=saved.execution.threads)
     return Plan("extend" if finished else "resume", asked, done)
 
 
@@ -130,7 +128,7 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
     device = find_device(config.execution.device)
     game, protocol = find_game(config.run.game), load_protocol(config.run.protocol)
     threads, reason = choose_threads(config.execution.threads)
-    config = config.with_execution(replace(config.execution, threads=threads))
+    config = config.with_execution(threads=threads)
     torch.set_num_threads(threads)
     check_resources(directory, config)
     with ExitStack() as stack:
@@ -144,8 +142,8 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
         if reason:
             print(f"{config.name}: {reason}", flush=True)
         cut_logs(directory.path, logs["file_sizes"])
-        write_atomically(directory.config_path, to_json(config))
-        directory.record_start(describe_start(str(device), threads, asdict(protocol)))
+        write_atomically(directory.config_path, config.to_json())
+        directory.record_start(describe_start(str(device), threads, protocol.model_dump()))
         directory.write_status("running", done)
 
         episodes = EpisodeLog(directory.episodes_path, **logs["episodes"])

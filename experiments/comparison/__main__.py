@@ -6,17 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from configs.settings import Bounds, parse_value
+from pydantic import Field
+
+from configs.settings import Settings
 from runtime.command_line import OneLineParser, exit_on_user_error
+
+
+class _Ablation(Settings):
+    episodes: Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the report from what is on the disk; returns the exit status."""
     with exit_on_user_error():
         options = _parser().parse_args(arguments)
-        games = parse_value(
-            "episodes", options.episodes, Annotated[int, Bounds(1, 1_000_000)], "--episodes"
-        )
+        games = _Ablation.from_options(options).episodes
         from experiments.comparison.report.position_use import ablate_runs
         from experiments.comparison.report.render import write_report
 

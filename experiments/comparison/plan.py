@@ -1,51 +1,29 @@
 """The plan of a comparison: which runs, in which order, and what their verdicts are judged by."""
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
+from pydantic import Field, field_validator, model_validator
+
+from configs.comparison import Criteria, Design
 from configs.run_config import (
+    NetworkSettings,
     RunConfig,
     experiment_differences,
-    from_mapping,
     make_config,
-    to_json,
+    parse_arm,
 )
-from configs.settings import (
-    Bounds,
-    annotations_of,
-    as_mapping,
-    build,
-    describe_unknown,
-    load_preset,
-)
+from configs.settings import SavedSettings, load_preset
 from envs.games import find_game
-from experiments.comparison.arms import parse_arm
-from experiments.comparison.statistics.verdicts import Criteria
 from runtime.files import read_json, write_atomically
 from runtime.source_version import hash_source
 
-FORMAT_VERSION = 1
 PLAN_NAME = "comparison.json"
-SET_BY_ARMS = ("coord_layers", "position", "with_radius", "coord_init")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Design:
-    """The part of a plan that is a plain list of settings."""
-
-    games: tuple[str, ...]
-    arms: tuple[str, ...]
-    seeds: Annotated[tuple[int, ...], Bounds(0, 2**31 - 1)]
-    source: str
-    looks: Annotated[tuple[int, ...], Bounds(1)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ComparisonPlan:
-    """Which runs make a comparison.
+class ComparisonPlan(SavedSettings):
+    """Which runs make a comparison; what `comparison.json` holds.
 
     Attributes:
         games: Their names.
@@ -59,13 +37,19 @@ class ComparisonPlan:
 
     games: tuple[str, ...]
     arms: tuple[str, ...]
-    seeds: tuple[int, ...]
+    seeds: tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...]
     template: RunConfig
     criteria: Criteria
     source: str
-    looks: tuple[int, ...] = ()
+    looks: tuple[Annotated[int, Field(ge=1)], ...] = ()
 
-    def __post_init__(self) -> None:
+    @field_validator("games")
+    @classmethod
+    def _spell_as_the_emulator(cls, games: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(find_game(game).name for game in games)
+
+    @model_validator(mode="after")
+    def _check_lists(self) -> Self:
         for name in ("games", "arms", "seeds"):
             values = getattr(self, name)
             if not values:
@@ -73,6 +57,9 @@ class ComparisonPlan:
             for value in values:
                 if values.count(value) > 1:
                     raise ValueError(f"`{name}` name {value} twice; name it once.")
+        for arm in self.arms:
+            parse_arm(arm)
+        return self
 
     @property
     def look(self) -> int:
@@ -86,10 +73,8 @@ class ComparisonPlan:
 
     def run_of(self, game: str, arm: str, seed: int) -> RunConfig:
         """The config of one run."""
-        return replace(
-            self.template,
-            run=replace(self.template.run, game=game, seed=seed),
-            network=parse_arm(arm),
+        return self.template.replace(
+            run=self.template.run.replace(game=game, seed=seed), network=parse_arm(arm)
         )
 
     def runs(self) -> list[RunConfig]:
@@ -107,74 +92,46 @@ class ComparisonPlan:
         ]
 
 
-def settable_criteria() -> dict[str, Any]:
-    """The criteria that `--set` reaches, with their types."""
-    return annotations_of(Criteria)
-
-
 def make_plan(
-    *,
-    algo: str,
-    overrides: Mapping[str, Any],
-    games: Sequence[str] | None = None,
-    arms: Sequence[str] | None = None,
-    seeds: int | None = None,
+    algo: str, overrides: Mapping[str, Any], preset: str | None = None, **design: Any
 ) -> ComparisonPlan:
     """The preset comparison with some settings replaced.
 
     Args:
         algo: "a2c" or "dqn".
         overrides: Values of run settings and criteria, by name.
-        games: Names in any spelling; None for the nine.
-        arms: Names of networks, the baseline first; None for `cnn` and `coordconv`.
-        seeds: How many; None for the preset's.
+        preset: As for `make_config`.
+        **design: Values of `Design` that replace its defaults; games in any spelling.
 
     Raises:
         ValueError: If a name or a value is wrong, or there are fewer than two arms; one line.
     """
-    preset = load_preset("comparison")
-    design = preset["comparison"]
-    arms = tuple(design["arms"] if arms is None else arms)
-    if len(arms) < 2:
-        raise ValueError(f"--arms must name two or more arms, got {len(arms)}; add one.")
-    for name in SET_BY_ARMS:
-        if name in overrides:
+    defaults = load_preset("comparison")
+    asked = Design.parse(defaults["comparison"] | design)
+    if len(asked.arms) < 2:
+        raise ValueError(f"--arms must name two or more arms, got {len(asked.arms)}; add one.")
+    for name in overrides:
+        if name in NetworkSettings.model_fields:
             raise ValueError(f"`{name}` is set by the arms of a comparison; leave it out.")
     if "seed" in overrides:
         raise ValueError("`seed` is set by --seeds in a comparison; leave it out.")
-    criteria = {name: value for name, value in overrides.items() if name in settable_criteria()}
-    plan = ComparisonPlan(
-        games=tuple(find_game(name).name for name in (design["games"] if games is None else games)),
-        arms=arms,
-        seeds=tuple(range(design["seeds"] if seeds is None else seeds)),
-        template=make_config(
-            "",
-            algo,
-            {name: value for name, value in overrides.items() if name not in criteria},
-        ),
-        criteria=build(Criteria, preset["criteria"] | criteria, "settings"),
-        source=hash_source(),
+    criteria = {name: overrides[name] for name in overrides if name in Criteria.model_fields}
+    of_runs = {name: overrides[name] for name in overrides if name not in criteria}
+    return ComparisonPlan.parse(
+        {
+            "games": asked.games,
+            "arms": asked.arms,
+            "seeds": tuple(range(asked.seeds)),
+            "template": make_config("", algo, of_runs, preset),
+            "criteria": defaults["criteria"] | criteria,
+            "source": hash_source(),
+        }
     )
-    for arm in arms:
-        parse_arm(arm)
-    return plan
-
-
-def plan_to_json(plan: ComparisonPlan) -> str:
-    """The text of `comparison.json`."""
-    design = {name: list(getattr(plan, name)) for name in ("games", "arms", "seeds", "looks")}
-    values = {
-        "format_version": FORMAT_VERSION,
-        "design": design | {"source": plan.source},
-        "criteria": as_mapping(plan.criteria),
-        "template": json.loads(to_json(plan.template)),
-    }
-    return json.dumps(values, indent=2) + "\n"
 
 
 def save_plan(plan: ComparisonPlan, runs: Path) -> None:
     """Write a plan into a folder of runs."""
-    write_atomically(runs / PLAN_NAME, plan_to_json(plan))
+    write_atomically(runs / PLAN_NAME, plan.to_json())
 
 
 def load_plan(runs: Path) -> ComparisonPlan | None:
@@ -189,33 +146,7 @@ def load_plan(runs: Path) -> ComparisonPlan | None:
             return None
     except OSError as error:
         raise ValueError(f"cannot use {runs} ({error.strerror}); choose another folder.") from None
-    values = read_json(path)
-    if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
-            f"{path} is not a plan of format version {FORMAT_VERSION}; use the release that wrote "
-            "it, or restore the file."
-        )
-    sections: dict[str, Any] = {}
-    for name in ("design", "criteria"):
-        if not isinstance(values.get(name), dict):
-            raise ValueError(f"{path}: the section `{name}` is missing; restore the file.")
-        sections[name] = values[name]
-    for name in values:
-        if name not in ("format_version", "design", "criteria", "template"):
-            raise ValueError(f"{path}: {describe_unknown(name, [*sections, 'template'])}")
-    design = build(_Design, sections["design"], str(path))
-    plan = ComparisonPlan(
-        games=tuple(find_game(game).name for game in design.games),
-        arms=design.arms,
-        seeds=design.seeds,
-        looks=design.looks,
-        source=design.source,
-        criteria=build(Criteria, sections["criteria"], str(path)),
-        template=from_mapping(values.get("template"), f"{path}: template"),
-    )
-    for arm in plan.arms:
-        parse_arm(arm)
-    return plan
+    return ComparisonPlan.from_mapping(read_json(path), str(path))
 
 
 def continue_plan(saved: ComparisonPlan, asked: ComparisonPlan, *, judged: bool) -> ComparisonPlan:
@@ -257,4 +188,4 @@ def continue_plan(saved: ComparisonPlan, asked: ComparisonPlan, *, judged: bool)
         )
     grown = len(asked.seeds) > len(saved.seeds)
     looks = (*saved.looks, len(saved.seeds)) if grown and judged else saved.looks
-    return replace(asked, looks=looks)
+    return asked.replace(looks=looks)

@@ -4,20 +4,21 @@ import argparse
 import math
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from configs.settings import parse_assignments, parse_value
+from configs.settings import Argument, flags_of, parse_assignments
 from experiments.coordinates.config import (
     MODELS,
     SPLITS,
     TASKS,
+    BudgetSettings,
     CellConfig,
+    CellSettings,
     ModelName,
     group_name,
     make_config,
-    settable_fields,
+    settable_names,
 )
 from experiments.coordinates.pictures import draw_group
 from experiments.coordinates.table import format_table
@@ -99,26 +100,23 @@ def _give_time_of_coordconv(config: CellConfig, runs: Path) -> CellConfig:
     if not other.is_finished():
         return config
     seconds = max(config.budget.total_seconds, math.ceil(other.read_result()["seconds"]))
-    return config.with_budget(replace(config.budget, total_seconds=seconds))
+    return config.replace(budget=config.budget.replace(total_seconds=seconds))
 
 
 def _overrides(options: argparse.Namespace) -> dict[str, Any]:
     """The settings that the command line gives, by name."""
-    fields = settable_fields()
-    overrides = parse_assignments(options.set, fields)
+    overrides: dict[str, Any] = dict(parse_assignments(options.set, settable_names()))
     if options.steps is not None and options.seconds is not None:
         raise ValueError("--steps and --seconds both set the budget; give one of them.")
-    flags = {
-        "--seed": ("seed", options.seed),
-        "--steps": ("total_steps", options.steps),
-        "--seconds": ("total_seconds", options.seconds),
-    }
-    for flag, (name, text) in flags.items():
+    for name, (flag, _) in flags_of(CellSettings, BudgetSettings).items():
+        text = getattr(options, flag.name.removeprefix("--"))
         if text is None:
             continue
         if name in overrides:
-            raise ValueError(f"{flag} and --set {name}=... both set `{name}`; give one of them.")
-        overrides[name] = parse_value(name, text, fields[name], flag)
+            raise ValueError(
+                f"{flag.name} and --set {name}=... both set `{name}`; give one of them."
+            )
+        overrides[name] = Argument(text, flag.name)
     return overrides
 
 
@@ -152,9 +150,8 @@ def _parser() -> argparse.ArgumentParser:
         help="held out: a random quarter (uniform, default) or the lower right quadrant",
     )
     add("--model", default="both", choices=(*MODELS, "both"), help="the network (both)")
-    add("--seed", metavar="N", help="seed of initial weights and order of examples (0)")
-    add("--steps", metavar="N", help="train every network for at most N steps")
-    add("--seconds", metavar="S", help="the same in seconds of processor time")
+    for flag, _ in flags_of(CellSettings, BudgetSettings).values():
+        add(flag.name, metavar=flag.metavar, help=flag.help)
     add("--runs", default="runs", metavar="DIR", help="folder the results go to (runs)")
     add(
         "--set",

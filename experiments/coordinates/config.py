@@ -3,26 +3,23 @@
 Everything but the budget and the execution identifies a cell; a longer budget extends it.
 """
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import Field, model_validator
 
 from configs.settings import (
-    Bounds,
-    annotations_of,
-    as_mapping,
-    build,
-    describe_unknown,
+    LARGEST,
+    Flag,
+    SavedSettings,
+    Settings,
     differing_keys,
     load_preset,
+    override,
 )
 from experiments.coordinates.data import SplitName
 from runtime.files import read_json
-
-FORMAT_VERSION = 1
-_LARGEST = 1e30  # of factors: float32 must hold it
 
 TaskName = Literal["classification", "regression", "rendering"]
 ModelName = Literal["cnn", "coordconv"]
@@ -38,66 +35,74 @@ _KERNEL_SIZES: Mapping[tuple[TaskName, ModelName], tuple[int, ...]] = {
     ("rendering", "coordconv"): (1, 3),
 }
 
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
-@dataclass(frozen=True, kw_only=True)
-class CellSettings:
+
+class CellSettings(Settings):
     """Which cell of the table it is."""
 
     task: TaskName
     split: SplitName
     model: ModelName
-    seed: Annotated[int, Bounds(0, 2**31 - 1)]
+    seed: Annotated[Seed, Flag("--seed", "seed of initial weights and order of examples")]
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataSettings:
+class DataSettings(Settings):
     """The examples."""
 
-    canvas_size: Annotated[int, Bounds(16, 256)]
-    split_seed: Annotated[int, Bounds(0, 2**31 - 1)]
+    canvas_size: Annotated[int, Field(ge=16, le=256)]
+    split_seed: Seed
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check_canvas_size(self) -> Self:
         if self.canvas_size.bit_count() != 1:
             raise ValueError(
                 f"`canvas_size` must be a power of two, since the plain network doubles, got "
                 f"{self.canvas_size}."
             )
+        return self
 
 
-@dataclass(frozen=True, kw_only=True)
-class NetworkSettings:
+class NetworkSettings(Settings):
     """What the paper's grids leave open (0 where a network has no choice), and initial weights."""
 
-    kernel_size: Annotated[int, Bounds(0, 4)]
-    width_multiplier: Annotated[int, Bounds(0, 3)]
-    kernel_scale: Annotated[float, Bounds(above=0, maximum=_LARGEST)]
+    kernel_size: Annotated[int, Field(ge=0, le=4)]
+    width_multiplier: Annotated[int, Field(ge=0, le=3)]
+    kernel_scale: Annotated[float, Field(gt=0, le=LARGEST)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingSettings:
+class TrainingSettings(Settings):
     """How a network is trained."""
 
-    learning_rate: Annotated[float, Bounds(above=0, maximum=_LARGEST)]
-    learning_rate_drop_epochs: Annotated[int, Bounds(0, 10**9)]
-    l2: Annotated[float, Bounds(0, _LARGEST)]
-    batch_size: Annotated[int, Bounds(1, 100_000)]
-    evaluate_every_steps: Annotated[int, Bounds(1, 10**9)]
-    evaluate_examples: Annotated[int, Bounds(1, 100_000)]
-    perfect_evaluations: Annotated[int, Bounds(1, 10**9)]
+    learning_rate: Annotated[float, Field(gt=0, le=LARGEST)]
+    learning_rate_drop_epochs: Annotated[int, Field(ge=0, le=10**9)]
+    l2: Annotated[float, Field(ge=0, le=LARGEST)]
+    batch_size: Annotated[int, Field(ge=1, le=100_000)]
+    evaluate_every_steps: Count
+    evaluate_examples: Annotated[int, Field(ge=1, le=100_000)]
+    perfect_evaluations: Count
 
 
-@dataclass(frozen=True, kw_only=True)
-class BudgetSettings:
+class BudgetSettings(Settings):
     """When training ends at the latest; 0 is no limit."""
 
-    total_steps: Annotated[int, Bounds(0, 10**12)]
-    total_seconds: Annotated[float, Bounds(0, 10**9)]
+    total_steps: Annotated[
+        int, Field(ge=0, le=10**12), Flag("--steps", "train every network for at most N steps")
+    ]
+    total_seconds: Annotated[
+        float,
+        Field(ge=0, le=10**9),
+        Flag("--seconds", "train every network for at most S seconds", "S"),
+    ]
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check_limit(self) -> Self:
         if not self.total_steps and not self.total_seconds:
             raise ValueError(
                 "`total_steps` and `total_seconds` are both 0, no limit; set one of them."
             )
+        return self
 
     def __str__(self) -> str:
         parts = (f"{self.total_steps:_} steps", f"{self.total_seconds:_.15g} s")
@@ -112,27 +117,15 @@ class BudgetSettings:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExecutionSettings:
+class ExecutionSettings(Settings):
     """How training is carried out; recorded, never compared."""
 
     device: Literal["cpu", "cuda"]
-    threads: Annotated[int, Bounds(0, 4096)]
+    threads: Annotated[int, Field(ge=0, le=4096)]
 
 
-_SECTIONS: Mapping[str, type] = {
-    "cell": CellSettings,
-    "data": DataSettings,
-    "network": NetworkSettings,
-    "training": TrainingSettings,
-    "budget": BudgetSettings,
-    "execution": ExecutionSettings,
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class CellConfig:
-    """Everything about one cell."""
+class CellConfig(SavedSettings):
+    """Everything about one cell; what its `config.json` holds."""
 
     cell: CellSettings
     data: DataSettings
@@ -141,7 +134,8 @@ class CellConfig:
     budget: BudgetSettings
     execution: ExecutionSettings
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check_network(self) -> Self:
         task, model = self.cell.task, self.cell.model
         allowed = _KERNEL_SIZES.get((task, model), (0,))
         if self.network.kernel_size not in allowed:
@@ -161,6 +155,7 @@ class CellConfig:
                 if allowed == (0,)
                 else f"`width_multiplier` must be 1, 2 or 3 for {model} on {task}, got 0."
             )
+        return self
 
     @property
     def name(self) -> str:
@@ -168,24 +163,15 @@ class CellConfig:
         cell = self.cell
         return f"{group_name(cell.task, cell.split)}/{cell.model}/seed{cell.seed}"
 
-    def with_budget(self, budget: BudgetSettings) -> "CellConfig":
-        """The same cell, trained for longer or shorter."""
-        return replace(self, budget=budget)
-
 
 def group_name(task: TaskName, split: SplitName) -> str:
     """Where the cells of a task and a split, and their pictures, live below the runs folder."""
     return f"coordinates/{task}-{split}"
 
 
-def settable_fields() -> dict[str, Any]:
-    """The settings that `--set` reaches, with their types."""
-    fields: dict[str, Any] = {}
-    for section in _SECTIONS.values():
-        fields |= annotations_of(section)
-    for name in ("task", "split", "model"):
-        del fields[name]
-    return fields
+def settable_names() -> list[str]:
+    """The settings that `--set` reaches."""
+    return [name for section in _defaults("classification", "cnn").values() for name in section]
 
 
 def make_config(
@@ -203,29 +189,12 @@ def make_config(
     Raises:
         ValueError: If a setting is unknown, ill-typed or out of range, or does not apply; one line.
     """
-    preset = load_preset("coordinates")
-    chosen = preset[task][model]
-    values: dict[str, dict[str, Any]] = {
-        name: {
-            field: chosen.get(field, preset["all"].get(field)) for field in annotations_of(section)
-        }
-        for name, section in _SECTIONS.items()
-    }
-    values["cell"] = {"task": task, "split": split, "model": model, "seed": preset["all"]["seed"]}
+    values = _defaults(task, model)
     if not values["budget"].keys().isdisjoint(overrides):
         values["budget"] = {"total_steps": 0, "total_seconds": 0.0}
-    for name, value in overrides.items():
-        section = next((s for s in _SECTIONS if name in values[s]), None)
-        if section is None or (section == "cell" and name != "seed"):
-            raise ValueError(describe_unknown(name, settable_fields()))
-        values[section][name] = value
-    return _build_config(values, "settings")
-
-
-def to_json(config: CellConfig) -> str:
-    """The text of `config.json`."""
-    sections = {name: as_mapping(getattr(config, name)) for name in _SECTIONS}
-    return json.dumps({"format_version": FORMAT_VERSION} | sections, indent=2) + "\n"
+    override(values, overrides)
+    values["cell"] |= {"task": task, "split": split, "model": model}
+    return CellConfig.parse(values)
 
 
 def load_config(path: Path) -> CellConfig:
@@ -235,37 +204,24 @@ def load_config(path: Path) -> CellConfig:
         FileNotFoundError: If there is none.
         ValueError: If it is damaged or of another format version; one line.
     """
-    values = read_json(path)
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: a config must be a JSON object; restore the file.")
-    version = values.pop("format_version", None)
-    if type(version) is not int or version != FORMAT_VERSION:
-        raise ValueError(
-            f"{path}: format version {version!r:.60} is not the one this release reads "
-            f"({FORMAT_VERSION}); use the release that wrote it."
-        )
-    return _build_config(values, str(path))
+    return CellConfig.from_mapping(read_json(path), str(path))
 
 
 def cell_differences(one: CellConfig, other: CellConfig) -> list[str]:
     """The names of the settings in which two cells differ, budget and execution apart."""
-
-    def identity(config: CellConfig) -> dict[str, Any]:
-        values: dict[str, Any] = {}
-        for section in ("cell", "data", "network", "training"):
-            values |= as_mapping(getattr(config, section))
-        return values
-
-    return differing_keys(identity(one), identity(other))
+    identities = [
+        dict(config.cell) | dict(config.data) | dict(config.network) | dict(config.training)
+        for config in (one, other)
+    ]
+    return differing_keys(*identities)
 
 
-def _build_config(values: Mapping[str, Any], source: str) -> CellConfig:
-    for name in values:
-        if name not in _SECTIONS:
-            raise ValueError(f"{source}: {describe_unknown(name, _SECTIONS)}")
-    built: dict[str, Any] = {}
-    for name, section in _SECTIONS.items():
-        if not isinstance(values.get(name), dict):
-            raise ValueError(f"{source}: the section `{name}` is missing; restore the file.")
-        built[name] = build(section, values[name], source)
-    return CellConfig(**built)
+def _defaults(task: TaskName, model: ModelName) -> dict[str, dict[str, Any]]:
+    """The default settings by section; the preset file has them in one table."""
+    preset = load_preset("coordinates")
+    values = preset["all"] | preset[task][model]
+    sections: dict[str, Any] = {n: field.annotation for n, field in CellConfig.model_fields.items()}
+    return {
+        name: {setting: values[setting] for setting in section.model_fields if setting in values}
+        for name, section in sections.items()
+    }

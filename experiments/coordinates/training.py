@@ -9,7 +9,7 @@ import math
 import pickle
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from experiments.coordinates.config import CellConfig, cell_differences, load_config, to_json
+from experiments.coordinates.config import CellConfig, cell_differences, load_config
 from experiments.coordinates.data import Split, batches_of, split_positions
 from experiments.coordinates.table import headline_of, show_figure
 from experiments.coordinates.tasks import (
@@ -173,7 +173,7 @@ def train_cell(directory: CellDirectory, config: CellConfig, say: Say = print) -
         ValueError: If the cell cannot be trained here; one line.
     """
     threads = config.execution.threads or count_cores()
-    config = replace(config, execution=replace(config.execution, threads=threads))
+    config = config.replace(execution=config.execution.replace(threads=threads))
     if config.execution.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("`device` is cuda, but no GPU is available; use cpu.")
     torch.set_num_threads(threads)
@@ -185,7 +185,7 @@ def train_cell(directory: CellDirectory, config: CellConfig, say: Say = print) -
         weights = io.BytesIO()
         torch.save(trainer.network.state_dict(), weights)
         directory.result_path.unlink(missing_ok=True)  # from here on the old one is not whole
-        write_atomically(directory.config_path, to_json(config))
+        write_atomically(directory.config_path, config.to_json())
         write_atomically(directory.weights_path, weights.getvalue())
         _write_events(directory, result["curve"])
         write_json(directory.result_path, result)
@@ -268,7 +268,7 @@ class _Trainer:
     def result(self) -> dict[str, Any]:
         steps, seconds = self.perfect_at or (None, None)
         return {
-            **asdict(self.config.cell),
+            **self.config.cell.model_dump(),
             "parameters": count_parameters(self.network),
             "steps": self.steps,
             "seconds": self.seconds,

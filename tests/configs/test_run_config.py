@@ -1,8 +1,6 @@
-import dataclasses
 import json
 import re
-from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 import pytest
 from hypothesis import given, settings
@@ -15,52 +13,57 @@ from configs.run_config import (
     RunConfig,
     RunSettings,
     arm_name,
+    default_settings,
     experiment_differences,
-    from_json,
-    load_config,
     make_config,
-    settable_fields,
-    to_json,
 )
-from configs.settings import Bounds, annotations_of
+from configs.settings import Settings
 
 # --- any config -----------------------------------------------------------------------------------
 
 
-def values_of(annotation: Any) -> st.SearchStrategy[Any]:
+def values_of(annotation: Any, metadata: Any = ()) -> st.SearchStrategy[Any]:
     """Values a field may have."""
-    kind, bounds = annotation, Bounds()
-    if hasattr(annotation, "__metadata__"):
-        kind, bounds = get_args(annotation)
-    low = bounds.above if bounds.minimum is None else bounds.minimum
-    high = bounds.below if bounds.maximum is None else bounds.maximum
-    if get_origin(kind) is tuple:
-        layers = st.sets(st.integers(int(low or 0), int(high or 0)))
+    if get_origin(annotation) is Annotated:
+        annotation, constraints = get_args(annotation)
+        metadata = constraints.metadata
+    limits = {
+        name: getattr(limit, name)
+        for limit in metadata
+        for name in ("ge", "gt", "le", "lt")
+        if hasattr(limit, name)
+    }
+    low, high = limits.get("ge", limits.get("gt")), limits.get("le", limits.get("lt"))
+    if get_origin(annotation) is tuple:
+        layers = st.sets(values_of(get_args(annotation)[0]))
         return layers.map(lambda numbers: tuple(sorted(numbers)))
-    if kind is bool:
+    if annotation is bool:
         return st.booleans()
-    if kind is str:
+    if annotation is str:
         return st.text(max_size=20).filter(str.isprintable)
-    if kind is int:
-        return st.integers(int(low or 0), 10**12 if high is None else int(high))
-    if kind is float:
+    if annotation is int:
+        return st.integers(low, high)
+    if annotation is float:
         return st.floats(
             low,
             high,
-            exclude_min=bounds.above is not None,
-            exclude_max=bounds.below is not None,
+            exclude_min="gt" in limits,
+            exclude_max="lt" in limits,
             allow_nan=False,
             allow_infinity=False,
         )
-    return st.sampled_from(get_args(kind))
+    return st.sampled_from(get_args(annotation))
 
 
 @st.composite
 def configs(draw: st.DrawFn) -> RunConfig:
     algo = draw(st.sampled_from(["a2c", "dqn"]))
 
-    def of(section: Any) -> dict[str, Any]:
-        return {name: draw(values_of(kind)) for name, kind in annotations_of(section).items()}
+    def of(section: type[Settings]) -> dict[str, Any]:
+        return {
+            name: draw(values_of(field.annotation, field.metadata))
+            for name, field in section.model_fields.items()
+        }
 
     network = of(NetworkSettings)
     if not network["coord_layers"]:
@@ -78,26 +81,22 @@ def configs(draw: st.DrawFn) -> RunConfig:
     )
 
 
+def read(text: str | bytes) -> RunConfig:
+    return RunConfig.from_mapping(json.loads(text), "text")
+
+
 @settings(deadline=None)
 @given(configs())
-def test_from_json_is_the_inverse_of_to_json(config: RunConfig) -> None:
-    assert from_json(to_json(config), "text") == config
+def test_a_saved_config_comes_back(config: RunConfig) -> None:
+    assert read(config.to_json()) == config
 
 
 @settings(deadline=None)
 @given(configs())
 def test_a_config_differs_in_nothing_from_itself_carried_out_otherwise(config: RunConfig) -> None:
-    execution = dataclasses.replace(config.execution, threads=7, device="cuda:1")
-    other = config.with_execution(execution).with_total_agent_steps(123)
+    other = config.with_execution(threads=7, device="cuda:1").with_total_agent_steps(123)
     assert experiment_differences(config, other) == []
     assert other.name == config.name
-
-
-@settings(deadline=None)
-@given(st.binary() | st.text() | st.text().map(lambda text: json.dumps({text: text})))
-def test_from_json_raises_nothing_but_one_line(document: bytes | str) -> None:
-    with pytest.raises(ValueError, match=r"^text\b[^\n]*$"):
-        from_json(document, "text")
 
 
 @settings(deadline=None)
@@ -105,7 +104,7 @@ def test_from_json_raises_nothing_but_one_line(document: bytes | str) -> None:
 def test_a_config_with_one_part_replaced_is_read_or_refused_in_one_line(
     data: st.DataObject,
 ) -> None:
-    values = json.loads(to_json(make_config("Pong", "dqn", {})))
+    values = json.loads(make_config("Pong", "dqn", {}).to_json())
     section = data.draw(st.sampled_from(sorted(values)))
     junk = st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.none(), max_size=1)
     if isinstance(values[section], dict) and data.draw(st.booleans()):
@@ -113,12 +112,12 @@ def test_a_config_with_one_part_replaced_is_read_or_refused_in_one_line(
     else:
         values[section] = data.draw(junk)
     try:
-        config = from_json(json.dumps(values), "text")
+        config = read(json.dumps(values))
     except ValueError as error:
         line = str(error)
         assert re.fullmatch(r"[^\n]+", line)
     else:
-        assert from_json(to_json(config), "text") == config
+        assert read(config.to_json()) == config
 
 
 # --- the presets ----------------------------------------------------------------------------------
@@ -126,8 +125,9 @@ def test_a_config_with_one_part_replaced_is_read_or_refused_in_one_line(
 
 def test_a2c_is_rl_baselines3_zoos() -> None:
     """hyperparams/a2c.yml, section atari; SB3's defaults where that is silent."""
-    settings = dataclasses.asdict(make_config("Pong", "a2c", {}).hyperparameters)
-    assert settings == {
+    config = make_config("Pong", "a2c", {}, "zoo")
+    assert config.run.total_agent_steps == 10_000_000
+    assert dict(config.hyperparameters) == {
         "n_envs": 16,
         "n_steps": 5,
         "learning_rate": 7e-4,
@@ -143,6 +143,11 @@ def test_a2c_is_rl_baselines3_zoos() -> None:
         "rms_prop_eps": 1e-5,
         "rms_prop_alpha": 0.99,
     }
+
+
+def test_what_is_set_goes_before_a_preset() -> None:
+    config = make_config("Pong", "a2c", {"vf_coef": 0.75, "total_agent_steps": 5}, "zoo")
+    assert (config.run.total_agent_steps, dict(config.hyperparameters)["vf_coef"]) == (5, 0.75)
 
 
 def test_overrides_reach_every_section() -> None:
@@ -177,36 +182,34 @@ def test_arm_names(network: dict[str, Any], name: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("algo", "overrides", "message"),
+    ("algo", "preset", "overrides", "message"),
     [
-        ("ppo", {}, "`algo` must be one of a2c, dqn, got 'ppo'."),
-        ("a2c", {"gama": 1}, "unknown setting 'gama'; did you mean `gamma`?"),
+        ("ppo", None, {}, "`algo` must be one of a2c, dqn, got 'ppo'."),
+        ("a2c", None, {"gama": 1}, "unknown setting 'gama'; did you mean `gamma`?"),
         (
             "a2c",
+            None,
             {"gamma": 2},
-            "settings: `gamma` must be a number at least 0 and at most 1, got 2.",
+            "`gamma` must be a number at least 0 and at most 1, got 2.",
         ),
+        ("a2c", "zooo", {}, "--preset: unknown preset of a2c 'zooo'; did you mean `zoo`?"),
+        ("dqn", "zoo", {}, "--preset: dqn has none; leave it out."),
     ],
 )
-def test_make_config_refuses(algo: str, overrides: dict[str, Any], message: str) -> None:
+def test_make_config_refuses(
+    algo: str, preset: str | None, overrides: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        make_config("Pong", algo, overrides)
+        make_config("Pong", algo, overrides, preset)
 
 
 def test_game_and_algorithm_are_not_settable() -> None:
-    assert {"game", "algo"} & set(settable_fields("a2c")) == set()
-    assert "buffer_size" in settable_fields("dqn")
-    assert "buffer_size" not in settable_fields("a2c")
+    assert {"game", "algo"} & default_settings("a2c").keys() == set()
+    assert "buffer_size" in default_settings("dqn")
+    assert "buffer_size" not in default_settings("a2c")
 
 
 def test_experiment_differences_are_named_and_sorted() -> None:
     one = make_config("Pong", "a2c", {})
     other = make_config("Pong", "a2c", {"seed": 1, "gamma": 0.9, "coord_layers": [0]})
     assert experiment_differences(one, other) == ["coord_layers", "gamma", "seed"]
-
-
-def test_load_config_of_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "config.json"
-    message = f"{path} does not exist; check the path."
-    with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
-        load_config(path)

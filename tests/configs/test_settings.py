@@ -1,4 +1,4 @@
-import dataclasses
+import json
 import math
 import re
 from typing import Annotated, Any, Literal
@@ -6,32 +6,37 @@ from typing import Annotated, Any, Literal
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import Field
 
 from configs.settings import (
-    Bounds,
-    annotations_of,
-    as_mapping,
-    build,
+    Argument,
+    Flag,
+    SavedSettings,
+    Settings,
     describe_unknown,
     differing_keys,
+    flags_of,
     load_preset,
+    override,
     parse_assignments,
-    parse_value,
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Example:
-    count: Annotated[int, Bounds(1, 64)]
-    share: Annotated[float, Bounds(above=0, below=1)]
+class Example(Settings):
+    count: Annotated[int, Field(ge=1, le=64), Flag("--count", "how many")]
+    share: Annotated[float, Field(gt=0, lt=1)]
     free: float
     switch: bool
     text: str
     choice: Literal["one", "two"]
-    layers: Annotated[tuple[int, ...], Bounds(0, 2)]
+    layers: tuple[Annotated[int, Field(ge=0, le=2)], ...]
 
 
-EXAMPLE = Example(3, 0.5, -2.0, True, "é", "two", (0, 2))
+class Saved(SavedSettings):
+    part: Example
+    number: int
+
+
 VALUES: dict[str, Any] = {
     "count": 3,
     "share": 0.5,
@@ -54,16 +59,17 @@ examples = st.builds(
 )
 
 
-def test_build_turns_lists_into_tuples_and_whole_numbers_into_floats() -> None:
-    built = build(Example, VALUES, "file")
-    assert built == EXAMPLE
+def test_lists_become_tuples_and_whole_numbers_floats() -> None:
+    built = Example.parse(VALUES)
+    assert dict(built) == VALUES | {"layers": (0, 2)}
     assert type(built.free) is float
 
 
 @settings(deadline=None)
-@given(examples)
-def test_build_is_the_inverse_of_as_mapping(example: Example) -> None:
-    assert build(Example, as_mapping(example), "file") == example
+@given(examples, st.integers())
+def test_a_file_holds_what_was_saved(example: Example, number: int) -> None:
+    saved = Saved(part=example, number=number)
+    assert Saved.from_mapping(json.loads(saved.to_json()), "file") == saved
 
 
 @settings(deadline=None)
@@ -80,8 +86,8 @@ def test_what_is_typed_is_what_is_built(example: Example) -> None:
         "layers": ",".join(map(str, example.layers)),
     }
     assignments = [f"{name}={text}" for name, text in as_typed.items()]
-    values = parse_assignments(assignments, annotations_of(Example))
-    assert Example(**values) == dataclasses.replace(example, text=example.text.strip())
+    built = Example.parse(parse_assignments(assignments, VALUES))
+    assert built == example.replace(text=example.text.strip())
 
 
 json_values = st.recursive(
@@ -93,9 +99,9 @@ json_values = st.recursive(
 
 @settings(deadline=None)
 @given(st.sampled_from(sorted(VALUES)), json_values)
-def test_build_gives_a_valid_object_or_one_line(name: str, value: Any) -> None:
+def test_parse_gives_a_valid_object_or_one_line(name: str, value: Any) -> None:
     try:
-        built = build(Example, VALUES | {name: value}, "file")
+        built = Example.parse(VALUES | {name: value}, "file")
     except ValueError as error:
         line = str(error)
         assert line.startswith(f"file: `{name}` must be ")
@@ -110,25 +116,19 @@ def test_build_gives_a_valid_object_or_one_line(name: str, value: Any) -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.text() | st.builds("{}={}".format, st.sampled_from(list(VALUES)), st.text())))
-def test_parse_assignments_raises_nothing_but_one_line(assignments: list[str]) -> None:
+def test_assignments_raise_nothing_but_one_line(assignments: list[str]) -> None:
     try:
-        values = parse_assignments(assignments, annotations_of(Example))
+        Example.parse(VALUES | parse_assignments(assignments, VALUES))
     except ValueError as error:
         line = str(error)
         assert line.startswith("--set")
         assert "\n" not in line
-    else:
-        build(Example, VALUES | values, "file")
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         (VALUES | {"cuont": 3}, "file: unknown setting 'cuont'; did you mean `count`?"),
-        (
-            VALUES | {"?": 3},
-            "file: unknown setting '?'; known: count, share, free, switch, text, choice, layers.",
-        ),
         (
             {name: value for name, value in VALUES.items() if name != "text"},
             "file: `text` is missing; add it.",
@@ -140,6 +140,7 @@ def test_parse_assignments_raises_nothing_but_one_line(assignments: list[str]) -
         (VALUES | {"share": 1}, "file: `share` must be a number above 0 and below 1, got 1."),
         (VALUES | {"free": math.nan}, "file: `free` must be a number, got nan."),
         (VALUES | {"free": math.inf}, "file: `free` must be a number, got inf."),
+        (VALUES | {"switch": 1}, "file: `switch` must be true or false, got 1."),
         (VALUES | {"text": None}, "file: `text` must be text, got none."),
         (VALUES | {"text": "a\nb"}, "file: `text` must be printable text, got 'a\\nb'."),
         (VALUES | {"choice": 1}, "file: `choice` must be one of one, two, got 1."),
@@ -148,65 +149,123 @@ def test_parse_assignments_raises_nothing_but_one_line(assignments: list[str]) -
             VALUES | {"layers": [True]},
             "file: `layers` must be a whole number at least 0 and at most 2, got true.",
         ),
+        (
+            VALUES | {"count": Argument("1k", "--count")},
+            "file: --count: `count` must be a whole number at least 1 and at most 64, got 1_000.",
+        ),
     ],
 )
-def test_build_names_what_is_wrong(values: dict[str, Any], message: str) -> None:
+def test_parse_names_what_is_wrong(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        build(Example, values, "file")
+        Example.parse(values, "file")
+
+
+SAVED = {"format_version": 2, "part": VALUES, "number": 1}
 
 
 @pytest.mark.parametrize(
-    ("text", "annotation", "value"),
+    ("values", "message"),
     [
-        ("1_000", int, 1000),
-        ("1e6", int, 1_000_000),
-        ("2.5e-4", float, 0.00025),
-        ("3", float, 3.0),
-        ("TRUE", bool, True),
-        ("false", bool, False),
-        ("0, 2", tuple[int, ...], (0, 2)),
-        ("0 2", tuple[int, ...], (0, 2)),
-        ("", tuple[int, ...], ()),
-        ("one", Literal["one"], "one"),
-        (" a b ", str, " a b "),
+        ([], "a config must be a JSON object; restore the file."),
+        (
+            SAVED | {"format_version": 1},
+            "format version 1 is not the one this release reads (2); use the release that wrote "
+            "it.",
+        ),
+        (
+            {"part": VALUES},
+            "format version None is not the one this release reads (2); use the release that wrote "
+            "it.",
+        ),
+        ({"format_version": 2}, "the section `part` is missing; restore the file."),
+        (SAVED | {"part": None}, "the section `part` is missing; restore the file."),
+        (SAVED | {"parts": {}}, "unknown setting 'parts'; did you mean `part`?"),
+        (
+            SAVED | {"part": VALUES | {"share": 2}},
+            "`share` must be a number above 0 and below 1, got 2.",
+        ),
     ],
 )
-def test_parse_value(text: str, annotation: Any, value: Any) -> None:
-    parsed = parse_value("name", text, annotation, "--set")
-    assert parsed == value
-    assert type(parsed) is type(value)
-
-
-def test_a_field_of_an_unknown_kind_is_our_own_mistake() -> None:
-    with pytest.raises(TypeError, match="settings cannot hold"):
-        parse_value("name", "x", complex, "--set")
+def test_a_damaged_file(values: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^file: {re.escape(message)}$"):
+        Saved.from_mapping(values, "file")
 
 
 @pytest.mark.parametrize(
-    ("bounds", "number", "held"),
+    ("name", "text", "value"),
     [
-        (Bounds(0), 0, True),
-        (Bounds(0), -1e-9, False),
-        (Bounds(above=0), 0, False),
-        (Bounds(below=1), 1, False),
-        (Bounds(maximum=1), 1, True),
-        (Bounds(), math.nan, False),
-        (Bounds(0, 1), 10**400, False),
-        (Bounds(0), 10**400, True),
+        *[("number", text, 1_000) for text in ("1_000", "1000.0", "1e3", "1k", "1K", "0.001M")],
+        ("number", "2.3M", 2_300_000),
+        ("number", "-5", -5),
+        *[("number", text, None) for text in ("1.5", "1.2345k", "k", "1kk", "1m", "nan", "inf")],
+        ("number", "1e999999999", None),
+        ("free", "2.5e-4", 0.00025),
+        ("free", "3", 3.0),
+        ("switch", "TRUE", True),
+        ("switch", "false", False),
+        ("layers", "0, 2", (0, 2)),
+        ("layers", "0 2", (0, 2)),
+        ("layers", "", ()),
+        ("text", " a b ", " a b "),
     ],
 )
-def test_bounds(bounds: Bounds, number: float, held: bool) -> None:
-    assert bounds.hold(number) == held
+def test_text(name: str, text: str, value: Any) -> None:
+    class Values(Settings):
+        number: int = 0
+        free: float = 0.0
+        switch: bool = False
+        layers: tuple[int, ...] = ()
+        text: str = ""
+
+    values = {name: Argument(text, "--x")}
+    if value is None:
+        message = f"--x: `number` must be a whole number, got {text!r}."
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            Values.parse(values)
+    else:
+        parsed = getattr(Values.parse(values), name)
+        assert parsed == value
+        assert type(parsed) is type(value)
+
+
+def test_settings_do_not_change() -> None:
+    example = Example.parse(VALUES)
+    with pytest.raises(ValueError, match="frozen"):
+        example.count = 4
+    assert example.replace(count=4) == Example.parse(VALUES | {"count": 4})
+    with pytest.raises(ValueError, match=r"^`count` must be a whole number [^\n]*, got 0\.$"):
+        example.replace(count=0)
+
+
+def test_flags() -> None:
+    assert flags_of(Saved, Example) == {"count": (Flag("--count", "how many"), int)}
+
+
+def test_overrides_reach_every_section() -> None:
+    sections = {"one": {"a": 1}, "two": {"b": 2, "c": 3}}
+    override(sections, {"c": 4, "a": 5})
+    assert sections == {"one": {"a": 5}, "two": {"b": 2, "c": 4}}
+    with pytest.raises(ValueError, match=r"^unknown setting 'd'; known: a, b, c\.$"):
+        override(sections, {"d": 1})
 
 
 def test_differing_keys() -> None:
     assert differing_keys({"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 0, "d": 3}) == ["b", "c", "d"]
 
 
-def test_describe_unknown_is_short_whatever_the_name() -> None:
-    line = describe_unknown("x\n" * 10**6, ["gamma"])
-    shown = repr("x\n" * 40)[:60]
-    assert line == f"unknown setting {shown}; known: gamma."
+@pytest.mark.parametrize(
+    ("name", "known", "line"),
+    [
+        ("x\n" * 10**6, ["gamma"], f"unknown setting {repr('x' + chr(10))[:-1]}"),
+        ("?", ["a", "b"], "unknown setting '?'; known: a, b."),
+        ("???", [f"x{i}" for i in range(9)], "unknown setting '???'; known: x"),
+    ],
+)
+def test_an_unknown_name_is_told_briefly(name: str, known: list[str], line: str) -> None:
+    told = describe_unknown(name, known)
+    assert told.startswith(line)
+    assert len(told) < 120
+    assert told.count(",") <= 5
 
 
 def test_a_preset() -> None:

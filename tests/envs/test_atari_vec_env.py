@@ -4,7 +4,6 @@ import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +52,8 @@ def draw_actions(env: AtariVecEnv, steps: int, seed: int = 0) -> npt.NDArray[np.
 @pytest.mark.parametrize(
     "protocol",
     [
-        pytest.param(replace(BASELINES, max_frames_per_game=330), id="baselines"),
-        pytest.param(replace(MACHADO, max_frames_per_game=330, clip_rewards=False), id="machado"),
+        pytest.param(BASELINES.replace(max_frames_per_game=330), id="baselines"),
+        pytest.param(MACHADO.replace(max_frames_per_game=330, clip_rewards=False), id="machado"),
     ],
 )
 def test_environments_are_independent_games(protocol: Any) -> None:
@@ -139,7 +138,7 @@ def test_rewards_are_clipped_and_returns_are_not() -> None:
 
 
 def test_returned_arrays_are_the_callers() -> None:
-    env = AtariVecEnv(find_game("Breakout"), replace(MACHADO, max_frames_per_game=8), 1, seed=0)
+    env = AtariVecEnv(find_game("Breakout"), MACHADO.replace(max_frames_per_game=8), 1, seed=0)
     kept = [reset(env)]
     no_op = np.zeros(1, dtype=np.int64)
     for _ in range(6):
@@ -178,7 +177,7 @@ MODE_FRAMES = {
 
 def test_every_game_starts_steps_and_reports() -> None:
     """Games of three steps, and into the next."""
-    protocol = replace(MACHADO, max_frames_per_game=12)
+    protocol = MACHADO.replace(max_frames_per_game=12)
     no_op = np.zeros(1, dtype=np.int64)
 
     def play(game: Game) -> tuple[list[bool], int]:

@@ -16,7 +16,7 @@ from envs.games import find_game
 
 BASELINES = load_protocol("baselines")
 MACHADO = load_protocol("machado")
-WITHOUT_NO_OPS = replace(BASELINES, no_op_max=0)
+WITHOUT_NO_OPS = BASELINES.replace(no_op_max=0)
 
 NO_OP, FIRE, ACTION_2 = 0, 1, 2
 
@@ -131,7 +131,7 @@ def test_rewards_are_raw_and_the_return_is_their_sum() -> None:
 
 @pytest.mark.parametrize("max_frames", [20, 22])
 def test_frame_limit(max_frames: int) -> None:
-    protocol = replace(MACHADO, max_frames_per_game=max_frames)
+    protocol = MACHADO.replace(max_frames_per_game=max_frames)
     game = make_game("Pong", protocol)
     game.start()
     ends = [(outcome.terminated, outcome.truncated) for outcome, _ in play(game, 12)]
@@ -178,7 +178,7 @@ def test_seeding_happens_at_a_games_start(
     agent_steps_between_seedings: int, seeded_games: list[int]
 ) -> None:
     """Games of 10 agent steps."""
-    protocol = replace(MACHADO, max_frames_per_game=40)
+    protocol = MACHADO.replace(max_frames_per_game=40)
     game = make_game("Pong", protocol, agent_steps_between_seedings=agent_steps_between_seedings)
     game.start()
     seeded = [game.get_state()["seeded_game_number"]]
@@ -217,7 +217,7 @@ def test_start_abandons_a_game_for_a_freshly_seeded_one() -> None:
 
 # --- rebuilding -----------------------------------------------------------------------------------
 
-SHORT_GAMES = replace(BASELINES, max_frames_per_game=300)
+SHORT_GAMES = BASELINES.replace(max_frames_per_game=300)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ SHORT_GAMES = replace(BASELINES, max_frames_per_game=300)
         pytest.param("Breakout", BASELINES, 150, 430, id="baselines, seeded anew"),
         pytest.param(
             "MsPacman",
-            replace(MACHADO, max_frames_per_game=300),
+            MACHADO.replace(max_frames_per_game=300),
             150,
             430,
             id="machado, seeded anew",
@@ -339,7 +339,7 @@ def test_a_replay_that_leads_elsewhere_is_noticed(
 
 def test_actions_that_end_with_a_finished_game_are_noticed() -> None:
     """Such a state is never saved, though its numbers fit."""
-    game = make_game("Pong", replace(MACHADO, max_frames_per_game=40))
+    game = make_game("Pong", MACHADO.replace(max_frames_per_game=40))
     game.start()
     list(play(game, 9))
     ended = with_actions(lambda actions: actions + b"\x00")(game.get_state())

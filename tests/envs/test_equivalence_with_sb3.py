@@ -33,7 +33,7 @@ and lengths, and frames, but for these differences. Each is held by a test, here
 """
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import ale_py
@@ -58,7 +58,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is out of date")
 
 BASELINES = load_protocol("baselines")
 MACHADO = load_protocol("machado")
-WITHOUT_NO_OPS = replace(BASELINES, no_op_max=0)
+WITHOUT_NO_OPS = BASELINES.replace(no_op_max=0)
 
 # Bounds of the named differences between frames, in grey levels of 0-255.
 MAX_POOLING_DIFFERENCE = 50  # 1
@@ -227,7 +227,7 @@ def test_games_agree(game: str, lives_lost: int, games_over: int) -> None:
 
 def make_three(game: str, max_frames: int) -> tuple[VecEnv, VecEnv, VecEnv]:
     """Ours, SB3's, and SB3's with grey pooling, at their first observations."""
-    protocol = replace(WITHOUT_NO_OPS, max_frames_per_game=max_frames)
+    protocol = WITHOUT_NO_OPS.replace(max_frames_per_game=max_frames)
     ours = AtariVecEnv(find_game(game), protocol, 1, seed=0)
     environments = (ours, make_sb3_env(game, 1, max_frames), make_grey_sb3_env(game, 1, max_frames))
     for env in environments:
@@ -276,7 +276,7 @@ def test_time_limits_agree(max_frames: int, agent_steps: int) -> None:
 )
 def test_presses_that_end_a_game(max_frames: int, sb3_reports: list[bool]) -> None:
     """Difference 5, with limits so small that the presses reach them."""
-    machado = AtariVecEnv(find_game("Breakout"), replace(MACHADO, no_op_max=0), 1, seed=0)
+    machado = AtariVecEnv(find_game("Breakout"), MACHADO.replace(no_op_max=0), 1, seed=0)
     start = as_array(machado.reset())[0, -1]
     ours, sb3, grey = make_three("Breakout", max_frames)
     for actions, reported_by_sb3 in zip(draw_actions(ours, 4), sb3_reports, strict=True):
@@ -344,7 +344,7 @@ def test_time_limit_about_a_lost_life(
 
 def test_a_life_lost_in_the_no_op_after_a_lost_life() -> None:
     """It ends no episode of its own: Atlantis, with actions held so long that it happens."""
-    protocol = replace(WITHOUT_NO_OPS, frames_per_agent_step=64)
+    protocol = WITHOUT_NO_OPS.replace(frames_per_agent_step=64)
     ours = AtariVecEnv(find_game("Atlantis"), protocol, 1, seed=0)
     sb3 = make_sb3_env("Atlantis", frame_skip=64)
     ours.reset()
@@ -376,7 +376,7 @@ def test_sticky_actions_are_the_emulators(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_number_of_no_ops() -> None:
     """Difference 3: 0 to 30, all alike; SB3 1 to 30. The games are cut after one frame."""
-    protocol = replace(MACHADO, no_op_max=30, frames_per_agent_step=1, max_frames_per_game=1)
+    protocol = MACHADO.replace(no_op_max=30, frames_per_agent_step=1, max_frames_per_game=1)
     env = AtariVecEnv(find_game("Breakout"), protocol, 1, seed=0)
     env.reset()
     no_op = np.zeros(1, dtype=np.int64)
@@ -399,7 +399,7 @@ def test_number_of_no_ops() -> None:
 @pytest.mark.parametrize("game", ["Breakout", "MsPacman"])
 def test_games_with_as_many_no_ops_agree(game: str) -> None:
     """Differences 3 and 4: the no-ops come first and are not counted in the frame limit."""
-    ours = AtariVecEnv(find_game(game), replace(BASELINES, max_frames_per_game=400), 1, seed=0)
+    ours = AtariVecEnv(find_game(game), BASELINES.replace(max_frames_per_game=400), 1, seed=0)
     first = ours.reset()
     actions = draw_actions(ours, 110)
     steps: list[Step] = []
@@ -430,7 +430,7 @@ def test_games_with_as_many_no_ops_agree(game: str) -> None:
 @pytest.mark.parametrize(("game", "mode_frames"), [("NameThisGame", 134), ("Berzerk", 20)])
 def test_frames_that_select_the_mode(game: str, mode_frames: int) -> None:
     """Difference 4: without them limits and lengths agree."""
-    protocol = replace(WITHOUT_NO_OPS, max_frames_per_game=100)
+    protocol = WITHOUT_NO_OPS.replace(max_frames_per_game=100)
     ours = AtariVecEnv(find_game(game), protocol, 1, seed=0)
     grey = make_grey_sb3_env(game, 1, max_frames=100 + mode_frames)
     np.testing.assert_array_equal(as_array(ours.reset()), grey.reset())

@@ -114,7 +114,11 @@ def test_a_file_in_the_way(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "status", [RunStatus("running", 0), RunStatus("failed", 3, "environment 1 failed: é")]
+    "status",
+    [
+        RunStatus(state="running", agent_steps=0),
+        RunStatus(state="failed", agent_steps=3, message="environment 1 failed: é"),
+    ],
 )
 def test_status(directory: RunDirectory, status: RunStatus) -> None:
     directory.path.mkdir()

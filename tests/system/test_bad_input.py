@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import train
-from configs.run_config import make_config, to_json
+from configs.run_config import make_config
 from experiments.comparison import __main__ as report
 from experiments.comparison.plan import make_plan, save_plan
 from tests.synthetic_runs import write_run
@@ -685,7 +685,7 @@ def test_a_damaged_config_is_named(
 ) -> None:
     folder = here / "runs" / "Breakout" / "a2c-cnn" / "seed0"
     folder.mkdir(parents=True)
-    config = json.loads(to_json(make_config("Breakout", "a2c", {})))
+    config = json.loads(make_config("Breakout", "a2c", {}).to_json())
     damage(config)
     path = folder / "config.json"
     path.write_text(json.dumps(config))

@@ -158,7 +158,7 @@ def test_episodes_that_find_no_room(
     assert state is not None
     assert state.state == "failed"
     assert state.message == f"/dev/full cannot be written {FULL}"
-    assert train(runs, config).read_status() == RunStatus("finished", 300)
+    assert train(runs, config).read_status() == RunStatus(state="finished", agent_steps=300)
 
 
 def test_tensorboard_rows_that_find_no_room(uninterrupted: RunDirectory, tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_a_replay_memory_that_finds_no_room(
     with monkeypatch.context() as patch:
         fill_disk(patch)
         assert refuse(tmp_path, config) == f"{frames} cannot be written {FULL}"
-    assert train(tmp_path, config).read_status() == RunStatus("finished", 300)
+    assert train(tmp_path, config).read_status() == RunStatus(state="finished", agent_steps=300)
 
 
 @pytest.fixture
@@ -342,7 +342,9 @@ def test_every_checkpoint_is_on_record(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, config, Interruption(A2C_UPDATES, die))
-    assert run_directory(tmp_path, config).read_status() == RunStatus("running", 180)
+    assert run_directory(tmp_path, config).read_status() == RunStatus(
+        state="running", agent_steps=180
+    )
 
 
 def test_a_checkpoint_of_another_run(interrupted: Callable[[str], Path]) -> None:
@@ -613,7 +615,7 @@ def test_a_damaged_replay_memory_is_refilled_and_that_is_said(
     train(runs, config)
     assert before is None or target.read_bytes() == before
     assert refilling(directory) in capsys.readouterr().out
-    assert directory.read_status() == RunStatus("finished", 300)
+    assert directory.read_status() == RunStatus(state="finished", agent_steps=300)
     assert not directory.replay_path.exists()
 
 
@@ -622,7 +624,7 @@ def test_a_finished_runs_replay_memory_is_deleted_or_kept(tmp_path: Path, capsys
     directory = train(tmp_path, config)
     assert directory.replay_path.exists()
     extended = config.with_total_agent_steps(360)
-    forgetful = extended.with_execution(replace(extended.execution, keep_replay=False))
+    forgetful = extended.with_execution(keep_replay=False)
     capsys.readouterr()
     train(tmp_path, forgetful)
     assert capsys.readouterr().out == f"{config.name}: resumed at 300 agent steps.\n"
@@ -644,7 +646,7 @@ def test_a_refill_can_be_interrupted(tmp_path: Path) -> None:
     directory = run_directory(other, config)
     with pytest.raises(TrainingStopped):
         train(other, longer, Interruption(0))
-    assert directory.read_status() == RunStatus("interrupted", 300)
+    assert directory.read_status() == RunStatus(state="interrupted", agent_steps=300)
     with pytest.raises(TrainingStopped):  # refilled, and not trained to the next checkpoint
         train(other, longer, Interruption(1))
     assert compare_runs(run_directory(one, config), train(other, longer)) == []
@@ -673,8 +675,7 @@ def test_the_checkpoint_interval_of_a_replay_memory(
     runs = interrupted("dqn")
 
     def every(agent_steps: int) -> RunConfig:
-        execution = replace(config.execution, checkpoint_every_agent_steps=agent_steps)
-        return config.with_execution(execution)
+        return config.with_execution(checkpoint_every_agent_steps=agent_steps)
 
     assert refuse(runs, every(5_000)) == (
         "`checkpoint_every_agent_steps` cannot be raised to 5_000: this run's replay buffer was "
@@ -744,7 +745,9 @@ def test_a_failing_emulator_ends_the_run_with_one_line(
     assert checkpoint is not None
     assert complaints == []
     saved = int(checkpoint.path.stem)
-    assert directory.read_status() == RunStatus("failed", saved, f"environment 1 failed: {fault}")
+    assert directory.read_status() == RunStatus(
+        state="failed", agent_steps=saved, message=f"environment 1 failed: {fault}"
+    )
 
 
 def fail_always(*_: Any) -> Any:
@@ -843,7 +846,9 @@ def check_hung(
     assert done.stderr == f"error: {message}; the same command goes on.\n"
     checkpoint, _ = newest_good_checkpoint(directory)
     assert checkpoint is not None
-    assert directory.read_status() == RunStatus("failed", int(checkpoint.path.stem), message)
+    assert directory.read_status() == RunStatus(
+        state="failed", agent_steps=int(checkpoint.path.stem), message=message
+    )
     with directory.lock():  # which the dead process does not hold
         pass
 
@@ -894,7 +899,9 @@ def test_divergence_keeps_the_last_good_checkpoint(
     assert checkpoint is not None
     saved = int(checkpoint.path.stem)
     assert 60 <= saved <= int(found[2])
-    assert directory.read_status() == RunStatus("diverged", saved, found[1])
+    assert directory.read_status() == RunStatus(
+        state="diverged", agent_steps=saved, message=found[1]
+    )
     assert all(torch.isfinite(tensor).all() for tensor in checkpoint.policy_state.values())
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 import evaluate
 from configs.protocols import load_protocol
-from configs.run_config import make_config, to_json
+from configs.run_config import make_config
 from envs.games import find_game
 from tests.agents.evaluation.test_evaluate import save_foreign, write_run
 from tests.agents.evaluation.test_video import decode, describe
@@ -243,7 +243,7 @@ def test_a_path_without_an_agent_is_one_line(tmp_path, capsys):
         f"{tmp_path} is not a run's directory: it has no config.json; give one, such as "
         "runs/Pong/a2c-coordconv/seed0, or a model's .zip file."
     )
-    (tmp_path / "config.json").write_text(to_json(make_config("Pong", "a2c", {})))
+    (tmp_path / "config.json").write_text(make_config("Pong", "a2c", {}).to_json())
     assert refuse([str(tmp_path)], capsys) == (
         f"{tmp_path} has no model yet; train it up to its first checkpoint."
     )

@@ -15,7 +15,7 @@ import torch
 
 import train
 from agents.models.model_file import read_model_zip
-from configs.run_config import from_json, make_config
+from configs.run_config import RunConfig, make_config
 from envs.games import all_games
 from runtime.run_directory import RunDirectory, RunStatus
 from tests.short_runs import command_line, short_config
@@ -77,7 +77,7 @@ def test_killed_stopped_interrupted_and_gone_on(tmp_path: Path) -> None:
         assert processes_of_session(process.pid) == []
     with directory.lock():  # which the dead process does not hold
         pass
-    assert directory.read_status() == RunStatus("running", 0)
+    assert directory.read_status() == RunStatus(state="running", agent_steps=0)
 
     for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
         before = newest_checkpoint(directory)
@@ -92,7 +92,7 @@ def test_killed_stopped_interrupted_and_gone_on(tmp_path: Path) -> None:
             assert (process.returncode, err) == (status, "")
             assert out == f"{directory.path}: saved; the same command goes on from here.\n"
         state = directory.read_status()
-        assert state == RunStatus("interrupted", newest_checkpoint(directory))
+        assert state == RunStatus(state="interrupted", agent_steps=newest_checkpoint(directory))
 
     starts = json.loads(directory.provenance_path.read_text())["starts"]
     assert len(starts) == 3
@@ -192,14 +192,14 @@ def test_dry_run_prints_the_config_and_writes_nothing(
         "device": "cpu",
         "learning_rate": 2.5e-4,
     }
-    printed = from_json(capsys.readouterr().out, "output")
+    printed = RunConfig.from_mapping(json.loads(capsys.readouterr().out), "output")
     assert printed == make_config("MsPacman", "dqn", expected)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_coordconv_alone_means_the_first_layer(capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main(["--game", "Pong", "--coordconv", "--dry-run"]) == 0
-    printed = from_json(capsys.readouterr().out, "output")
+    printed = RunConfig.from_mapping(json.loads(capsys.readouterr().out), "output")
     assert printed == make_config("Pong", "a2c", {"coord_layers": [0]})
 
 

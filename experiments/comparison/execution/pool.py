@@ -5,12 +5,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from agents.training.run import plan_run
-from configs.run_config import RunConfig, to_json
+from configs.run_config import RunConfig
 from experiments.comparison.execution.live_table import LiveTable
 from experiments.comparison.plan import ComparisonPlan
 from experiments.comparison.report.records import describe_source, has_ended, read_starts
@@ -82,7 +82,7 @@ class LocalWorker:
             )
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(json.loads(to_json(config))).encode() + b"\n")
+            self._process.stdin.write(json.dumps(json.loads(config.to_json())).encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             pass  # it died at once; its exit status and log tell
@@ -217,7 +217,7 @@ def _with_threads(config: RunConfig, runs: Path, threads: int) -> RunConfig:
     """A new run gets its share of the threads; one that goes on keeps its number."""
     if config.execution.threads or RunDirectory(runs / config.name).exists():
         return config
-    return config.with_execution(replace(config.execution, threads=threads))
+    return config.with_execution(threads=threads)
 
 
 def _describe_failure(config: RunConfig, runs: Path, code: int) -> Failure:

@@ -5,6 +5,7 @@ name, on a file system with working `flock`. A run whose node is lost is started
 another one, where it goes on from its last checkpoint.
 """
 
+import json
 import logging
 import socket
 import time
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from configs.run_config import RunConfig, from_json, to_json
+from configs.run_config import RunConfig
 from experiments.comparison.execution.pool import (
     SECONDS_BETWEEN_LOOKS,
     SECONDS_FOR_SAVING,
@@ -33,7 +34,7 @@ class RayWorker:
 
     def __init__(self, ray: Any, task: Any, config: RunConfig, runs: Path) -> None:
         self._ray = ray
-        self._result = task.remote(to_json(config), str(runs.absolute()))
+        self._result = task.remote(config.to_json(), str(runs.absolute()))
 
     def poll(self) -> int | None:
         """Its exit status; None while it goes on."""
@@ -122,7 +123,7 @@ def train_in_task(config_json: str, runs: str) -> int:
 
     A cancelled task is told by KeyboardInterrupt, and has its run saved.
     """
-    config = from_json(config_json, "the task's config")
+    config = RunConfig.from_mapping(json.loads(config_json), "the task's config")
     _wait_for(RunDirectory(Path(runs) / config.name))
     worker = LocalWorker(config, Path(runs))
     while (code := worker.poll()) is None:

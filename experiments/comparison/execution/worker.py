@@ -8,6 +8,7 @@ Unlike a command that a user watches, it is in no hurry when told twice: a batch
 process, and then the parent tells its workers. Only SIGKILL ends it unsaved.
 """
 
+import json
 import os
 import signal
 import sys
@@ -15,7 +16,7 @@ import threading
 from pathlib import Path
 from types import FrameType
 
-from configs.run_config import from_json
+from configs.run_config import RunConfig
 from runtime.command_line import exit_on_user_error
 from runtime.process_settings import prepare_process
 from runtime.stop_request import SIGNAL_BASE, STOPPING_SIGNALS, StopRequest
@@ -35,7 +36,7 @@ def main() -> int:
     prepare_process()
     (runs,) = sys.argv[1:]
     with exit_on_user_error():
-        config = from_json(_read_line(), "standard input")
+        config = RunConfig.from_mapping(json.loads(_read_line()), "standard input")
         threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
         from agents.training.command import run_training
 

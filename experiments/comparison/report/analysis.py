@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from configs.comparison import MIN_SEEDS
 from configs.protocols import load_protocol
-from configs.settings import as_mapping
+from configs.run_config import parse_arm
 from envs.games import find_game
-from experiments.comparison.arms import parse_arm
 from experiments.comparison.report.network_cost import compute_network_cost, find_weight_shares
 from experiments.comparison.report.position_use import VARIANTS, Variant, read_ablation
 from experiments.comparison.report.records import Comparison, RunRecord
@@ -24,7 +24,6 @@ from experiments.comparison.statistics.curves import (
     mean_return_over_training,
 )
 from experiments.comparison.statistics.intervals import Interval
-from experiments.comparison.statistics.power import MIN_SEEDS
 from experiments.comparison.statistics.verdicts import (
     VERDICTS,
     GameScores,
@@ -207,7 +206,7 @@ def analyse(comparison: Comparison) -> Analysis:
             total_agent_steps=plan.total_agent_steps,
             look=plan.look,
             earlier_looks_at_seeds=plan.looks,
-            criteria=as_mapping(plan.criteria),
+            criteria=plan.criteria.model_dump(),
         ),
         games=scores,
         comparisons=[_compare_arms(comparison, scores, candidate) for candidate in plan.arms[1:]],
@@ -420,13 +419,13 @@ def _describe_settings(comparison: Comparison) -> SettingsCard:
     template = comparison.plan.template
     starts = [start for run in comparison.runs.values() for start in run.starts]
     packages = [found for start in starts if isinstance(found := start.get("packages"), dict)]
-    run = as_mapping(template.run)
+    run = template.run.model_dump()
     for name in ("game", "seed"):
         del run[name]
     return SettingsCard(
         run=run,
-        hyperparameters=as_mapping(template.hyperparameters),
-        protocol=asdict(load_protocol(template.run.protocol)),
+        hyperparameters=template.hyperparameters.model_dump(),
+        protocol=load_protocol(template.run.protocol).model_dump(),
         source_version=comparison.plan.source,
         packages={
             name: _distinct([start.get("packages") for start in starts], name)

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from configs.comparison import MIN_SEEDS
 from envs.games import find_game
 from experiments.comparison.report.analysis import Analysis, ArmsCompared
 from experiments.comparison.report.records import Comparison
@@ -24,7 +25,6 @@ from experiments.comparison.statistics.curves import (
     smooth_learning_curve,
 )
 from experiments.comparison.statistics.intervals import FloatArray
-from experiments.comparison.statistics.power import MIN_SEEDS
 
 _DOTS_PER_INCH = 110
 _BASELINE_COLOUR = "#4d4d4d"

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from agents.algorithms.build import extractor_arguments
 from agents.models.model_file import read_model_zip
-from configs.run_config import NetworkSettings
+from configs.run_config import NetworkSettings, parse_arm
 from envs.emulated_game import FRAME_SIZE
 from envs.frame_stack import STACKED_FRAMES
-from experiments.comparison.arms import parse_arm
 from policies.coordconv import ExtraChannelConv2d
 from policies.extractors import NatureCoordCNN
 from runtime.run_directory import RunDirectory

@@ -6,18 +6,18 @@ shuffled, which keeps the map's values and loses where they were.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from stable_baselines3.dqn.policies import CnnPolicy as DQNCnnPolicy
 from torch import Tensor
 
 from agents.evaluation.agent import TrainedAgent, load_agent
 from agents.evaluation.games import play_games
-from configs.settings import Bounds, build
+from configs.settings import Settings
 from experiments.comparison.plan import load_plan
 from experiments.comparison.report.records import RunRecord, gather
 from policies.coordconv import plain_convolution
@@ -31,9 +31,8 @@ FILE_NAME = "ablation.json"
 _SEED = 0  # of the games, the agent's draws and the shuffling
 
 
-@dataclass(frozen=True)
-class _Ablation:
-    trained_agent_steps: Annotated[int, Bounds(0)]
+class _Ablation(Settings):
+    trained_agent_steps: Annotated[int, Field(ge=0)]
     intact: tuple[int, ...]
     zeroed: tuple[int, ...]
     shuffled: tuple[int, ...]
@@ -81,7 +80,7 @@ def read_ablation(run: RunRecord) -> dict[Variant, Sequence[int]] | None:
         return None
     if not isinstance(values, dict):
         raise ValueError(f"{path}: not an ablation; delete the file and give --ablate again.")
-    ablation = build(_Ablation, values, str(path))
+    ablation = _Ablation.parse(values, str(path))
     returns: dict[Variant, Sequence[int]] = {
         "intact": ablation.intact,
         "zeroed": ablation.zeroed,

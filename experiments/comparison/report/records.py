@@ -11,14 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.training.callbacks import EPISODE_COLUMNS
-from configs.run_config import RunConfig, experiment_differences
+from configs.comparison import default_criteria
+from configs.run_config import BASELINE, RunConfig, experiment_differences
 from configs.settings import load_preset
 from envs.games import find_game
-from experiments.comparison.arms import BASELINE
 from experiments.comparison.plan import ComparisonPlan
 from experiments.comparison.statistics.curves import FINAL_GAMES
 from experiments.comparison.statistics.intervals import FloatArray
-from experiments.comparison.statistics.verdicts import Criteria
 from runtime.files import read_bytes
 from runtime.run_directory import RunDirectory
 
@@ -351,7 +350,7 @@ def _infer_plan(records: Sequence[RunRecord]) -> ComparisonPlan:
         arms=tuple(sorted(arms, key=lambda arm: (arm != BASELINE, arm))),
         seeds=tuple(sorted(seeds)),
         template=first,
-        criteria=Criteria(**preset["criteria"]),
+        criteria=default_criteria(),
         source=largest[0].source,
     )
 
@@ -362,7 +361,7 @@ def _are_comparable(one: RunRecord, other: RunRecord) -> bool:
         arms=(one.config.arm,),
         seeds=(one.config.run.seed,),
         template=other.config,
-        criteria=Criteria(),
+        criteria=default_criteria(),
         source=other.source,
     )
     return (

@@ -10,6 +10,7 @@ from typing import Any
 
 import jinja2
 
+from configs.comparison import MIN_SEEDS
 from experiments.comparison.plan import load_plan
 from experiments.comparison.report.analysis import Analysis, ArmScores, SettingsCard, analyse
 from experiments.comparison.report.figures import draw_figures
@@ -18,7 +19,6 @@ from experiments.comparison.report.tensorboard_pages import write_tensorboard
 from experiments.comparison.statistics.bootstrap import Estimate
 from experiments.comparison.statistics.curves import BINS, FINAL_GAMES, SMOOTHING_BINS
 from experiments.comparison.statistics.intervals import Interval
-from experiments.comparison.statistics.power import MIN_SEEDS
 from experiments.comparison.statistics.verdicts import VERDICTS
 from runtime.files import write_atomically, write_json
 

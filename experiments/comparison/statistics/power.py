@@ -6,9 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, special
 
+from configs.comparison import MIN_SEEDS
 from experiments.comparison.statistics.intervals import FloatArray, t_quantile
-
-MIN_SEEDS = 3  # fewer allow no verdict
 
 
 def find_seeds_needed(

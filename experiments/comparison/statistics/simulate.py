@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from configs.comparison import default_criteria
 from experiments.comparison.statistics.intervals import FloatArray, t_quantile
-from experiments.comparison.statistics.verdicts import Criteria, alpha_at_look, decide
+from experiments.comparison.statistics.verdicts import alpha_at_look, decide
 from runtime.command_line import OneLineParser, exit_on_user_error
 from runtime.files import write_atomically
 
@@ -109,7 +110,7 @@ def simulate_comparisons(families: int, seeds: int, rng: np.random.Generator) ->
     outcomes = []
     for count in _split(families):
         gains = simulate_gains(rng, count, seeds)
-        fraction = Criteria().margin_fraction
+        fraction = default_criteria().margin_fraction
         same, covered_same = _judge(*gains, effect=0, margin_fraction=fraction)
         no_margin, _ = _judge(*gains, effect=0, margin_fraction=0)
         at_margin, _ = _judge(*gains, effect=fraction, margin_fraction=fraction)
@@ -187,7 +188,7 @@ def format_table(columns: Sequence[ErrorRates], families: int) -> str:
 def _judge(
     baseline: FloatArray, unchanged: FloatArray, *, effect: float, margin_fraction: float
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    criteria = Criteria()
+    criteria = default_criteria()
     seeds = baseline.shape[-1]
     differences = (1 + effect) * unchanged - baseline
     mean = differences.mean(axis=-1)

@@ -29,13 +29,13 @@ Shapes below: G games; `...` any leading axes (simulated families). float64.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from configs.settings import Bounds
+from configs.comparison import MIN_SEEDS, Criteria
 from experiments.comparison.statistics.intervals import (
     FloatArray,
     Interval,
@@ -43,33 +43,10 @@ from experiments.comparison.statistics.intervals import (
     compare_pairs,
     t_quantile,
 )
-from experiments.comparison.statistics.power import MIN_SEEDS, find_seeds_needed
+from experiments.comparison.statistics.power import find_seeds_needed
 
 Verdict = Literal["better", "similar", "worse", "undecided"]
 VERDICTS: tuple[Verdict, ...] = ("better", "similar", "worse", "undecided")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Criteria:
-    """What the verdicts are judged by; declared in the plan, before any run.
-
-    Attributes:
-        alpha: Probability of any false better or worse in a family of games, over all looks; and of
-            any false similar.
-        margin_fraction: The margin, as a share of what the baseline gained over a random player.
-        learned_fraction: An arm has learned when its final score is above random play by this share
-            of the distance from random play to the human (covers the error of the tabulated score).
-        look_share: Share of what is left of `alpha` that each look spends.
-        power: Probability of a verdict that "more seeds" aims at.
-        max_seeds: More seeds than these are never suggested.
-    """
-
-    alpha: Annotated[float, Bounds(above=0, maximum=0.5)] = 0.05
-    margin_fraction: Annotated[float, Bounds(0, 1)] = 0.05
-    learned_fraction: Annotated[float, Bounds(0, 1)] = 0.005
-    look_share: Annotated[float, Bounds(above=0, below=1)] = 0.8
-    power: Annotated[float, Bounds(0.5, below=1)] = 0.8
-    max_seeds: Annotated[int, Bounds(MIN_SEEDS, 10_000)] = 200
 
 
 def alpha_at_look(look: int, alpha: float, share: float) -> float:

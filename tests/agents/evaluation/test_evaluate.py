@@ -27,7 +27,7 @@ from agents.evaluation.games import (
 from agents.evaluation.video import replay_game
 from agents.training.checkpoints import save_agent
 from configs.protocols import load_protocol
-from configs.run_config import make_config, to_json
+from configs.run_config import make_config
 from envs.atari_vec_env import AtariVecEnv
 from envs.games import find_game
 from envs.seeding import game_seed
@@ -72,7 +72,7 @@ def write_run(path: Path, algo: str = "a2c", state: State = "finished") -> RunDi
     config, agent = make_ours(algo)
     directory = RunDirectory(path)
     path.mkdir(parents=True)
-    directory.config_path.write_text(to_json(config))
+    directory.config_path.write_text(config.to_json())
     directory.write_status(state, 200)
     if state == "finished":
         save_agent(directory.final_path, config, agent)
@@ -128,7 +128,7 @@ def short_games(monkeypatch) -> None:
     """End every game after 50 actions."""
     monkeypatch.setattr(
         "agents.evaluation.games.load_protocol",
-        lambda name: replace(load_protocol(name), max_frames_per_game=200),
+        lambda name: load_protocol(name).replace(max_frames_per_game=200),
     )
 
 
@@ -144,7 +144,7 @@ def test_a_game_is_the_same_however_many_are_played(breakout_agent):
     assert dict(two).items() <= dict(many).items()
     nine = dict(play_games(breakout_agent, 9, 3, None))
     assert nine[8] == dict(many)[8]
-    protocol = replace(load_protocol("baselines"), max_frames_per_game=200)
+    protocol = load_protocol("baselines").replace(max_frames_per_game=200)
     for _, game in many:  # the seed and the actions are all there is to it
         assert game.actions[:2] == b"\x01\x02"  # the presses at its start
         assert len(list(replay_game(breakout_agent.game, protocol, game))) == game.length_frames
@@ -317,7 +317,7 @@ def test_a_directory_with_another_runs_model_is_refused(tmp_path, finished_run):
     path = tmp_path / "run"
     shutil.copytree(finished_run.path, path)
     config = make_config("Breakout", "a2c", {"n_envs": 1, "coord_layers": [1], "gamma": 0.9})
-    (path / "config.json").write_text(to_json(config))
+    (path / "config.json").write_text(config.to_json())
     with pytest.raises(ValueError, match=r"\.$") as error:
         load_agent(path, None, None, CPU)
     assert str(error.value) == (

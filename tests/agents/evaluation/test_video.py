@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -57,7 +56,7 @@ def play_at_random(name: str, protocol):
     ],
 )
 def test_a_replayed_game_has_the_scored_return_and_length(name, protocol_name, max_frames, unseen):
-    protocol = replace(load_protocol(protocol_name), max_frames_per_game=max_frames)
+    protocol = load_protocol(protocol_name).replace(max_frames_per_game=max_frames)
     scored, _ = play_at_random(name, protocol)
     frames = list(replay_game(find_game(name), protocol, scored))
     assert len(frames) == scored.length_frames - unseen
@@ -66,7 +65,7 @@ def test_a_replayed_game_has_the_scored_return_and_length(name, protocol_name, m
 
 def test_a_replay_shows_what_the_agent_saw():
     """The agent's frames are the brighter of the last two of each action, grey and shrunk."""
-    protocol = replace(load_protocol("baselines"), max_frames_per_game=400)
+    protocol = load_protocol("baselines").replace(max_frames_per_game=400)
     scored, seen = play_at_random("SpaceInvaders", protocol)
     frames = list(replay_game(find_game("SpaceInvaders"), protocol, scored))
     grey = [frame @ np.array([0.2989, 0.5870, 0.1140]) for frame in frames]
@@ -94,7 +93,7 @@ def test_a_replay_shows_what_the_agent_saw():
     ],
 )
 def test_a_replay_that_comes_out_differently_is_refused(change, message):
-    protocol = replace(load_protocol("machado"), max_frames_per_game=60)
+    protocol = load_protocol("machado").replace(max_frames_per_game=60)
     scored, _ = play_at_random("Breakout", protocol)
     with pytest.raises(AssertionError) as error:
         list(replay_game(find_game("Breakout"), protocol, replace(scored, **change)))

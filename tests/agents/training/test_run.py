@@ -2,7 +2,6 @@
 
 import csv
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from agents.models.model_file import read_model_zip
 from agents.training.checkpoints import newest_good_checkpoint
 from agents.training.run import plan_run, train_run
-from configs.run_config import RunConfig, load_config, make_config, to_json
+from configs.run_config import RunConfig, make_config
 from runtime.files import write_atomically
 from runtime.run_directory import RunDirectory, RunStatus
 from runtime.stop_request import StopRequest, TrainingStopped
@@ -119,9 +118,9 @@ def uninterrupted(request, tmp_path_factory) -> RunDirectory:
 
 
 def test_a_run_leaves_what_it_promises(uninterrupted):
-    config = load_config(uninterrupted.config_path)
+    config = uninterrupted.read_config()
     assert config == config_of(config.run.algo)
-    assert uninterrupted.read_status() == RunStatus("finished", 600)
+    assert uninterrupted.read_status() == RunStatus(state="finished", agent_steps=600)
     start = json.loads(uninterrupted.provenance_path.read_text())["starts"][0]
     assert start["threads"] == config.execution.threads
     assert start["device"] == "cpu"
@@ -137,7 +136,7 @@ def test_a_run_leaves_what_it_promises(uninterrupted):
 
 def test_tensorboard_has_sb3s_tags_and_the_games(uninterrupted):
     scalars = read_scalars(uninterrupted)
-    algo = load_config(uninterrupted.config_path).run.algo
+    algo = uninterrupted.read_config().run.algo
     expected = {
         "rollout/ep_rew_mean",
         "rollout/ep_len_mean",
@@ -159,14 +158,14 @@ def test_tensorboard_has_sb3s_tags_and_the_games(uninterrupted):
 
 
 def test_stopping_changes_nothing(uninterrupted, tmp_path):
-    config = load_config(uninterrupted.config_path)
+    config = uninterrupted.read_config()
     stopped = train_with_stops(tmp_path, config, [13, 1, 29])
     assert_same_run(uninterrupted, stopped)
 
 
 def test_going_back_to_an_older_checkpoint_changes_nothing(uninterrupted, tmp_path):
     """As after a kill: logs and replay buffer are ahead of the checkpoint."""
-    config = load_config(uninterrupted.config_path)
+    config = uninterrupted.read_config()
     with pytest.raises(TrainingStopped):
         train(tmp_path, config, StopAt(45))
     directory = RunDirectory(tmp_path / config.name)
@@ -176,7 +175,7 @@ def test_going_back_to_an_older_checkpoint_changes_nothing(uninterrupted, tmp_pa
 
 
 def test_a_damaged_newest_checkpoint_is_reported_and_passed_over(uninterrupted, tmp_path, capsys):
-    config = load_config(uninterrupted.config_path)
+    config = uninterrupted.read_config()
     with pytest.raises(TrainingStopped):
         train(tmp_path, config, StopAt(45))
     directory = RunDirectory(tmp_path / config.name)
@@ -189,18 +188,18 @@ def test_a_damaged_newest_checkpoint_is_reported_and_passed_over(uninterrupted, 
 
 
 def test_the_same_seed_gives_the_same_run(uninterrupted, tmp_path):
-    config = load_config(uninterrupted.config_path)
+    config = uninterrupted.read_config()
     assert_same_run(uninterrupted, train(tmp_path, config))
 
 
 def test_another_seed_gives_another_run(uninterrupted, tmp_path):
-    config = config_of(load_config(uninterrupted.config_path).run.algo, seed=1)
+    config = config_of(uninterrupted.read_config().run.algo, seed=1)
     other = train(tmp_path, config)
     assert read_episodes(other) != read_episodes(uninterrupted)
 
 
 def test_plain_sb3_opens_checkpoints_and_the_final_model(uninterrupted):
-    algo = load_config(uninterrupted.config_path).run.algo
+    algo = uninterrupted.read_config().run.algo
     algorithm: Any = {"a2c": stable_baselines3.A2C, "dqn": stable_baselines3.DQN}[algo]
     checkpoint, complaints = newest_good_checkpoint(uninterrupted)
     assert checkpoint is not None
@@ -215,7 +214,7 @@ def test_plain_sb3_opens_checkpoints_and_the_final_model(uninterrupted):
 
 
 def test_plan(uninterrupted, tmp_path):
-    config = load_config(uninterrupted.config_path)
+    config = uninterrupted.read_config()
     assert plan_run(RunDirectory(tmp_path / "new"), config) == ("start", config, 0)
     assert plan_run(uninterrupted, config) == ("finished", config, 600)
     with pytest.raises(ValueError, match="holds a run of other settings") as error:
@@ -248,7 +247,7 @@ def test_a_run_whose_schedules_depend_on_its_length_is_not_made_longer(
     config = config_of(algo, **overrides)
     longer = config.with_total_agent_steps(800)
     directory = RunDirectory(tmp_path)
-    write_atomically(directory.config_path, to_json(config))
+    write_atomically(directory.config_path, config.to_json())
     directory.write_status(state, 400)
     directory.final_path.touch()
     if falls is None:
@@ -272,7 +271,7 @@ def test_a_finished_run_can_be_extended(tmp_path, algo):
     directory = train(tmp_path, config)
     earlier = read_episodes(directory)
     train(tmp_path, config.with_total_agent_steps(720))
-    assert directory.read_status() == RunStatus("finished", 720)
+    assert directory.read_status() == RunStatus(state="finished", agent_steps=720)
     assert read_episodes(directory)[: len(earlier)] == earlier
     steps = [step for step, _ in read_scalars(directory)["train/learning_rate"]]
     assert steps == sorted(set(steps))
@@ -283,7 +282,7 @@ def test_other_threads_are_told(tmp_path, capsys):
     config = config_of("a2c", total_agent_steps=200)
     with pytest.raises(TrainingStopped):
         train(tmp_path, config, StopAt(11))
-    asked = config.with_execution(replace(config.execution, threads=2))
+    asked = config.with_execution(threads=2)
     train(tmp_path, asked)
     assert (
         f"{config.name}: resumed at 110 agent steps. `threads` is 2, and was 1: from here on the "

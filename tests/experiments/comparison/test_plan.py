@@ -2,14 +2,12 @@
 
 import itertools
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from configs.run_config import NetworkSettings, arm_name, make_config
-from configs.settings import load_preset
-from experiments.comparison.arms import parse_arm
+from configs.comparison import default_criteria
+from configs.run_config import NetworkSettings, arm_name, make_config, parse_arm
 from experiments.comparison.plan import (
     PLAN_NAME,
     ComparisonPlan,
@@ -18,7 +16,6 @@ from experiments.comparison.plan import (
     make_plan,
     save_plan,
 )
-from experiments.comparison.statistics.verdicts import Criteria
 
 UNKNOWN_ARM = (
     "--arms: unknown arm {!r}; use cnn, coordconv, coordconv-all, bias-map or random-channels, "
@@ -91,7 +88,7 @@ def test_the_preset_is_the_issues():
     assert plan.arms == ("cnn", "coordconv")
     assert plan.seeds == (0, 1, 2, 3, 4)
     assert plan.total_agent_steps == 10_000_000
-    assert plan.criteria == Criteria() == Criteria(**load_preset("comparison")["criteria"])
+    assert plan.criteria == default_criteria()
     assert len(plan.runs()) == 90
 
 
@@ -120,7 +117,7 @@ def test_a_planned_run_is_the_single_commands():
 def test_a_saved_plan_comes_back(tmp_path):
     assert load_plan(tmp_path) is None
     plan = plan_of(arms=["cnn", "bias-map", "coordconv-all-r"], overrides={"alpha": 0.1})
-    plan = replace(plan, looks=(3,))
+    plan = plan.replace(looks=(3,))
     save_plan(plan, tmp_path)
     assert load_plan(tmp_path) == plan
     assert plan.look == 2
@@ -147,7 +144,7 @@ def test_a_saved_plan_comes_back(tmp_path):
         ),
         (
             {"overrides": {"margin_fraction": 2.0}},
-            "settings: `margin_fraction` must be a number at least 0 and at most 1, got 2.",
+            "`margin_fraction` must be a number at least 0 and at most 1, got 2.",
         ),
     ],
 )
@@ -162,12 +159,12 @@ def test_wrong_plans_are_refused(changes, message):
     [
         (
             lambda values: values.update(format_version=9),
-            "{path} is not a plan of format version 1; use the release that wrote it, or restore "
-            "the file.",
+            "{path}: format version 9 is not the one this release reads (2); use the release that "
+            "wrote it.",
         ),
         (
             lambda values: values.update(extra={}),
-            "{path}: unknown setting 'extra'; known: design, criteria, template.",
+            "{path}: unknown setting 'extra'; known: template, criteria, arms, seeds, games, ...",
         ),
         (
             lambda values: values.pop("criteria"),
@@ -175,20 +172,23 @@ def test_wrong_plans_are_refused(changes, message):
         ),
         (
             lambda values: values.pop("template"),
-            "{path}: template: a config must be a JSON object; restore the file.",
+            "{path}: the section `template` is missing; restore the file.",
         ),
         (
-            lambda values: values["design"].update(seeds=["a"]),
+            lambda values: values.update(seeds=["a"]),
             "{path}: `seeds` must be a whole number at least 0 and at most 2_147_483_647, got 'a'.",
         ),
         (
-            lambda values: values["design"].update(games=["../x"]),
-            "Unknown game '../x'. --list-games lists them.",
+            lambda values: values.update(games=["../x"]),
+            "{path}: Unknown game '../x'. --list-games lists them.",
         ),
-        (lambda values: values["design"].update(arms=["cnn", "../x"]), UNKNOWN_ARM.format("../x")),
         (
-            lambda values: values["design"].update(arms=[]),
-            "`arms` of a comparison are missing; name at least one.",
+            lambda values: values.update(arms=["cnn", "../x"]),
+            "{path}: " + UNKNOWN_ARM.format("../x"),
+        ),
+        (
+            lambda values: values.update(arms=[]),
+            "{path}: `arms` of a comparison are missing; name at least one.",
         ),
         (
             lambda values: values["criteria"].update(alpha=0),
@@ -217,10 +217,10 @@ def test_damaged_plans_are_refused(tmp_path, change, message):
     ],
 )
 def test_added_seeds_are_a_further_look(saved_looks, seeds, judged, looks):
-    saved = replace(plan_of(), looks=saved_looks)
-    assert continue_plan(saved, plan_of(seeds=seeds), judged=judged) == replace(
-        plan_of(seeds=seeds), looks=looks
-    )
+    saved = plan_of().replace(looks=saved_looks)
+    assert continue_plan(saved, plan_of(seeds=seeds), judged=judged) == plan_of(
+        seeds=seeds
+    ).replace(looks=looks)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_added_seeds_are_a_further_look(saved_looks, seeds, judged, looks):
             "total_agent_steps); choose another --runs folder.",
         ),
         (
-            replace(plan_of(), source="abc"),
+            plan_of().replace(source="abc"),
             f"comparison.json was begun with source version {plan_of().source}, this is abc: "
             "their runs do not compare; go back to that version, or choose another --runs folder.",
         ),

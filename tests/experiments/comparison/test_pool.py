@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from configs.run_config import RunConfig, load_config
+from configs.run_config import RunConfig
 from experiments.comparison.execution.live_table import LiveTable, format_rows
 from experiments.comparison.execution.pool import LOG_NAME, execute, find_unfinished
 from experiments.comparison.plan import ComparisonPlan, load_plan, make_plan, save_plan
@@ -414,7 +414,7 @@ def test_interrupted_killed_and_finished(tmp_path):
     assert find_workers(runs) == []
     directories = [RunDirectory(path.parent) for path in runs.glob("*/*/*/config.json")]
     assert [status_of(directory).state for directory in directories] == ["interrupted"] * 2
-    assert {load_config(d.config_path).execution.threads for d in directories} == {
+    assert {d.read_config().execution.threads for d in directories} == {
         max(len(os.sched_getaffinity(0)) // 2, 1)
     }
     before = min(status_of(directory).agent_steps for directory in directories)

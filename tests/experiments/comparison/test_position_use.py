@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from experiments.comparison.arms import parse_arm
+from configs.run_config import parse_arm
 from experiments.comparison.report.network_cost import make_extractor, read_weight_shares
 from experiments.comparison.report.position_use import ablate_runs, take_position
 from experiments.comparison.report.render import write_report

@@ -1,7 +1,6 @@
 """The report: which runs it pools, what it says of them, and that it says it again."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +217,7 @@ def test_a_later_look_is_judged_more_strictly(tmp_path):
     plan = plan_of()
     write_plan_and_runs(tmp_path, plan)
     first = read_report(tmp_path)["comparisons"][0]["games"][0]["judged_level"]
-    save_plan(replace(plan, looks=(2,)), tmp_path)
+    save_plan(plan.replace(looks=(2,)), tmp_path)
     second = read_report(tmp_path)["comparisons"][0]["games"][0]["judged_level"]
     assert second == pytest.approx(0.2 * first)  # 0.8 * 0.05, then 0.8 of the 0.2 that is left
 

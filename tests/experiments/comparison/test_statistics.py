@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from configs.settings import as_mapping, build
+from configs.comparison import Criteria, default_criteria
 from experiments.comparison.statistics import simulate
 from experiments.comparison.statistics.bootstrap import (
     Estimate,
@@ -33,7 +33,6 @@ from experiments.comparison.statistics.power import (
     find_seeds_needed,
 )
 from experiments.comparison.statistics.verdicts import (
-    Criteria,
     GameScores,
     alpha_at_look,
     decide,
@@ -349,7 +348,7 @@ def _game(differences: list[float], *, name: str = "Pong", **changes: Any) -> Ga
     ],
 )
 def test_verdict_labels(differences: list[float], changes: dict[str, Any], label: str) -> None:
-    (result,) = judge_games([_game(differences, **changes)], Criteria())
+    (result,) = judge_games([_game(differences, **changes)], default_criteria())
     assert result.label == label
     assert (result.judged_interval is None) == (
         result.verdict == "undecided" and "more" not in (result.reason or "")
@@ -357,7 +356,7 @@ def test_verdict_labels(differences: list[float], changes: dict[str, Any], label
 
 
 def test_margin_and_judged_interval_by_hand() -> None:
-    (result,) = judge_games([_game([19.0, 20.0, 21.0])], Criteria())
+    (result,) = judge_games([_game([19.0, 20.0, 21.0])], default_criteria())
     assert result.margin == pytest.approx(5.0)
     assert result.judged_level == pytest.approx(0.04)
     half = stats.t.ppf(0.98, 2) / math.sqrt(3)
@@ -369,16 +368,18 @@ def test_margin_and_judged_interval_by_hand() -> None:
 
 def test_margin_is_never_negative() -> None:
     game = _game([19.0, 20.0, 21.0], random_return=500.0)
-    (result,) = judge_games([replace(game, candidate_final=[900.0, 901.0, 902.0])], Criteria())
+    (result,) = judge_games(
+        [replace(game, candidate_final=[900.0, 901.0, 902.0])], default_criteria()
+    )
     assert (result.margin, result.verdict) == (0.0, "better")
 
 
 def test_every_game_of_the_plan_counts_and_so_does_every_look() -> None:
     good = _game([15.0, 20.0, 25.0])
     waiting = [_game([0.0] * 3, name=str(i), complete=False) for i in range(8)]
-    alone, *_ = judge_games([good], Criteria())
-    among_nine, *_ = judge_games([good, *waiting], Criteria())
-    second_look, *_ = judge_games([good], Criteria(), look=2)
+    alone, *_ = judge_games([good], default_criteria())
+    among_nine, *_ = judge_games([good, *waiting], default_criteria())
+    second_look, *_ = judge_games([good], default_criteria(), look=2)
     assert [alone.verdict, among_nine.verdict, second_look.verdict] == [
         "better",
         "undecided",
@@ -386,7 +387,7 @@ def test_every_game_of_the_plan_counts_and_so_does_every_look() -> None:
     ]
     assert among_nine.judged_level == pytest.approx(0.04 / 9)
     assert second_look.judged_level == pytest.approx(0.008)
-    assert judge_games([], Criteria()) == ()
+    assert judge_games([], default_criteria()) == ()
 
 
 def test_arms_that_do_not_pair_up_are_refused() -> None:
@@ -398,10 +399,10 @@ def test_arms_that_do_not_pair_up_are_refused() -> None:
 
 
 def test_criteria_are_checked_as_settings() -> None:
-    defaults = as_mapping(Criteria())
-    assert build(Criteria, defaults, "plan.json") == Criteria()
+    defaults = default_criteria().model_dump()
+    assert Criteria.parse(defaults) == default_criteria()
     with pytest.raises(ValueError, match="look_share"):
-        build(Criteria, defaults | {"look_share": 1.0}, "plan.json")
+        Criteria.parse(defaults | {"look_share": 1.0})
 
 
 # --- power ----------------------------------------------------------------------------------------

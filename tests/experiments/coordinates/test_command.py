@@ -15,7 +15,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from experiments.coordinates.command import main
-from experiments.coordinates.config import make_config, to_json
+from experiments.coordinates.config import make_config
 from experiments.coordinates.pictures import draw_group
 from experiments.coordinates.table import format_table, show_figure
 from experiments.coordinates.training import CellDirectory
@@ -290,7 +290,7 @@ def test_the_plain_network_gets_at_least_the_time_of_coordconv(
             "curve": [],
         }
         directory.path.mkdir(parents=True)
-        (directory.path / "config.json").write_text(to_json(config))
+        (directory.path / "config.json").write_text(config.to_json())
         (directory.path / "result.json").write_text(json.dumps(result))
         return result
 

@@ -14,8 +14,7 @@ from experiments.coordinates.config import (
     cell_differences,
     load_config,
     make_config,
-    settable_fields,
-    to_json,
+    settable_names,
 )
 from experiments.coordinates.data import SplitName
 
@@ -28,7 +27,7 @@ def test_every_preset_is_complete_and_survives_its_file(
 ) -> None:
     config = make_config(task, split, model, {"seed": 7})
     path = tmp_path / "config.json"
-    path.write_text(to_json(config))
+    path.write_text(config.to_json())
     assert load_config(path) == config
     assert config.name == f"coordinates/{task}-{split}/{model}/seed7"
 
@@ -110,7 +109,7 @@ def test_budget_and_execution_do_not_tell_cells_apart() -> None:
             "regression",
             "cnn",
             {"learning_rate": 0.0},
-            "settings: `learning_rate` must be a number above 0 and at most 1e+30, got 0.",
+            "`learning_rate` must be a number above 0 and at most 1e+30, got 0.",
         ),
         ("regression", "cnn", {"taks": 1}, None),
         ("regression", "cnn", {"task": "rendering"}, None),
@@ -130,7 +129,7 @@ def test_settings_that_cannot_be(
 
 
 def test_task_split_and_model_are_not_set_by_name() -> None:
-    assert settable_fields().keys().isdisjoint({"task", "split", "model"})
+    assert {"task", "split", "model"}.isdisjoint(settable_names())
 
 
 @pytest.mark.parametrize(
@@ -138,7 +137,7 @@ def test_task_split_and_model_are_not_set_by_name() -> None:
     [
         (
             {"format_version": 9},
-            "format version 9 is not the one this release reads (1); use the release that wrote "
+            "format version 9 is not the one this release reads (2); use the release that wrote "
             "it.",
         ),
         ({"cell": None}, "the section `cell` is missing; restore the file."),
@@ -148,7 +147,7 @@ def test_task_split_and_model_are_not_set_by_name() -> None:
 def test_a_damaged_config_file(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     path = tmp_path / "config.json"
     config = make_config("rendering", "quadrant", "cnn", {})
-    path.write_text(json.dumps(json.loads(to_json(config)) | change))
+    path.write_text(json.dumps(json.loads(config.to_json()) | change))
     with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: {message}')}$"):
         load_config(path)
     path.write_text("[]")
