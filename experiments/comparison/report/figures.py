@@ -35,7 +35,7 @@ _PANELS_ACROSS = 3
 
 def draw_figures(comparison: Comparison, analysis: Analysis) -> dict[str, bytes]:
     """Draw the figures; PNG by name."""
-    style = {"font.size": 9, "axes.titlesize": 9, "savefig.dpi": _DOTS_PER_INCH}
+    style = {"font.size": 9, "axes.titlesize": 8, "savefig.dpi": _DOTS_PER_INCH}
     with mpl.style.context(["default", style]):
         figures = {"learning-curves": _draw_curves(comparison, analysis)}
         for compared in analysis.comparisons:

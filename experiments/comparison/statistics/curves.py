@@ -29,10 +29,8 @@ def mean_return_over_training(
     Args:
         agent_steps: The run's agent steps (from 1) at the end of each game; shape (games,).
         returns: Raw return of each game; shape (games,).
-        total_agent_steps: The training's length; games that ended later are left out.
-
-    Returns:
-        The metric, or None if no game was finished.
+        total_agent_steps: The training's length; games that ended later are left out. None is
+            returned if no other was finished.
 
     Raises:
         ValueError: If the two differ in length or hold an impossible value.
@@ -70,13 +68,8 @@ def moving_means(returns: ArrayLike) -> FloatArray:
 def find_steps_to_reach(agent_steps: ArrayLike, returns: ArrayLike, threshold: float) -> int | None:
     """The first agent step at which the mean of the last `FINAL_GAMES` games reaches `threshold`.
 
-    Args:
-        agent_steps: Agent steps at the end of each game, in order; shape (games,).
-        returns: Raw return of each game; shape (games,).
-        threshold: A mean return, such as the baseline's final score.
-
-    Returns:
-        Agent steps, or None if it was never reached or fewer than `FINAL_GAMES` games finished.
+    None if it was never reached, or fewer than `FINAL_GAMES` games finished. Games as for
+    `mean_return_over_training`; the threshold is a mean return.
     """
     steps, values = _check_games(agent_steps, returns)
     reached = np.flatnonzero(moving_means(values) >= threshold)
@@ -88,13 +81,8 @@ def bin_returns(
 ) -> FloatArray:
     """Mean return of the games that ended in each of `bins` equal bins of agent steps.
 
-    Bin b holds the games with b < agent_steps * bins / total_agent_steps <= b + 1.
-
-    Returns:
-        Shape (B,); NaN where no game ended.
-
-    Raises:
-        ValueError: As for `mean_return_over_training`.
+    Bin b holds the games with b < agent_steps * bins / total_agent_steps <= b + 1. Shape (B,); NaN
+    where no game ended. Arguments and errors as for `mean_return_over_training`.
     """
     if total_agent_steps < 1:
         raise ValueError(f"`total_agent_steps` must be at least 1, got {total_agent_steps}.")
@@ -112,14 +100,9 @@ def smooth_learning_curve(
     """A run's curve for drawing: a centred moving average over `SMOOTHING_BINS` bin means.
 
     Empty bins between two with games repeat the one before; near the ends the average is over the
-    bins there are. Nothing is drawn before the first or after the last bin with a game.
-
-    Returns:
-        Shape (B,), bin b's value belonging to agent step (b + 1/2) * total_agent_steps / B; NaN
-        where nothing is drawn.
-
-    Raises:
-        ValueError: As for `mean_return_over_training`.
+    bins there are. Nothing is drawn (NaN) before the first or after the last bin with a game.
+    Shape (B,), bin b's value belonging to agent step (b + 1/2) * total_agent_steps / B. Arguments
+    and errors as for `mean_return_over_training`.
     """
     curve = bin_returns(agent_steps, returns, total_agent_steps, bins)
     drawn = np.flatnonzero(~np.isnan(curve))

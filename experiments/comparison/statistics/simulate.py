@@ -13,7 +13,6 @@ those of `verdicts.decide`.
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,11 @@ from runtime.files import write_atomically
 SEEDS = (3, 5, 10)
 EFFECTS = (0.25, 0.5, 1.0)  # of the baseline's gain, for coverage and power
 GAMES = 9
+COVERAGE_SAME = "coverage of the 95 % interval, same arms"
+COVERAGE_EFFECTS = "coverage of the 95 % interval, arms that differ"
+FALSE_DIFFERENCE = "families with a false better/worse, same arms"
+FALSE_WITHOUT_MARGIN = "the same, judged without a margin"
+FALSE_AT_MARGIN = "families with any verdict, all games at the margin"
 _PLATEAU = np.geomspace(20, 30_000, GAMES)  # raw return above random play, by game
 _PLATEAU_SPREAD = np.linspace(0.1, 0.3, GAMES)  # between runs, of the plateau
 _TAKE_OFF_SPREAD = np.linspace(0.5, 0.1, GAMES)  # between runs, of the logarithm of the take-off
@@ -40,31 +44,6 @@ _STUCK = np.linspace(0.0, 0.1, GAMES)  # share of the runs that never take off, 
 _NOISE = 0.01  # of the plateau: what finitely many games leave in a run's mean
 _TIMES = (np.arange(25) + 0.5) / 25  # shares of the training at which a curve is taken
 _CHUNK = 250  # families at a time, to bound memory
-
-
-@dataclass(frozen=True)
-class ErrorRates:
-    """What comparisons with so many seeds do; every rate in [0, 1].
-
-    Attributes:
-        seeds: Per game and arm.
-        coverage_same: Of the uncorrected 95 % interval, over games, when the arms are the same.
-        coverage_effects: The same when the candidate gains more by one of `EFFECTS`.
-        false_difference: Families with any better or worse when the arms are the same.
-        false_difference_no_margin: The same judged with margin 0, the hardest case.
-        false_at_margin: Families with any verdict when every difference is as large as its margin.
-        similar_same: Games that are similar when the arms are the same.
-        better: Games that are better, for each of `EFFECTS`.
-    """
-
-    seeds: int
-    coverage_same: float
-    coverage_effects: float
-    false_difference: float
-    false_difference_no_margin: float
-    false_at_margin: float
-    similar_same: float
-    better: tuple[float, ...]
 
 
 def simulate_gains(
@@ -105,9 +84,14 @@ def compute_expected_gain() -> FloatArray:
     return expected
 
 
-def simulate_comparisons(families: int, seeds: int, rng: np.random.Generator) -> ErrorRates:
-    """Judge `families` simulated comparisons with `seeds` pairs per game."""
-    outcomes = []
+def simulate_comparisons(families: int, seeds: int, rng: np.random.Generator) -> dict[str, float]:
+    """Judge `families` simulated comparisons with `seeds` pairs per game.
+
+    Returns:
+        Rates in [0, 1] by what they are of: a row of the table each. "At the margin" every
+        difference is as large as its margin; without a margin is the hardest case.
+    """
+    chunks = []
     for count in _split(families):
         gains = simulate_gains(rng, count, seeds)
         fraction = default_criteria().margin_fraction
@@ -115,69 +99,40 @@ def simulate_comparisons(families: int, seeds: int, rng: np.random.Generator) ->
         no_margin, _ = _judge(*gains, effect=0, margin_fraction=0)
         at_margin, _ = _judge(*gains, effect=fraction, margin_fraction=fraction)
         effects = [_judge(*gains, effect=effect, margin_fraction=fraction) for effect in EFFECTS]
-        outcomes.append(
-            [
-                covered_same.mean(),
-                np.mean([covered for _, covered in effects]),
-                _any_game(same, "better", "worse"),
-                _any_game(no_margin, "better", "worse"),
-                _any_game(at_margin, "better", "similar", "worse"),
-                (same == "similar").mean(),
-                *((verdicts == "better").mean() for verdicts, _ in effects),
-            ]
+        chunks.append(
+            {
+                COVERAGE_SAME: covered_same.mean(),
+                COVERAGE_EFFECTS: np.mean([covered for _, covered in effects]),
+                FALSE_DIFFERENCE: _any_game(same, "better", "worse"),
+                FALSE_WITHOUT_MARGIN: _any_game(no_margin, "better", "worse"),
+                FALSE_AT_MARGIN: _any_game(at_margin, "better", "similar", "worse"),
+                "games similar, same arms": (same == "similar").mean(),
+            }
+            | {
+                f"games better, candidate gains {effect:.0%} more": (verdicts == "better").mean()
+                for effect, (verdicts, _) in zip(EFFECTS, effects, strict=True)
+            }
         )
-    rates = np.average(outcomes, axis=0, weights=list(_split(families))).tolist()
-    covered_same, covered_effects, false, false_no_margin, false_at_margin, similar, *better = rates
-    return ErrorRates(
-        seeds=seeds,
-        coverage_same=covered_same,
-        coverage_effects=covered_effects,
-        false_difference=false,
-        false_difference_no_margin=false_no_margin,
-        false_at_margin=false_at_margin,
-        similar_same=similar,
-        better=tuple(better),
-    )
+    weights = list(_split(families))
+    return {
+        name: float(np.average([chunk[name] for chunk in chunks], weights=weights))
+        for name in chunks[0]
+    }
 
 
-def format_table(columns: Sequence[ErrorRates], families: int) -> str:
-    """The rates as a Markdown table, with a line that says how precise it is."""
+def format_table(columns: dict[int, dict[str, float]], families: int) -> str:
+    """The rates by number of seeds as a Markdown table, with a line that says how precise it is."""
 
     def percent(value: float) -> str:
         return f"{100 * value:.1f} %"
 
-    rows: list[tuple[str, list[float]]] = [
-        ("coverage of the 95 % interval, same arms", [rates.coverage_same for rates in columns]),
-        (
-            "coverage of the 95 % interval, arms that differ",
-            [rates.coverage_effects for rates in columns],
-        ),
-        (
-            "families with a false better/worse, same arms",
-            [rates.false_difference for rates in columns],
-        ),
-        (
-            "the same, judged without a margin",
-            [rates.false_difference_no_margin for rates in columns],
-        ),
-        (
-            "families with any verdict, all games at the margin",
-            [rates.false_at_margin for rates in columns],
-        ),
-        ("games similar, same arms", [rates.similar_same for rates in columns]),
-        *(
-            (
-                f"games better, candidate gains {effect:.0%} more",
-                [rates.better[i] for rates in columns],
-            )
-            for i, effect in enumerate(EFFECTS)
-        ),
-    ]
     lines = [
-        "| | " + " | ".join(f"{column.seeds} seeds" for column in columns) + " |",
+        "| | " + " | ".join(f"{seeds} seeds" for seeds in columns) + " |",
         "|---|" + "---:|" * len(columns),
-        *(f"| {name} | " + " | ".join(map(percent, values)) + " |" for name, values in rows),
     ]
+    for name in next(iter(columns.values())):
+        shown = " | ".join(percent(rates[name]) for rates in columns.values())
+        lines.append(f"| {name} | {shown} |")
     error = np.sqrt(0.05 * 0.95 / families)
     return "\n".join(lines) + (
         f"\n\n{families:,} families of {GAMES} games for each number of seeds, judged at the first "
@@ -231,15 +186,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(f"--families must be at least 1, got {options.families}.")
         if options.seed < 0:
             raise ValueError(f"--seed must be at least 0, got {options.seed}.")
-        table = format_table(
-            [
-                simulate_comparisons(
-                    options.families, seeds, np.random.default_rng([options.seed, seeds])
-                )
-                for seeds in SEEDS
-            ],
-            options.families,
-        )
+        columns = {
+            seeds: simulate_comparisons(
+                options.families, seeds, np.random.default_rng([options.seed, seeds])
+            )
+            for seeds in SEEDS
+        }
+        table = format_table(columns, options.families)
         print(table, end="")
         if options.out is not None:
             write_atomically(options.out, table)
