@@ -28,6 +28,7 @@ from configs.settings import (
 )
 from runtime.command_line import OneLineParser, exit_on_user_error, parse_path, print_result
 from runtime.process_settings import prepare_process
+from runtime.run_directory import check_folder
 
 _EXAMPLES = """examples:
   train.py --game Breakout --coordconv
@@ -69,6 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
             print_result(config.to_json().rstrip())
             print(f"would go to {runs / config.name}", file=sys.stderr)
             return 0
+        check_folder(runs / config.name)
         from agents.training.command import run_training
 
         return run_training(config, runs)
@@ -88,6 +90,8 @@ def _ask(options: argparse.Namespace) -> RunConfig:
 
 def _compare(options: argparse.Namespace, runs: Path) -> int:
     """Carry out the comparison that the command line asks for; returns the exit status."""
+    if not options.dry_run:
+        check_folder(runs)
     from experiments.comparison.command import run_comparison
     from experiments.comparison.plan import make_plan
 

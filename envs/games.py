@@ -2,6 +2,7 @@
 
 import csv
 import difflib
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -72,7 +73,9 @@ def find_game(name: str) -> Game:
     game = by_plain_name.get(_plain(name))
     if game is not None:
         return game
-    nearest = difflib.get_close_matches(_plain(name), by_plain_name, n=1, cutoff=0.5)
+    # What Gymnasium writes around the game's name: ALE/Pong-v5, PongNoFrameskip-v4.
+    bare = re.sub(r"^ale/|(-?ram)?(noframeskip|deterministic)?-v[0-9]+$", "", _plain(name))
+    nearest = difflib.get_close_matches(bare, by_plain_name, n=1, cutoff=0.5)
     if _plain(name) in map(_plain, _MULTI_PLAYER_ONLY):
         raise ValueError(
             f"{name} is for several players only, and this is for one; --list-games lists what is."

@@ -112,7 +112,7 @@ def _unfailing_output() -> Iterator[None]:
 
 
 def parse_path(text: str, name: str, kind: str = "a folder") -> Path:
-    """The path that an argument names.
+    """The path that an argument names; `~` is the home folder, which no shell expands after `=`.
 
     Args:
         text: What the user typed.
@@ -124,7 +124,12 @@ def parse_path(text: str, name: str, kind: str = "a folder") -> Path:
     """
     if not text.strip() or not text.isprintable():
         raise ValueError(f"{name} must name {kind}, got {text!r:.60}.")
-    return Path(text)
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(
+            f"{name}: there is no home folder for {text!r:.60}; write it out."
+        ) from None
 
 
 def one_line(error: BaseException) -> str:

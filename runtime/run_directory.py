@@ -18,6 +18,7 @@ A packed run (`python -m experiments.comparison.archive`) has only what a report
     episodes.csv.xz    the finished games
 """
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -208,3 +209,26 @@ class RunDirectory:
             yield
         finally:
             os.close(descriptor)
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a folder that nothing could be written to, before the long way to trying.
+
+    Raises:
+        ValueError: If something is in its way; one line.
+    """
+    try:
+        there = next(folder for folder in (path, *path.parents) if folder.exists())
+    except OSError as error:
+        raise ValueError(
+            f"cannot use {path} ({error.strerror}); choose another --runs folder."
+        ) from None
+    if not there.is_dir():
+        fault = errno.EEXIST if there == path else errno.ENOTDIR
+    elif there != path and not os.access(there, os.W_OK | os.X_OK):
+        fault = errno.EACCES
+    else:
+        return
+    raise ValueError(
+        f"cannot write to {path} ({os.strerror(fault)}); choose another --runs folder."
+    )

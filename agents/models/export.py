@@ -2,9 +2,8 @@
 
 import argparse
 import sys
-from pathlib import Path
 
-from runtime.command_line import OneLineParser, exit_on_user_error
+from runtime.command_line import OneLineParser, exit_on_user_error, parse_path
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -15,12 +14,14 @@ def main(arguments: list[str] | None = None) -> int:
         from agents.models.model_file import write_shared_agent
         from runtime.run_directory import RunDirectory
 
-        out = Path(options.out)
+        out = parse_path(options.out, "OUT.zip", "a file")
         if out.exists():
             raise ValueError(f"{out} exists; choose another name.")
         if not out.parent.is_dir():
             raise FileNotFoundError(f"there is no folder {out.parent}; make it first.")
-        write_shared_agent(out, find_model(RunDirectory(Path(options.run))))
+        write_shared_agent(
+            out, find_model(RunDirectory(parse_path(options.run, "RUN_DIR", "a run")))
+        )
         print(f"written: {out}, {out.stat().st_size / 1e6:.1f} MB")
     return 0
 

@@ -3,13 +3,12 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
 from configs.settings import Settings
-from runtime.command_line import OneLineParser, exit_on_user_error
+from runtime.command_line import OneLineParser, exit_on_user_error, parse_path
 
 
 class _Ablation(Settings):
@@ -20,13 +19,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write the report from what is on the disk; returns the exit status."""
     with exit_on_user_error():
         options = _parser().parse_args(arguments)
+        runs = parse_path(options.runs, "RUNS")
         games = _Ablation.from_options(options).episodes
         from experiments.comparison.report.position_use import ablate_runs
         from experiments.comparison.report.render import write_report
 
         if options.ablate:
-            ablate_runs(Path(options.runs), games)
-        print(f"written: {write_report(Path(options.runs))}")
+            ablate_runs(runs, games)
+        print(f"written: {write_report(runs)}")
     return 0
 
 

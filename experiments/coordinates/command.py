@@ -23,7 +23,7 @@ from experiments.coordinates.config import (
 from experiments.coordinates.pictures import draw_group
 from experiments.coordinates.table import format_table
 from experiments.coordinates.training import CellDirectory, Divergence, find_result, train_cell
-from runtime.command_line import OneLineParser, exit_on_user_error
+from runtime.command_line import OneLineParser, exit_on_user_error, parse_path
 
 FAILED = 1
 WORTH_A_WORD_SECONDS = 5
@@ -46,7 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for split in _chosen(options.split, SPLITS)
         ]
         return _run(
-            groups, Path(options.runs), not {"total_steps", "total_seconds"}.isdisjoint(overrides)
+            groups,
+            parse_path(options.runs, "--runs"),
+            not {"total_steps", "total_seconds"}.isdisjoint(overrides),
         )
 
 
