@@ -30,6 +30,7 @@ from runtime.command_line import OneLineParser, exit_on_user_error, parse_path, 
 from runtime.process_settings import prepare_process
 from runtime.run_directory import check_folder
 
+_DEFAULT_ALGO = "a2c"
 _EXAMPLES = """examples:
   train.py --game Breakout --coordconv
   train.py --game Pong --steps 5M --seed 1 --set learning_rate=3e-4
@@ -46,7 +47,7 @@ _EXECUTION = flags_of(ExecutionSettings)
 _OF_ONE_RUN = {"game": "--game", "seed": "--seed", "coordconv": "--coordconv"} | {
     name: flag.name for name, (flag, _) in flags_of(NetworkSettings).items()
 }
-_OF_A_COMPARISON = {"ray": "--ray"} | {
+_OF_A_COMPARISON = {"ray": "--ray", "declare": "--declare"} | {
     name: flag.name for name, (flag, _) in flags_of(Design, _Pool).items()
 }
 
@@ -84,8 +85,8 @@ def _ask(options: argparse.Namespace) -> RunConfig:
         raise ValueError(
             "--game is missing: name a game, such as --game Pong; --list-games lists them."
         )
-    game = find_game(options.game).name
-    return make_config(game, options.algo, _overrides(options), options.preset)
+    game, algo = find_game(options.game).name, options.algo or _DEFAULT_ALGO
+    return make_config(game, algo, _overrides(options, algo), options.preset)
 
 
 def _compare(options: argparse.Namespace, runs: Path) -> int:
@@ -93,13 +94,15 @@ def _compare(options: argparse.Namespace, runs: Path) -> int:
     if not options.dry_run:
         check_folder(runs)
     from experiments.comparison.command import run_comparison
-    from experiments.comparison.plan import make_plan
+    from experiments.comparison.plan import load_plan, make_plan
 
-    pool = _given(options, flags_of(_Pool))
+    pool, saved = _given(options, flags_of(_Pool)), load_plan(runs)
+    algo = options.algo or (_DEFAULT_ALGO if saved is None else saved.template.run.algo)
     plan = make_plan(
-        options.algo,
-        _overrides(options, Criteria.model_fields),
+        algo,
+        _overrides(options, algo, Criteria.model_fields),
         options.preset,
+        saved,
         **_given(options, flags_of(Design)),
     )
     return run_comparison(
@@ -108,6 +111,7 @@ def _compare(options: argparse.Namespace, runs: Path) -> int:
         jobs=_Pool.parse(pool).jobs if pool else None,
         ray_address=options.ray,
         dry_run=options.dry_run,
+        declare=options.declare,
     )
 
 
@@ -122,9 +126,11 @@ def _check_mode(options: argparse.Namespace) -> None:
             )
 
 
-def _overrides(options: argparse.Namespace, more: Mapping[str, Any] | None = None) -> Any:
+def _overrides(
+    options: argparse.Namespace, algo: str, more: Mapping[str, Any] | None = None
+) -> Any:
     """The settings of a run that the command line gives, and `more` that --set reaches."""
-    overrides = parse_assignments(options.set, [*default_settings(options.algo), *(more or {})])
+    overrides = parse_assignments(options.set, [*default_settings(algo), *(more or {})])
     given = _given(options, _RUN | _EXECUTION)
     if options.coordconv:
         given.setdefault("coord_layers", Argument("0", "--coordconv"))
@@ -162,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     asked = parser.add_argument_group("what is asked")
     asked.add_argument(
-        "--algo", default="a2c", type=str.lower, choices=HYPERPARAMETERS, help="the algorithm (a2c)"
+        "--algo", type=str.lower, choices=HYPERPARAMETERS, help="the algorithm (a2c)"
     )
     asked.add_argument("--preset", metavar="NAME", help="other defaults: zoo, rl-baselines3-zoo's")
     one_run = parser.add_argument_group("one run")
@@ -173,6 +179,9 @@ def _parser() -> argparse.ArgumentParser:
     comparison = parser.add_argument_group("a comparison")
     comparison.add_argument(
         "--compare", action="store_true", help="train a whole comparison, and write its report"
+    )
+    comparison.add_argument(
+        "--declare", action="store_true", help="write its plan below --runs, print it, and exit"
     )
     execution = parser.add_argument_group("execution")
     _add_flags(asked, {name: flag for name, flag in _RUN.items() if name not in _OF_ONE_RUN})

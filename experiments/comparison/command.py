@@ -27,6 +27,7 @@ def run_comparison(
     jobs: int | None,
     ray_address: str | None,
     dry_run: bool,
+    declare: bool,
 ) -> int:
     """Carry out a plan, or go on with it, and write its report.
 
@@ -36,6 +37,7 @@ def run_comparison(
         jobs: Runs at a time; None: one per core, or what the Ray cluster has room for.
         ray_address: Of a Ray cluster, or "auto"; None for this machine.
         dry_run: Whether only to say what would be done.
+        declare: Whether only to say it and to write the plan, to be carried out later.
 
     Returns:
         0 if all runs ended; 1 if some failed or could not be saved; 129, 130 or 143 if all were
@@ -55,7 +57,10 @@ def run_comparison(
         threads = max(cores // jobs, 1)
         if cluster is not None:
             threads = min(threads, cluster.largest_node)
-        if dry_run:
+        if declare and not dry_run:
+            runs.mkdir(parents=True, exist_ok=True)
+            save_plan(plan, runs)
+        if dry_run or declare:
             print_result(describe_plan(plan, runs, jobs))
             return 0
         if cluster is None:

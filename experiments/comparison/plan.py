@@ -14,7 +14,7 @@ from configs.run_config import (
     make_config,
     parse_arm,
 )
-from configs.settings import SavedSettings, load_preset
+from configs.settings import SavedSettings, load_preset, override
 from envs.games import find_game
 from runtime.files import read_json, write_atomically
 from runtime.source_version import hash_source
@@ -93,20 +93,28 @@ class ComparisonPlan(SavedSettings):
 
 
 def make_plan(
-    algo: str, overrides: Mapping[str, Any], preset: str | None = None, **design: Any
+    algo: str,
+    overrides: Mapping[str, Any],
+    preset: str | None = None,
+    saved: ComparisonPlan | None = None,
+    **design: Any,
 ) -> ComparisonPlan:
-    """The preset comparison with some settings replaced.
+    """The preset comparison, or a saved one, with some settings replaced.
 
     Args:
         algo: "a2c" or "dqn".
         overrides: Values of run settings and criteria, by name.
         preset: As for `make_config`.
+        saved: A plan that has what is not given here; None for the presets.
         **design: Values of `Design` that replace its defaults; games in any spelling.
 
     Raises:
         ValueError: If a name or a value is wrong, or there are fewer than two arms; one line.
     """
     defaults = load_preset("comparison")
+    if saved is not None:
+        defaults["comparison"] |= {"games": saved.games, "arms": saved.arms}
+        defaults["criteria"] = saved.criteria.model_dump()
     asked = Design.parse(defaults["comparison"] | design)
     if len(asked.arms) < 2:
         raise ValueError(f"--arms must name two or more arms, got {len(asked.arms)}; add one.")
@@ -117,12 +125,19 @@ def make_plan(
         raise ValueError("`seed` is set by --seeds in a comparison; leave it out.")
     criteria = {name: overrides[name] for name in overrides if name in Criteria.model_fields}
     of_runs = {name: overrides[name] for name in overrides if name not in criteria}
+    if saved is None or preset is not None or algo != saved.template.run.algo:
+        template = make_config("", algo, of_runs, preset)
+    else:
+        values = saved.template.model_dump()
+        override(values, of_runs)
+        template = RunConfig.parse(values)
+    seeds = tuple(range(asked.seeds)) if saved is None or "seeds" in design else saved.seeds
     return ComparisonPlan.parse(
         {
             "games": asked.games,
             "arms": asked.arms,
-            "seeds": tuple(range(asked.seeds)),
-            "template": make_config("", algo, of_runs, preset),
+            "seeds": seeds,
+            "template": template,
             "criteria": defaults["criteria"] | criteria,
             "source": hash_source(),
         }

@@ -344,6 +344,33 @@ def test_the_estimate_uses_measured_rates(tmp_path, capsys):
     assert "none possible with 1 seeds; 3 or more are needed" in out
 
 
+def test_a_declared_plan_is_carried_out_without_saying_it_again(tmp_path, capsys):
+    runs = tmp_path / "new" / "runs"
+    options = ["--compare", f"--runs={runs}"]
+    declared = ["--games=Pong", "--seeds=3", "--steps=100", "--set=power=0.9", "--set=gamma=0.9"]
+    assert main([*options, *declared, "--declare"]) == 0
+    assert [path.name for path in runs.iterdir()] == ["comparison.json"]
+    said = capsys.readouterr().out.splitlines()[:7]
+    assert said[-1].startswith("time ")
+    for more in (
+        [],
+        declared,
+        ["--algo=a2c", "--games=pong"],
+        ["--set=checkpoint_every_agent_steps=7"],
+    ):
+        assert main([*options, *more, "--dry-run"]) == 0
+        assert capsys.readouterr().out.splitlines()[:7] == said
+    for other, name in (
+        ("--steps=200", "total_agent_steps"),
+        ("--games=Qbert", "games"),
+        ("--set=power=0.8", "criteria"),
+        ("--set=gamma=0.8", "gamma"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*options, other, "--dry-run"])
+        assert f"is a plan of other settings ({name}); " in capsys.readouterr().err
+
+
 def test_adding_seeds_to_a_complete_game_is_noted_in_the_plan(tmp_path, capsys):
     plan = plan_of(games=["Breakout"], seeds=1)
     save_plan(plan, tmp_path)
