@@ -51,11 +51,7 @@ class GameBatch(Generic[GameType]):
         """Abandon what is being played and begin a freshly seeded game in every environment."""
         self._sent.clear()
         _side_by_side(EmulatedGame.start, self.games)
-        for environment in range(len(self.games)):
-            try:
-                self._begin_episode(environment)
-            except Exception as error:
-                raise _failure(environment, error) from error
+        _side_by_side(self._begin_episode, range(len(self.games)))
 
     def send(self, actions: Mapping[int, int]) -> None:
         """Hand environments their actions, without waiting; the others stay where they are.
@@ -147,7 +143,7 @@ class GameBatch(Generic[GameType]):
 
 def _checked(frame: Frame) -> Frame:
     if frame.shape != (FRAME_SIZE, FRAME_SIZE) or frame.dtype != np.uint8:
-        raise ValueError(
+        raise RuntimeError(
             f"a frame is {frame.dtype} of shape {frame.shape}, not uint8 of shape "
             f"{(FRAME_SIZE, FRAME_SIZE)}"
         )

@@ -221,6 +221,7 @@ def test_reset_starts_games_not_played_before() -> None:
         games = env.get_state()
         assert [game["current"]["number"] for game in games] == [number, number]
         assert [game["seeded_game_number"] for game in games] == [number, number]
+        assert [game["current"]["length_agent_steps"] for game in games] == [2, 2]  # the presses
         env.step(np.array([2, 3]))
     env.close()
 
