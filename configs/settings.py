@@ -84,7 +84,8 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            line = _first_line(error)
+            first = error.errors(include_url=False)[0]
+        line = str(first.get("ctx", {}).get("error") or first["msg"])
         raise ValueError(f"{source}: {line}" if source else line)
 
     @classmethod
@@ -133,7 +134,7 @@ class Settings(BaseModel):
         if isinstance(value, Argument):
             option = f"{value.option}: "
             value = _read_text(value, field.annotation)
-        elif isinstance(value, list):
+        elif isinstance(value, list) and get_origin(field.annotation) is tuple:
             value = tuple(value)
         if field.annotation is str and isinstance(value, str) and not value.isprintable():
             raise ValueError(f"{option}`{name}` must be printable text, got {show(value)}.")
@@ -263,12 +264,6 @@ def show(value: Any) -> str:
         value = int(value)
     text = f"{value:_}" if isinstance(value, int) and abs(value) < 10**30 else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _first_line(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    raised = first.get("ctx", {}).get("error")
-    return str(raised or first["msg"])
 
 
 def _is_section(annotation: Any) -> bool:

@@ -441,7 +441,7 @@ NO_RUNS = "has no readable runs; train some first: python train.py --compare."
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([""], f". {NO_RUNS}"),
+        ([""], "RUNS must name a folder, got ''."),
         (["nowhere"], f"nowhere {NO_RUNS}"),
         (["file"], f"file {NO_RUNS}"),
         (["Schach é"], f"Schach é {NO_RUNS}"),
@@ -593,8 +593,7 @@ def test_a_report_of_no_known_game_and_of_an_intact_copy(
         (
             "comparison.json",
             b"[]",
-            "{path} is not a plan of format version 1; use the release that wrote it, or restore "
-            "the file.",
+            "{path}: a config must be a JSON object; restore the file.",
         ),
         (
             "evaluation/ablation.json",

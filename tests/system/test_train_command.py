@@ -192,8 +192,10 @@ def test_dry_run_prints_the_config_and_writes_nothing(
         "device": "cpu",
         "learning_rate": 2.5e-4,
     }
-    printed = RunConfig.from_mapping(json.loads(capsys.readouterr().out), "output")
+    captured = capsys.readouterr()
+    printed = RunConfig.from_mapping(json.loads(captured.out), "output")
     assert printed == make_config("MsPacman", "dqn", expected)
+    assert captured.err == f"would go to runs/{printed.name}\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -201,6 +203,19 @@ def test_coordconv_alone_means_the_first_layer(capsys: pytest.CaptureFixture[str
     assert train.main(["--game", "Pong", "--coordconv", "--dry-run"]) == 0
     printed = RunConfig.from_mapping(json.loads(capsys.readouterr().out), "output")
     assert printed == make_config("Pong", "a2c", {"coord_layers": [0]})
+
+
+def test_a_preset_a_multiple_and_the_home_folder(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", "/nowhere")
+    arguments = "--game Pong --algo A2C --preset zoo --steps 2M --runs=~/x --dry-run"
+    assert train.main([*arguments.split(), "--set", "n_steps=0.01k"]) == 0
+    captured = capsys.readouterr()
+    printed = RunConfig.from_mapping(json.loads(captured.out), "output")
+    expected = {"total_agent_steps": 2_000_000, "n_steps": 10}
+    assert printed == make_config("Pong", "a2c", expected, "zoo")
+    assert captured.err == "would go to /nowhere/x/Pong/a2c-cnn/seed0\n"
 
 
 def test_list_games(capsys: pytest.CaptureFixture[str]) -> None:
