@@ -148,13 +148,13 @@ def find_result(
         )
     if asked.budget == saved.budget:
         return result
-    if budget_is_asked and asked.budget.is_reached(result["steps"], result["seconds"]):
+    reached = asked.budget.is_reached(result["steps"], result["seconds"])
+    if reached and budget_is_asked:
         raise ValueError(
             f"{directory.path} has trained for {result['steps']:_} steps and "
             f"{result['seconds']:.1f} s, longer than the {asked.budget} asked for; ask for more."
         )
-    enough = asked.budget.is_reached(result["steps"], result["seconds"])
-    return result if enough or result["stopped"] == "perfect" else None
+    return result if reached or result["stopped"] == "perfect" else None
 
 
 def train_cell(directory: CellDirectory, config: CellConfig, say: Say = print) -> dict[str, Any]:
@@ -280,7 +280,7 @@ class _Trainer:
             **measure(self.network, self.config),
         }
 
-    def _speak_if_due(self) -> None:
+    def _speak_if_due(self, *, checking: bool = False) -> None:
         """Say in 80 columns how far it is, and the newest row of the curve."""
         if time.perf_counter() - self._spoken < _LINE_EVERY_SECONDS:
             return
@@ -289,7 +289,8 @@ class _Trainer:
         train, test = (show_figure(figure, row[f"{part}_{figure}"]) for part in ("train", "test"))
         limit = self.config.budget.total_steps
         steps = f"{self.steps:_}" + (f" of {limit:_}" if limit else "")
-        self._say(f"  step {steps}, {self.seconds:.0f} s: {train} (train), {test} (test)")
+        what = "looking at every example" if checking else f"{train} (train), {test} (test)"
+        self._say(f"  step {steps}, {self.seconds:.0f} s: {what}")
 
     def _sample(self, positions: Tensor) -> Tensor:
         """Draw the examples that the curve is measured on."""
@@ -368,7 +369,7 @@ class _Trainer:
         for part in batches_of(positions, 128):
             if not (self._judge(part)[self.task.figures[0]] == 1).all():
                 return False
-            self._speak_if_due()
+            self._speak_if_due(checking=True)
         return True
 
 
