@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,25 @@ from experiments.coordinates.training import CellDirectory
 
 ROOT = Path(__file__).parents[3]
 SMALL = ["--set", "canvas_size=16", "--set", "threads=1", "--set", "evaluate_every_steps=2"]
+CELL = "coordinates/classification-uniform/coordconv/seed0"
+
+Ask = Callable[[str], str]
 
 
 def run(runs: Path, *arguments: str) -> int:
     return main(["--runs", str(runs), *SMALL, *arguments])
 
 
-def error_of(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
-    """What a command that must end with status 2 writes to stderr."""
-    with pytest.raises(SystemExit) as exit_info:
-        main(arguments)
-    assert exit_info.value.code == 2
-    return capsys.readouterr().err
+@pytest.fixture
+def error_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Ask:
+    """What a command that must end with status 2 writes to stderr, its cell being CELL."""
+
+    def ask(arguments: str) -> str:
+        with pytest.raises(SystemExit, match="2"):
+            run(tmp_path, *arguments.split())
+        return capsys.readouterr().err.replace(str(tmp_path / CELL), "CELL")
+
+    return ask
 
 
 @pytest.mark.parametrize(
@@ -55,13 +63,13 @@ def error_of(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
     ],
 )
 def test_arguments_that_do_not_exist_are_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: str, line: str
+    tmp_path: Path, error_of: Ask, arguments: str, line: str
 ) -> None:
     program = "python -m experiments.coordinates"
-    error = error_of(capsys, ["--runs", str(tmp_path / "runs"), *arguments.split()])
     # Python versions differ in whether they quote the choices.
-    assert error.replace("'", "") == f"{program}: {line}; see {program} --help.\n"
-    assert not (tmp_path / "runs").exists()
+    error = error_of(arguments).replace("'", "")
+    assert error == f"{program}: {line}; see {program} --help.\n"
+    assert not any(tmp_path.iterdir())
 
 
 SEED = "--seed: `seed` must be a whole number at least 0 and at most 2_147_483_647, got"
@@ -100,126 +108,76 @@ SECONDS = "--seconds: `total_seconds` must be a number at least 0 and at most 1_
     ],
 )
 def test_settings_that_cannot_be_are_one_line_and_write_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: str, line: str
+    tmp_path: Path, error_of: Ask, arguments: str, line: str
 ) -> None:
-    error = error_of(capsys, ["--runs", str(tmp_path / "runs"), *arguments.split()])
-    assert error == f"error: {line}\n"
-    assert not (tmp_path / "runs").exists()
+    assert error_of(arguments) == f"error: {line}\n"
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without GPU")
-def test_a_gpu_that_is_not_there_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    error = error_of(capsys, ["--runs", str(tmp_path), "--set", "device=cuda"])
+def test_a_gpu_that_is_not_there_is_one_line(error_of: Ask) -> None:
+    error = error_of("--set device=cuda")
     assert error == "error: `device` is cuda, but no GPU is available; use cpu.\n"
 
 
 def test_a_runs_folder_that_cannot_be_written_to_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, error_of: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = tmp_path / "runs"
-    cell = runs / "coordinates/classification-uniform/coordconv/seed0"
-
-    def error(reason: str) -> None:
-        line = f"error: cannot write to {cell} ({reason}); choose another --runs folder.\n"
-        assert error_of(capsys, ["--runs", str(runs), *SMALL, "--steps", "1"]) == line
-
-    runs.write_text("")
-    error("Not a directory")
-    runs.unlink()
-
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(Path, "mkdir", refuse)  # as root, every folder can be written to
-    error("Permission denied")
+    line = "error: cannot write to CELL ({}); choose another --runs folder.\n"
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "mkdir", refuse)  # as root, every folder can be written to
+        assert error_of("--steps 1") == line.format("Permission denied")
+    (tmp_path / "coordinates").write_text("")
+    assert error_of("--steps 1") == line.format("Not a directory")
 
 
 @pytest.fixture
 def finished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
-    """A finished cell of two steps, in the runs folder `tmp_path`."""
+    """A finished cell of two steps."""
     assert run(tmp_path, "--model", "coordconv", "--steps", "2") == 0
     capsys.readouterr()
-    return tmp_path / "coordinates/classification-uniform/coordconv/seed0"
+    return tmp_path / CELL
 
 
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        (
-            "--steps 2 --set l2=0.5 --set batch_size=3",
-            "CELL holds a run of other settings (batch_size, l2); choose another --runs folder, "
-            "or delete it.",
-        ),
-        (
-            "--steps 1",
-            "CELL has trained for 2 steps and SECONDS s, longer than the 1 steps asked for; ask "
-            "for more.",
-        ),
-    ],
-)
-def test_what_does_not_fit_the_cell_on_disk_is_one_line(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: str, line: str
-) -> None:
+def test_what_does_not_fit_the_cell_on_disk_is_one_line(finished: Path, error_of: Ask) -> None:
     seconds = json.loads((finished / "result.json").read_text())["seconds"]
-    line = line.replace("CELL", str(finished)).replace("SECONDS", f"{seconds:.1f}")
-    asked = ["--runs", str(tmp_path), *SMALL, "--model", "coordconv", *arguments.split()]
-    assert error_of(capsys, asked) == f"error: {line}\n"
-
-
-def test_a_cell_that_another_process_trains_is_one_line(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with CellDirectory(finished).lock():
-        error = error_of(
-            capsys, ["--runs", str(tmp_path), *SMALL, "--model", "coordconv", "--steps", "3"]
-        )
-    assert error == (
-        f"error: {finished} is being written by another process; wait for it or stop it.\n"
+    assert error_of("--model coordconv --steps 2 --set l2=0.5 --set batch_size=3") == (
+        "error: CELL holds a run of other settings (batch_size, l2); choose another --runs folder, "
+        "or delete it.\n"
     )
+    assert error_of("--model coordconv --steps 1") == (
+        f"error: CELL has trained for 2 steps and {seconds:.1f} s, longer than the 1 steps asked "
+        "for; ask for more.\n"
+    )
+    with CellDirectory(finished).lock():
+        assert error_of("--model coordconv --steps 3") == (
+            "error: CELL is being written by another process; wait for it or stop it.\n"
+        )
+
+
+NOT_JSON = "is not valid JSON (Expecting value at line 1, column {}); correct or replace it."
 
 
 @pytest.mark.parametrize(
     ("name", "content", "line"),
     [
-        (
-            "config.json",
-            '{"cell": ',
-            "CELL/config.json is not valid JSON (Expecting value at line 1, column 10); correct or "
-            "replace it.",
-        ),
-        (
-            "config.json",
-            "[]",
-            "CELL/config.json: a config must be a JSON object; restore the file.",
-        ),
-        (
-            "result.json",
-            '{"stopped": ',
-            "CELL/result.json is not valid JSON (Expecting value at line 1, column 13); correct or "
-            "replace it.",
-        ),
-        ("result.json", "{}", "CELL/result.json: not a result; delete CELL."),
-        (
-            "result.json",
-            '{"task": "classification", "steps": "many"}',
-            "CELL/result.json: not a result; delete CELL.",
-        ),
-        ("weights.pth", "x", "CELL/weights.pth is damaged; delete CELL and run again."),
+        ("config.json", '{"cell": ', NOT_JSON.format(10)),
+        ("config.json", "[]", ": a config must be a JSON object; restore the file."),
+        ("result.json", '{"stopped": ', NOT_JSON.format(13)),
+        ("result.json", "{}", ": not a result; delete CELL."),
+        ("result.json", '{"task": "regression", "steps": "many"}', ": not a result; delete CELL."),
+        ("weights.pth", "x", " is damaged; delete CELL and run again."),
     ],
 )
 def test_damaged_files_are_one_line(
-    finished: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    name: str,
-    content: str,
-    line: str,
+    finished: Path, error_of: Ask, name: str, content: str, line: str
 ) -> None:
     (finished / name).write_text(content)
-    asked = ["--runs", str(tmp_path), *SMALL, "--model", "coordconv", "--steps", "2"]
-    assert error_of(capsys, asked) == f"error: {line}\n".replace("CELL", str(finished))
+    error = error_of("--model coordconv --steps 2")
+    assert error == f"error: CELL/{name}{' ' * line.startswith('is')}{line}\n"
 
 
 def test_a_diverging_cell_is_one_line_and_the_next_is_trained(
@@ -265,6 +223,23 @@ def test_all_splits_of_a_task_are_trained_tabled_drawn_and_then_skipped(
     assert weights.stat().st_mtime_ns == written
 
 
+# A finished cell, as its result.json has it.
+RESULT: dict[str, Any] = {
+    "task": "classification",
+    "split": "uniform",
+    "model": "coordconv",
+    "seed": 0,
+    "parameters": 7_553,
+    "steps": 1_200,
+    "seconds": 9.04,
+    "seconds_to_perfect": None,
+    "stopped": "budget",
+    "train_accuracy": 0.99996,
+    "test_accuracy": 0.125,
+    "curve": [],
+}
+
+
 def test_the_plain_network_gets_at_least_the_time_of_coordconv(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,21 +249,7 @@ def test_the_plain_network_gets_at_least_the_time_of_coordconv(
 
     def train_cell(directory: Any, config: Any, *_: object) -> dict[str, Any]:
         asked[config.cell.model] = config.budget
-        result = {
-            "task": "classification",
-            "split": "uniform",
-            "model": config.cell.model,
-            "seed": 0,
-            "parameters": 1,
-            "steps": 7,
-            "seconds": 123.5,
-            "wall_clock_seconds": 200.0,
-            "seconds_to_perfect": None,
-            "stopped": "budget",
-            "train_accuracy": 0.5,
-            "test_accuracy": 0.5,
-            "curve": [],
-        }
+        result = RESULT | {"model": config.cell.model, "seconds": 123.5, "wall_clock_seconds": 200}
         directory.path.mkdir(parents=True)
         (directory.path / "config.json").write_text(config.to_json())
         (directory.path / "result.json").write_text(json.dumps(result))
@@ -301,7 +262,7 @@ def test_the_plain_network_gets_at_least_the_time_of_coordconv(
     assert asked["coordconv"].total_steps > 0
     preset = make_config("classification", "uniform", "cnn", {}).budget.total_seconds
     assert asked["cnn"].total_seconds == max(124, preset)
-    waited = "  finished, 7 steps in 123.5 s, and 76 s of waiting for the core\n"
+    waited = "  finished, 1_200 steps in 123.5 s, and 76 s of waiting for the core\n"
     assert capsys.readouterr().out.count(waited) == 2
 
 
@@ -313,16 +274,11 @@ def test_what_a_signal_ends_starts_again_and_leaves_an_earlier_result_alone(
 ) -> None:
     result = (finished / "result.json").read_bytes()
     command = [sys.executable, "-m", "experiments.coordinates", "--runs", str(tmp_path), *SMALL]
-    starts = len(json.loads((finished / "provenance.json").read_text())["starts"])
-    longer = [*command, "--model", "coordconv", "--steps", "1_000_000"]
-    with subprocess.Popen(
-        longer, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
-    ) as process:
-        deadline = time.monotonic() + 60
-        while (
-            len(json.loads((finished / "provenance.json").read_text())["starts"]) == starts
-            and time.monotonic() < deadline
-        ):
+    command += ["--model", "coordconv", "--steps", "1_000_000"]
+    provenance = finished / "provenance.json"
+    before, deadline = provenance.read_bytes(), time.monotonic() + 60
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as process:
+        while provenance.read_bytes() == before and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(number)
         assert process.wait(60) == status
@@ -350,29 +306,16 @@ def test_nothing_finished_means_nothing_drawn(tmp_path: Path) -> None:
 
 
 def test_table_and_the_comparison_at_the_same_time() -> None:
-    common = {"task": "classification", "split": "uniform", "seed": 0, "steps": 1_200}
-    ours = common | {
-        "model": "coordconv",
-        "parameters": 7_553,
-        "seconds": 9.04,
-        "seconds_to_perfect": 6.51,
-        "train_accuracy": 1.0,
-        "test_accuracy": 1.0,
-        "curve": [],
-    }
-    plain = common | {
-        "model": "cnn",
-        "parameters": 409_921,
-        "seconds": 40.0,
-        "seconds_to_perfect": None,
-        "train_accuracy": 0.99996,
-        "test_accuracy": 0.125,
-        "curve": [
-            {"seconds": 3.0, "train_accuracy": 0.0, "test_accuracy": 0.0},
-            {"seconds": 6.0, "train_accuracy": 0.25, "test_accuracy": 0.0625},
-            {"seconds": 9.0, "train_accuracy": 0.5, "test_accuracy": 0.125},
-        ],
-    }
+    ours = RESULT | {"seconds_to_perfect": 6.51, "train_accuracy": 1.0, "test_accuracy": 1.0}
+    curve = [
+        {
+            "seconds": 3.0 * n,
+            "train_accuracy": 0.25 * n - 0.25,
+            "test_accuracy": 0.0625 * n - 0.0625,
+        }
+        for n in (1, 2, 3)
+    ]
+    plain = RESULT | {"model": "cnn", "parameters": 409_921, "seconds": 40.0, "curve": curve}
     lines = format_table([ours, plain]).splitlines()
     assert [re.sub(" {2,}", " | ", line) for line in lines[:3]] == [
         "task-split | network | seed | weights | steps | time | train | test | all right",
