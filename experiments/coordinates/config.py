@@ -93,7 +93,7 @@ class BudgetSettings(Settings):
     total_seconds: Annotated[
         float,
         Field(ge=0, le=10**9),
-        Flag("--seconds", "train every network for at most S seconds", "S"),
+        Flag("--seconds", "the same in seconds of processor time", "S"),
     ]
 
     @model_validator(mode="after")
@@ -137,24 +137,20 @@ class CellConfig(SavedSettings):
     @model_validator(mode="after")
     def _check_network(self) -> Self:
         task, model = self.cell.task, self.cell.model
-        allowed = _KERNEL_SIZES.get((task, model), (0,))
-        if self.network.kernel_size not in allowed:
-            if allowed == (0,):
+        choices, network = _KERNEL_SIZES.get((task, model)), self.network
+        for name in ("kernel_size", "width_multiplier"):
+            if choices is None and getattr(network, name):
                 raise ValueError(
-                    f"`kernel_size` does not apply to {model} on {task}; leave it out or choose "
+                    f"`{name}` does not apply to {model} on {task}; leave it out or choose "
                     "another --model or --task."
                 )
+        if choices and network.kernel_size not in choices:
             raise ValueError(
                 f"`kernel_size` of {model} on {task} must be one of "
-                f"{', '.join(map(str, allowed))}, got {self.network.kernel_size}."
+                f"{', '.join(map(str, choices))}, got {network.kernel_size}."
             )
-        if (self.network.width_multiplier == 0) != (allowed == (0,)):
-            raise ValueError(
-                f"`width_multiplier` does not apply to {model} on {task}; leave it out or choose "
-                "another --model or --task."
-                if allowed == (0,)
-                else f"`width_multiplier` must be 1, 2 or 3 for {model} on {task}, got 0."
-            )
+        if choices and not network.width_multiplier:
+            raise ValueError(f"`width_multiplier` must be 1, 2 or 3 for {model} on {task}, got 0.")
         return self
 
     @property

@@ -32,6 +32,7 @@ _NAMES = {"cnn": "plain network", "coordconv": "CoordConv"}
 _PART_NAMES = {"train": "training", "test": "test"}
 _RIGHT, _WRONG, _NO_EXAMPLE = "#8fb4d9", "#6b0a0a", "white"  # three steps of grey, too
 _BEYOND = "#dcdcdc"  # the canvas
+_TRUE, _DARK = "#c4c4c4", "#08306b"
 _MARGIN = 4  # pixels between the square of the zoomed pictures and their edge
 
 
@@ -139,28 +140,22 @@ def _draw_canvas(trained: Sequence[_Trained], split: Split) -> Picture:
     cell_of = f"{task}, {config.cell.split} split, seed {config.cell.seed}"
     picture.suptitle(f"{cell_of}: every example at its place on the canvas")
     if task == "rendering":
-        picture.colorbar(
-            shown,
-            ax=grid,
-            location="bottom",
-            shrink=0.5,
-            aspect=30,
-            label="intersection over union (white: no example)",
-        )
-    else:
-        handles: list[Any] = (
-            [
-                Patch(fc=_RIGHT, label="right"),
-                Patch(fc=_WRONG, label="wrong"),
-                Patch(fc=_NO_EXAMPLE, ec="black", lw=0.5, label="no example"),
-            ]
-            if task == "classification"
-            else [
-                Line2D([], [], ls="", marker="s", ms=4, color="#c4c4c4", label="true position"),
-                Line2D([], [], ls="", marker=".", ms=5, color="#08306b", label="predicted"),
-            ]
-        )
-        picture.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+        label = "intersection over union (white: no example)"
+        picture.colorbar(shown, ax=grid, location="bottom", shrink=0.5, aspect=30, label=label)
+        return picture
+    handles: list[Any] = (
+        [
+            Patch(fc=_RIGHT, label="right"),
+            Patch(fc=_WRONG, label="wrong"),
+            Patch(fc=_NO_EXAMPLE, ec="black", lw=0.5, label="no example"),
+        ]
+        if task == "classification"
+        else [
+            Line2D([], [], ls="", marker="s", ms=4, color=_TRUE, label="true position"),
+            Line2D([], [], ls="", marker=".", ms=5, color=_DARK, label="predicted"),
+        ]
+    )
+    picture.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     return picture
 
 
@@ -178,8 +173,8 @@ def _plot_values(
 
 def _plot_predicted_points(axes: Axes, predicted: Tensor, positions: Tensor) -> None:
     (true_rows, true_columns), (rows, columns) = positions.numpy().T, predicted.numpy().T
-    axes.plot(true_columns, true_rows, "s", ms=3.4, color="#c4c4c4", mew=0)
-    axes.plot(columns, rows, ".", ms=2.4, color="#08306b", mew=0)
+    axes.plot(true_columns, true_rows, "s", ms=3.4, color=_TRUE, mew=0)
+    axes.plot(columns, rows, ".", ms=2.4, color=_DARK, mew=0)
 
 
 def _draw_curve(trained: Sequence[_Trained]) -> Picture:
@@ -188,7 +183,7 @@ def _draw_curve(trained: Sequence[_Trained]) -> Picture:
     picture = Picture(figsize=(7.0, 3.8), layout="constrained")
     axes = picture.subplots()
     figure = headline_of(trained[0].result)
-    styles = {"cnn": ("#b2182b", "s"), "coordconv": ("#08306b", "o")}
+    styles = {"cnn": ("#b2182b", "s"), "coordconv": (_DARK, "o")}
     for cell in trained:
         curve = cell.result["curve"]
         seconds = [row["seconds"] for row in curve]
