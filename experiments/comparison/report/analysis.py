@@ -12,7 +12,7 @@ from configs.run_config import parse_arm
 from envs.games import find_game
 from experiments.comparison.report.network_cost import compute_network_cost, find_weight_shares
 from experiments.comparison.report.position_use import VARIANTS, Variant, read_ablation
-from experiments.comparison.report.records import Comparison, RunRecord
+from experiments.comparison.report.records import Comparison, Episodes, RunRecord
 from experiments.comparison.statistics.bootstrap import (
     Estimate,
     estimate_interquartile_mean,
@@ -133,24 +133,6 @@ class PositionUseRow:
 
 
 @dataclass(frozen=True)
-class SettingsCard:
-    """The settings that all runs share, and every circumstance that their starts name."""
-
-    run: dict[str, Any]
-    hyperparameters: dict[str, Any]
-    protocol: dict[str, Any]
-    source_version: str
-    commit: list[str]
-    python: list[str]
-    platform: list[str]
-    processor: list[str]
-    cores: list[str]
-    device: list[str]
-    threads: list[str]
-    packages: dict[str, list[str]]
-
-
-@dataclass(frozen=True)
 class RunRow:
     """How far a planned run has come."""
 
@@ -185,7 +167,7 @@ class Analysis:
     scores_over_games: ScoresOverGames
     cost: list[CostRow]
     coordinate_use: list[PositionUseRow]
-    settings: SettingsCard
+    settings: dict[str, Any]  # that all runs share, and what their starts say of the machine
     runs: list[RunRow]  # in the order of the plan
     left_out: list[LeftOutRow]
     format_version: int = FORMAT_VERSION
@@ -226,36 +208,31 @@ def _score_arm(comparison: Comparison, game: str, arm: str) -> ArmScores:
     plan = comparison.plan
     runs = [_ended(comparison, game, arm, seed) for seed in plan.seeds]
     baseline = [_ended(comparison, game, plan.arms[0], seed) for seed in plan.seeds]
+    threshold = _mean(final_score(run.episodes.returns) for run in baseline if run is not None)
 
-    def of_each(
-        runs: list[RunRecord | None], function: Callable[[RunRecord], _Value | None]
-    ) -> list[_Value | None]:
-        return [None if run is None else function(run) for run in runs]
+    def of_each(function: Callable[[Episodes], _Value | None]) -> list[_Value | None]:
+        return [None if run is None else function(run.episodes) for run in runs]
 
-    finals = of_each(runs, lambda run: final_score(run.episodes.returns))
-    threshold = _mean(of_each(baseline, lambda run: final_score(run.episodes.returns)))
+    def measure(episodes: Episodes) -> float | None:
+        steps, returns = episodes.agent_steps, episodes.returns
+        return mean_return_over_training(steps, returns, plan.total_agent_steps)
+
+    def find_steps(episodes: Episodes) -> int | None:
+        if threshold is None:
+            return None
+        return find_steps_to_reach(episodes.agent_steps, episodes.returns, threshold)
+
+    def normalise(score: float | None) -> float | None:
+        return None if score is None else find_game(game).human_normalised_score(score)
+
+    finals = of_each(lambda episodes: final_score(episodes.returns))
     return ArmScores(
-        mean_return_over_training=of_each(
-            runs,
-            lambda run: mean_return_over_training(
-                run.episodes.agent_steps, run.episodes.returns, plan.total_agent_steps
-            ),
-        ),
+        mean_return_over_training=of_each(measure),
         final_score=finals,
-        final_human_normalised=[
-            None if score is None else find_game(game).human_normalised_score(score)
-            for score in finals
-        ],
+        final_human_normalised=list(map(normalise, finals)),
         mean_final_score=_mean(finals),
-        agent_steps_to_baselines_final_score=of_each(
-            runs,
-            lambda run: (
-                None
-                if threshold is None
-                else find_steps_to_reach(run.episodes.agent_steps, run.episodes.returns, threshold)
-            ),
-        ),
-        games_played=of_each(runs, lambda run: len(run.episodes.returns)),
+        agent_steps_to_baselines_final_score=of_each(find_steps),
+        games_played=of_each(lambda episodes: len(episodes.returns)),
     )
 
 
@@ -415,24 +392,19 @@ def _describe_use(game: str, arm: str, runs: list[RunRecord]) -> PositionUseRow:
 # --- what the runs are ----------------------------------------------------------------------------
 
 
-def _describe_settings(comparison: Comparison) -> SettingsCard:
+def _describe_settings(comparison: Comparison) -> dict[str, Any]:
     template = comparison.plan.template
     starts = [start for run in comparison.runs.values() for start in run.starts]
-    packages = [found for start in starts if isinstance(found := start.get("packages"), dict)]
-    run = template.run.model_dump()
-    for name in ("game", "seed"):
-        del run[name]
-    return SettingsCard(
-        run=run,
-        hyperparameters=template.hyperparameters.model_dump(),
-        protocol=load_protocol(template.run.protocol).model_dump(),
-        source_version=comparison.plan.source,
-        packages={
-            name: _distinct([start.get("packages") for start in starts], name)
-            for name in sorted({name for found in packages for name in found})
-        },
+    packages = [start.get("packages") for start in starts]
+    names = sorted({name for found in packages if isinstance(found, dict) for name in found})
+    return {
+        "run": template.run.model_dump(exclude={"game", "seed"}),
+        "hyperparameters": template.hyperparameters.model_dump(),
+        "protocol": load_protocol(template.run.protocol).model_dump(),
+        "source_version": comparison.plan.source,
+        "packages": {name: _distinct(packages, name) for name in names},
         **{name: _distinct(starts, name) for name in _CIRCUMSTANCES},
-    )
+    }
 
 
 def _distinct(starts: Sequence[Any], name: str) -> list[str]:

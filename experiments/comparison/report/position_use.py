@@ -81,11 +81,7 @@ def read_ablation(run: RunRecord) -> dict[Variant, Sequence[int]] | None:
     if not isinstance(values, dict):
         raise ValueError(f"{path}: not an ablation; delete the file and give --ablate again.")
     ablation = _Ablation.parse(values, str(path))
-    returns: dict[Variant, Sequence[int]] = {
-        "intact": ablation.intact,
-        "zeroed": ablation.zeroed,
-        "shuffled": ablation.shuffled,
-    }
+    returns: dict[Variant, Sequence[int]] = {name: getattr(ablation, name) for name in VARIANTS}
     if not all(returns.values()):
         raise ValueError(f"{path}: has no games; delete the file and give --ablate again.")
     fits = ablation.trained_agent_steps == run.config.run.total_agent_steps

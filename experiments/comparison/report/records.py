@@ -328,45 +328,21 @@ def _find_misfit(record: RunRecord, planned: RunConfig | None, plan: ComparisonP
 
 def _infer_plan(records: Sequence[RunRecord]) -> ComparisonPlan:
     """The plan that the largest group of comparable runs would have had."""
-    groups: list[list[RunRecord]] = []
+    groups: dict[Any, list[RunRecord]] = {}
     for record in records:
-        for group in groups:
-            if _are_comparable(record, group[0]):
-                group.append(record)
-                break
-        else:
-            groups.append([record])
-    largest = max(groups, key=len)  # of equal ones the first by name
-    games = {run.config.run.game for run in largest}
-    arms = {run.config.arm for run in largest}
-    seeds = {run.config.run.seed for run in largest}
-    preset = load_preset("comparison")
-    known_games = preset["comparison"]["games"]
-    first = largest[0].config
+        shared = record.config.run.model_dump(exclude={"game", "seed"})
+        key = (*shared.items(), record.config.hyperparameters, record.source)
+        groups.setdefault(key, []).append(record)
+    largest = max(groups.values(), key=len)  # of equal ones the first by name
+    games, arms, seeds = (set(part) for part in zip(*(run.key for run in largest), strict=True))
+    known_games = load_preset("comparison")["comparison"]["games"]
     return ComparisonPlan(
         games=tuple(
             sorted(games, key=lambda g: (known_games.index(g) if g in known_games else 99, g))
         ),
         arms=tuple(sorted(arms, key=lambda arm: (arm != BASELINE, arm))),
         seeds=tuple(sorted(seeds)),
-        template=first,
+        template=largest[0].config,
         criteria=default_criteria(),
         source=largest[0].source,
-    )
-
-
-def _are_comparable(one: RunRecord, other: RunRecord) -> bool:
-    aligned = ComparisonPlan(
-        games=(one.config.run.game,),
-        arms=(one.config.arm,),
-        seeds=(one.config.run.seed,),
-        template=other.config,
-        criteria=default_criteria(),
-        source=other.source,
-    )
-    return (
-        one.config.run.algo == other.config.run.algo
-        and one.config.run.total_agent_steps == other.config.run.total_agent_steps
-        and one.source == other.source
-        and not experiment_differences(one.config, aligned.run_of(*one.key))
     )

@@ -12,7 +12,7 @@ import jinja2
 
 from configs.comparison import MIN_SEEDS
 from experiments.comparison.plan import load_plan
-from experiments.comparison.report.analysis import Analysis, ArmScores, SettingsCard, analyse
+from experiments.comparison.report.analysis import Analysis, ArmScores, analyse
 from experiments.comparison.report.figures import draw_figures
 from experiments.comparison.report.records import gather
 from experiments.comparison.report.tensorboard_pages import write_tensorboard
@@ -97,19 +97,22 @@ def render(analysis: Analysis, figures: Mapping[str, bytes], form: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
-def _list_settings(settings: SettingsCard, criteria: dict[str, Any]) -> list[tuple[str, str]]:
+def _list_settings(settings: dict[str, Any], criteria: dict[str, Any]) -> list[tuple[str, str]]:
     """All that the runs were made with, by name."""
-    groups = {"": settings.run | settings.hyperparameters}
-    groups |= {"protocol: ": settings.protocol, "verdicts: ": criteria}
-    found = {name: values for name, values in asdict(settings).items() if isinstance(values, list)}
+    groups = {"": settings["run"] | settings["hyperparameters"]}
+    groups |= {"protocol: ": settings["protocol"], "verdicts: ": criteria}
+    found = {name: values for name, values in settings.items() if isinstance(values, list)}
     return [
         *(
             (f"{prefix}{name}", _show_setting(value))
             for prefix, values in groups.items()
             for name, value in values.items()
         ),
-        ("source version", settings.source_version),
-        *((name, "; ".join(values) or "-") for name, values in (found | settings.packages).items()),
+        ("source version", settings["source_version"]),
+        *(
+            (name, "; ".join(values) or "-")
+            for name, values in (found | settings["packages"]).items()
+        ),
     ]
 
 

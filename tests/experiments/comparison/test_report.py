@@ -161,7 +161,7 @@ def test_other_runs_are_listed_and_left_out(tmp_path):
         "Breakout/a2c-cnn/seed10": "another source version (abc)",
         "Breakout/dqn-cnn/seed0": "another algorithm (dqn)",
         "Breakout/a2c-cnn/seed11": "config.json: format version None is not the one "
-        "this release reads (1); use the release that wrote it.",
+        "this release reads (2); use the release that wrote it.",
         "Breakout/a2c-cnn/seed13": "its config is that of Breakout/a2c-cnn/seed12",
         "Breakout/a2c-cnn/seed14": f"another source version ({hash_source()}, abc)",
     }
