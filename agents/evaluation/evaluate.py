@@ -113,8 +113,6 @@ def evaluate(
             write_json(folder / RETURNS_NAME, report)
             written.append(report[kind]["file"])
     print(format_table(report))
-    if report["no_interval_because"]:
-        print(f"No interval: {report['no_interval_because']}.")
     for name in written:
         print(f"written: {folder / name}")
 
@@ -143,23 +141,24 @@ def _play(agent: TrainedAgent, games: int, seed: int, epsilon: float | None) -> 
 
 
 def format_table(report: dict[str, Any]) -> str:
-    """The closing line of an evaluation, under its heading."""
+    """The closing lines of an evaluation."""
     interval, score = report["interval_95"], report["human_normalised_score"]
     deviation, steps = report["standard_deviation"], report["trained_agent_steps"]
-    columns = {
+    rows = {
         "game": report["game"],
         "agent": report["model"]
         if report["run"] is None
         else f"{report['algo']}-{report['arm']}/seed{report['run_seed']}",
-        "trained": "unknown" if steps is None else f"{steps:_}",
-        "games": str(len(report["returns"])),
-        "different": str(report["different_games"]),
+        "trained": "unknown" if steps is None else f"{steps:_} agent steps",
+        "games": f"{len(report['returns'])}, {report['different_games']} different",
         "mean return": f"{report['mean_return']:.1f}",
-        "std": "-" if deviation is None else f"{deviation:.1f}",
-        "95 % interval": "-" if interval is None else f"{interval[0]:.1f} to {interval[1]:.1f}",
+        "standard deviation": "-" if deviation is None else f"{deviation:.1f}",
+        "95 % interval": f"- ({report['no_interval_because']})"
+        if interval is None
+        else f"{interval[0]:.1f} to {interval[1]:.1f}",
         "human-normalised": "-" if score is None else f"{score:.3f}",
     }
-    return "\n".join(align_columns([tuple(columns), tuple(columns.values())], left=len(columns)))
+    return "\n".join(align_columns(list(rows.items()), left=2))
 
 
 def _find_epsilon(agent: TrainedAgent, path: Path, deterministic: bool) -> float | None:
@@ -202,14 +201,10 @@ def _describe_games(
     returns = [game.raw_return for game in played]
     different = len({(game.actions, game.raw_return, game.length_frames) for game in played})
     summary = summarise_returns(returns)
-    reason = "there is one game only" if len(played) == 1 else None
+    reason = "one game" if len(played) == 1 else None
     protocol = load_protocol(agent.protocol_name)
     if epsilon == 0 and protocol.sticky_action_probability == 0:
-        reason = (
-            f"the number of no-ops a game starts with, 0 to {protocol.no_op_max}, is all the "
-            f"chance there is ({different} of the {len(played)} games were different ones); leave "
-            "out --deterministic"
-        )
+        reason = "no chance but the no-ops; leave out --deterministic"
         summary["interval_95"] = None
     return summary | {
         "no_interval_because": reason,
