@@ -23,17 +23,11 @@ _EXTRACTORS = ("features_extractor.", "q_net.features_extractor.")  # of A2C, of
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """Of the features extractor; the layers behind it are the same in all arms.
-
-    Attributes:
-        parameters: Trained numbers.
-        multiply_adds: Per observation.
-        multiply_adds_per_update: For the position's part, once whenever the weights have changed.
-    """
+    """Of the features extractor; the layers behind it are the same in all arms."""
 
     parameters: int
-    multiply_adds: int
-    multiply_adds_per_update: int
+    multiply_adds: int  # per observation
+    multiply_adds_per_update: int  # for the position's part, once when the weights have changed
 
 
 def make_extractor(network: NetworkSettings) -> NatureCoordCNN:

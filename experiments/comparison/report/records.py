@@ -30,39 +30,23 @@ _TAIL_BYTES = 16 << 10  # enough for the last 100 games
 
 @dataclass(frozen=True, eq=False)
 class Episodes:
-    """A run's finished games, in order; every array has shape (games,).
+    """A run's finished games, in order; every array has shape (games,)."""
 
-    Attributes:
-        agent_steps: Of the run, at the end of each game.
-        returns: Raw return of each game.
-        seconds: Of training so far, at the end of each game.
-    """
-
-    agent_steps: NDArray[np.int64]
-    returns: FloatArray
-    seconds: FloatArray
+    agent_steps: NDArray[np.int64]  # of the run, at the end of each game
+    returns: FloatArray  # raw
+    seconds: FloatArray  # of training so far, at the end of each game
 
 
 @dataclass(frozen=True, eq=False)
 class RunRecord:
-    """One run as it lies on the disk.
-
-    Attributes:
-        directory: Where.
-        config: What was asked.
-        state: What it is doing, or how it ended.
-        agent_steps: Agent steps trained and saved.
-        message: Why it diverged or failed; empty otherwise.
-        starts: The circumstances of each start, as in `provenance.json`.
-        episodes: Its finished games.
-    """
+    """One run as it lies on the disk."""
 
     directory: RunDirectory
     config: RunConfig
-    state: str
-    agent_steps: int
-    message: str
-    starts: Sequence[dict[str, Any]]
+    state: str  # what it is doing, or how it ended
+    agent_steps: int  # trained and saved
+    message: str  # why it diverged or failed; empty otherwise
+    starts: Sequence[dict[str, Any]]  # the circumstances of each, as in `provenance.json`
     episodes: Episodes
 
     @property
@@ -83,19 +67,12 @@ class RunRecord:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """The runs of a plan, and what is below the same folder but not part of it.
-
-    Attributes:
-        plan: What was planned.
-        is_declared: Whether the plan was made before the runs; else it was read off them.
-        runs: Those of the plan that were started, by game, arm and seed.
-        left_out: Names of other runs, each with the reason why it is not pooled.
-    """
+    """The runs of a plan, and what is below the same folder but not part of it."""
 
     plan: ComparisonPlan
-    is_declared: bool
-    runs: dict[tuple[str, str, int], RunRecord]
-    left_out: list[tuple[str, str]]
+    is_declared: bool  # the plan was made before the runs; else it was read off them
+    runs: dict[tuple[str, str, int], RunRecord]  # that were started, by game, arm and seed
+    left_out: list[tuple[str, str]]  # names of other runs, each with the reason
 
     def is_complete(self, game: str, arms: Sequence[str] | None = None) -> bool:
         """Whether every planned run of a game (in the given arms) has ended."""

@@ -141,19 +141,12 @@ def _carry_forward(bin_means: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True)
 class CurveBand:
-    """The seeds' mean curve and its pointwise t interval; every array has shape (B,).
+    """The seeds' mean curve and its pointwise t interval; every array has shape (B,)."""
 
-    Attributes:
-        mean: Mean over the seeds that have a value in the bin; NaN without any.
-        low: Lower end of the interval of that mean; NaN with fewer than two seeds.
-        high: Upper end, likewise.
-        seeds: How many seeds have a value in the bin.
-    """
-
-    mean: FloatArray
-    low: FloatArray
+    mean: FloatArray  # over the seeds that have a value in the bin; NaN without any
+    low: FloatArray  # of the interval of that mean; NaN with fewer than two seeds
     high: FloatArray
-    seeds: NDArray[np.int64]
+    seeds: NDArray[np.int64]  # that have a value in the bin
 
 
 def compute_curve_band(curves: ArrayLike, confidence: float = 0.95) -> CurveBand:

@@ -13,20 +13,12 @@ Interval = tuple[float, float] | None  # None where there is none
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Candidate minus baseline, one difference per seed.
-
-    Attributes:
-        seeds: Pairs.
-        mean: Mean difference.
-        standard_deviation: Of the differences; None with one pair.
-        interval: The paired t interval, at 95 % unless asked otherwise and not corrected for other
-            games; None with one pair, or if the differences do not vary.
-    """
+    """Candidate minus baseline, one difference per seed."""
 
     seeds: int
     mean: float
-    standard_deviation: float | None
-    interval: Interval
+    standard_deviation: float | None  # of the differences; None with one pair
+    interval: Interval  # paired t; none with one pair, or if the differences do not vary
 
     @property
     def standard_error(self) -> float:
@@ -42,7 +34,7 @@ def compare_pairs(
     Args:
         baseline: A value per seed; shape (S,).
         candidate: The value of the same seeds, in the same order; shape (S,).
-        confidence: Of the interval.
+        confidence: Of the interval, which is not corrected for other games.
 
     Raises:
         ValueError: If the two do not pair up, are empty or not finite.

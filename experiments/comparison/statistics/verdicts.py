@@ -136,27 +136,16 @@ def decide(
 
 @dataclass(frozen=True)
 class GameScores:
-    """What one game's runs scored, the arms paired by seed; the input of `judge_games`.
-
-    Attributes:
-        game: Its name.
-        baseline: Primary metric of the plain network, one per seed; None without a finished game.
-        candidate: The same of the other arm, same seeds, same order.
-        baseline_final: Final scores of the plain network, likewise.
-        candidate_final: Final scores of the other arm, likewise.
-        complete: Every run planned for this game has ended (diverged runs have).
-        random_return: Mean return of a random player; None where there is no such figure.
-        human_return: Mean return of a human tester; None where there is no such figure.
-    """
+    """What one game's runs scored, the arms paired by seed; the input of `judge_games`."""
 
     game: str
-    baseline: Sequence[float | None]
-    candidate: Sequence[float | None]
-    baseline_final: Sequence[float | None]
+    baseline: Sequence[float | None]  # primary metric by seed; None without a finished game
+    candidate: Sequence[float | None]  # of the other arm, same seeds, same order
+    baseline_final: Sequence[float | None]  # final scores, likewise
     candidate_final: Sequence[float | None]
-    complete: bool
-    random_return: float | None
-    human_return: float | None
+    complete: bool  # every run planned for this game has ended (diverged runs have)
+    random_return: float | None  # mean return of a random player, if it is known
+    human_return: float | None  # mean return of a human tester, likewise
 
     def __post_init__(self) -> None:
         arms = (self.baseline, self.candidate, self.baseline_final, self.candidate_final)
@@ -169,28 +158,17 @@ class GameScores:
 
 @dataclass(frozen=True)
 class GameVerdict:
-    """The verdict on one game.
-
-    Attributes:
-        game: Its name.
-        verdict: Where the judged interval lies.
-        reason: Why it is undecided, for a reader; None for the other verdicts.
-        difference: Paired differences of the primary metric, with the uncorrected 95 % interval;
-            None without a pair of scores.
-        margin: In raw return; None where it cannot be told.
-        judged_level: Alpha of the interval that the verdict was read off; None if none was.
-        judged_interval: That interval.
-        more_seeds: How many more seeds would give a verdict with probability `Criteria.power` if
-            the observed difference and spread are the true ones; None if not asked or too many.
-    """
+    """The verdict on one game: where the judged interval lies."""
 
     game: str
     verdict: Verdict
-    reason: str | None
-    difference: PairedDifference | None
-    margin: float | None
-    judged_level: float | None = None
+    reason: str | None  # why it is undecided, for a reader
+    difference: PairedDifference | None  # of the primary metric; None without a pair of scores
+    margin: float | None  # in raw return; None where it cannot be told
+    judged_level: float | None = None  # alpha of the interval that the verdict was read off
     judged_interval: Interval = None
+    # How many more seeds would give a verdict with probability `Criteria.power` if the observed
+    # difference and spread are the true ones; None if not asked or too many.
     more_seeds: int | None = None
 
     @property
