@@ -63,7 +63,7 @@ def _measure_shares(game: str, precision: str) -> dict[str, float]:
     agent.learn(TASKS["a2c"].warm_up)
     spent: dict[str, float] = defaultdict(float)
     agent.env.step = _timed(agent.env.step, "emulation", spent)
-    agent._network.compute = _timed(agent._network.compute, "forward", spent)
+    agent._score = _timed(agent._score, "forward", spent)
     agent.train = _timed(agent.train, "update", spent)
     before, started = agent.num_timesteps, time.perf_counter()
     agent.learn(16_000, reset_num_timesteps=False)

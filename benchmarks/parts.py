@@ -118,9 +118,16 @@ def _parts_of(agent: Any, algo: str) -> dict[str, Callable[[], Any]]:
     import numpy as np
     import torch
 
+    from agents.algorithms.fast_path import FastPath
+
     env, generator = agent.env, np.random.default_rng(0)
     observations = env.reset()
-    network = getattr(agent, "_network", None)  # SB3's agents have none
+    network = None
+    if isinstance(agent, FastPath):  # SB3's agents have no network of their own
+        assert agent._is_fast()
+        network = agent._network
+        assert network is not None
+        network.read_weights()
 
     def emulate() -> Any:
         return env.step(generator.integers(env.action_space.n, size=env.num_envs))
@@ -143,7 +150,7 @@ def _parts_of(agent: Any, algo: str) -> dict[str, Callable[[], Any]]:
 
         def update() -> None:
             if network is not None:
-                agent._weights = network.read_weights()
+                network.read_weights()
             agent.train()
 
         parts["update"] = update

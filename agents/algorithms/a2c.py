@@ -8,15 +8,17 @@ import stable_baselines3
 import torch
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.distributions import CategoricalDistribution
+from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy
 from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecEnv
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from agents.algorithms.cached_network import CachedNetwork, Precision, Weights
+from agents.algorithms.cached_network import CachedNetwork
 from agents.algorithms.device import to_device
 from agents.algorithms.divergence import Divergence
-from policies.extractors import NatureCoordCNN
+from agents.algorithms.fast_path import FastPath, find_obstacle_in
 
 
 class _Losses(NamedTuple):
@@ -26,38 +28,34 @@ class _Losses(NamedTuple):
     whole: Tensor
 
 
-class A2C(stable_baselines3.A2C):
+class A2C(FastPath, stable_baselines3.A2C):
     """SB3's A2C: the same losses, gradients and updates, in less time.
 
     The rollout's activations are kept and used again in the update (`CachedNetwork`).
     Like SB3's it draws actions from torch's global generator. The rollout buffer's observations
-    and log-probabilities are not filled, as nothing reads them.
-
-    Args:
-        precision: Arithmetic of the network: "fp32", or "bf16" with float32 weights and heads.
-        arguments: As for `stable_baselines3.A2C`, with a `NatureCoordCNN` as features extractor
-            and a discrete action space.
+    and log-probabilities are not filled, as nothing reads them. That is for SB3's own policies on a
+    `NatureCoordCNN` and discrete actions; any other agent is SB3's (see `FastPath`).
     """
 
-    def __init__(self, *arguments: Any, precision: Precision = "fp32", **keywords: Any) -> None:
-        self.precision: Precision = precision
-        super().__init__(*arguments, **keywords)
+    def find_obstacle(self) -> str | None:
+        """Name what the fast path cannot do; None if it applies."""
+        policy = self.policy
+        if type(policy) not in (ActorCriticPolicy, ActorCriticCnnPolicy):
+            return f"`policy` {type(policy).__name__}"
+        if not policy.share_features_extractor:
+            return "`share_features_extractor` False"
+        if type(self.rollout_buffer) is not RolloutBuffer:
+            return f"`rollout_buffer_class` {type(self.rollout_buffer).__name__}"
+        if type(policy.action_dist) is not CategoricalDistribution:
+            return f"actions drawn from a {type(policy.action_dist).__name__}"
+        return find_obstacle_in(policy, policy.features_extractor)
 
-    def _setup_model(self) -> None:
-        super()._setup_model()
-        self.policy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        extractor = self.policy.features_extractor
-        assert isinstance(extractor, NatureCoordCNN)
-        self._network = CachedNetwork(extractor, self.n_steps * self.n_envs, self.precision)
-        self._weights: Weights = []  # those of the rollout
+    def _extractor(self) -> nn.Module:
+        return self.policy.features_extractor
 
-    def _excluded_save_params(self) -> list[str]:
-        return [
-            *super()._excluded_save_params(),
-            "_network",
-            "_weights",
-            "precision",
-        ]
+    def _make_networks(self) -> None:
+        kept = self.n_steps * self.n_envs
+        self._network = CachedNetwork(self.policy.features_extractor, kept, self.precision)
 
     def collect_rollouts(
         self,
@@ -67,10 +65,14 @@ class A2C(stable_baselines3.A2C):
         n_rollout_steps: int,
     ) -> bool:
         """Play `n_rollout_steps` in every environment; see SB3."""
+        if not self._is_fast():
+            return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         assert isinstance(self._last_obs, np.ndarray)
+        assert self._network is not None
+        self.policy.set_training_mode(False)
         rollout_buffer.reset()
         callback.on_rollout_start()
-        self._weights = self._network.read_weights()  # with gradient: the update starts from them
+        self._network.read_weights()  # with gradient: the update starts from them
         for step in range(n_rollout_steps):
             with torch.no_grad():
                 logits, values = self._score(self._last_obs, step * env.num_envs)
@@ -85,9 +87,9 @@ class A2C(stable_baselines3.A2C):
             self._update_info_buffer(infos, dones)
             for index in np.flatnonzero(dones):
                 # A game cut off by the time limit would have gone on: add the value of its end.
-                if infos[index].get("TimeLimit.truncated", False):
-                    terminal = infos[index]["terminal_observation"][None]
-                    rewards[index] += self.gamma * self._score(terminal)[1][0]
+                terminal = infos[index].get("terminal_observation")
+                if terminal is not None and infos[index].get("TimeLimit.truncated", False):
+                    rewards[index] += self.gamma * self._score(terminal[None])[1][0]
             rollout_buffer.actions[step] = action_array
             rollout_buffer.rewards[step] = rewards
             rollout_buffer.episode_starts[step] = self._last_episode_starts
@@ -105,7 +107,14 @@ class A2C(stable_baselines3.A2C):
 
         Raises:
             Divergence: If the loss is not finite; the weights are those before the update.
+            ValueError: If there is no rollout.
         """
+        if self._network is None or not self._network.has_weights:
+            if not self.rollout_buffer.full:  # the fast path leaves it so
+                raise ValueError("`train` needs a new rollout; call `learn`.")
+            super().train()
+            return
+        self.policy.set_training_mode(True)
         optimizer = self.policy.optimizer
         self._update_learning_rate(optimizer)
         buffer = self.rollout_buffer
@@ -117,7 +126,7 @@ class A2C(stable_baselines3.A2C):
         )
         if not math.isfinite(loss_value := losses.whole.item()):
             raise Divergence("the loss", loss_value, self.num_timesteps)
-        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        norm = nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
         optimizer.step()
 
         self._n_updates += 1
@@ -130,12 +139,14 @@ class A2C(stable_baselines3.A2C):
         record("train/entropy_loss", losses.entropy.item())
         record("train/policy_loss", losses.policy.item())
         record("train/value_loss", losses.value.item())
+        record("train/gradient_norm", norm.item())
 
     def _differentiate(self, actions: Tensor, advantages: Tensor, returns: Tensor) -> _Losses:
         """The losses of the rollout, [T * N] step after step; leaves their gradients behind."""
         if self.normalize_advantage:
             advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-        logits, values = self._evaluate(self._network.features(self._weights))
+        assert self._network is not None
+        logits, values = self._evaluate(self._network.features())
         log_probabilities = F.log_softmax(logits, dim=1)
         log_probability = log_probabilities.gather(1, actions.long()[:, None])[:, 0]
         policy_loss = -(advantages * log_probability).mean()
@@ -159,5 +170,6 @@ class A2C(stable_baselines3.A2C):
 
         `first_kept` is where their activations are kept for the update, or None.
         """
+        assert self._network is not None
         pixels = to_device(observations, self.device)
-        return self._evaluate(self._network.compute(self._weights, pixels, first_kept))
+        return self._evaluate(self._network.compute(pixels, first_kept))

@@ -10,6 +10,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.algorithms.a2c import A2C
 from agents.algorithms.dqn import DQN
+from agents.algorithms.replay_buffer import ReplayBuffer
 from configs.run_config import A2CHyperparameters, NetworkSettings, RunConfig
 from policies.extractors import NatureCoordCNN
 
@@ -64,6 +65,7 @@ def make_agent(
         exploration_fraction=settings.exploration_fraction,
         exploration_initial_eps=settings.exploration_initial_eps,
         exploration_final_eps=settings.exploration_final_eps,
+        replay_buffer_class=ReplayBuffer,
         replay_buffer_kwargs={
             "folder": replay_folder,
             "slack_transitions": replay_slack(config),

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from policies.coordconv import CoordConv2d, sum_over_images
+from policies.coordconv import ExtraChannelConv2d, sum_over_images
 from policies.extractors import NatureCoordCNN
-from policies.position_controls import BiasMapConv2d, RandomChannelConv2d
+from policies.position_controls import BiasMapConv2d
 
 Precision = Literal["fp32", "bf16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -30,9 +30,6 @@ class LayerWeights(NamedTuple):
     position_map: Tensor | None = None
 
 
-Weights = list[LayerWeights]  # of the convolutions, then of the linear layer
-
-
 class CachedNetwork:
     """The features of observations, with the weights read once and the activations kept.
 
@@ -42,15 +39,22 @@ class CachedNetwork:
         precision: Arithmetic of the convolutions and the linear layer; features are float32.
     """
 
-    def __init__(self, extractor: NatureCoordCNN, kept: int, precision: Precision) -> None:
+    def __init__(self, extractor: nn.Module, kept: int, precision: Precision) -> None:
+        assert isinstance(extractor, NatureCoordCNN)
         self._convolutions = [layer for layer in extractor.cnn if isinstance(layer, nn.Conv2d)]
         linear = extractor.linear[0]
         assert isinstance(linear, nn.Linear)
         self._linear = linear
+        self._layers = [*extractor.cnn, *extractor.linear]
         self._dtype = DTYPES[precision]
         channels, height, width = extractor._observation_space.shape or ()
         self._activations = [self._empty(kept, channels, height, width)]
         self._input_sizes = extractor.input_sizes()
+        self._patches = [
+            layer.patches(*size) if isinstance(layer, ExtraChannelConv2d) else None
+            for layer, size in zip(self._convolutions, self._input_sizes, strict=True)
+        ]
+        self._weights: list[LayerWeights] | None = None  # of the convolutions and the linear layer
         with torch.no_grad():
             sample = torch.zeros(1, channels, height, width, device=linear.weight.device)
             for layer in self._convolutions:
@@ -60,13 +64,30 @@ class CachedNetwork:
             kept, linear.out_features, dtype=self._dtype, device=linear.weight.device
         )
 
-    def read_weights(self) -> Weights:
+    def is_of(self, extractor: nn.Module) -> bool:
+        """Whether this computes the layers that an extractor has now."""
+        return (
+            isinstance(extractor, NatureCoordCNN)
+            and [*extractor.cnn, *extractor.linear] == self._layers
+        )
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether weights were read and not yet used up by `features`."""
+        return self._weights is not None
+
+    def read_weights(self) -> None:
         """Read the weights, with gradient if gradients are enabled."""
-        weights: Weights = []
-        for layer, size in zip(self._convolutions, self._input_sizes, strict=True):
+        weights: list[LayerWeights] = []
+        for layer, size, patches in zip(
+            self._convolutions, self._input_sizes, self._patches, strict=True
+        ):
             weight, bias, position_map = layer.weight, layer.bias, None
-            if isinstance(layer, CoordConv2d | RandomChannelConv2d | BiasMapConv2d):
+            if isinstance(layer, ExtraChannelConv2d):
+                weight, position_map = layer.fold(*size, patches)
+            elif isinstance(layer, BiasMapConv2d):
                 weight, position_map = layer.fold(*size)
+            if position_map is not None:
                 position_map = self._lay_out(position_map[None])[0]
                 bias = None  # in the map
             if not weights:
@@ -75,16 +96,13 @@ class CachedNetwork:
             weights.append(LayerWeights(self._lay_out(weight), bias, position_map))
         linear = self._linear
         weights.append(LayerWeights(linear.weight.to(self._dtype), linear.bias.to(self._dtype)))
-        return weights
+        self._weights = weights
 
     @torch.no_grad()
-    def compute(
-        self, weights: Weights, observations: Tensor, first_kept: int | None = None
-    ) -> Tensor:
-        """The features of observations.
+    def compute(self, observations: Tensor, first_kept: int | None = None) -> Tensor:
+        """The features of observations, by the weights that were read.
 
         Args:
-            weights: From `read_weights`.
             observations: uint8 [B, C, H, W]; fastest with the channels last in memory.
             first_kept: Where their activations are kept for the update, or None if they are not.
 
@@ -100,7 +118,8 @@ class CachedNetwork:
             kept = [activation[rows] for activation in self._activations]
             features = self._features[rows]
         kept[0].copy_(observations)
-        *convolutions, linear = weights
+        assert self._weights is not None
+        *convolutions, linear = self._weights
         for index, (weight, bias, position_map) in enumerate(convolutions):
             output = F.conv2d(kept[index], weight, bias, self._convolutions[index].stride)
             if position_map is not None:
@@ -109,18 +128,19 @@ class CachedNetwork:
         output = multiply(kept[-1].flatten(1), linear.weight, linear.bias)
         return torch.clamp_min(output, 0, out=features).float()
 
-    def features(self, weights: Weights) -> Tensor:
+    def features(self) -> Tensor:
         """The features of all kept observations, as a function of the network's weights.
 
-        Args:
-            weights: From `read_weights`, with gradient; those the observations were computed with.
-                Its backward pass uses up their graph.
+        The weights must have been read with gradient. The backward pass uses up their graph, so
+        they are to be read again.
 
         Returns:
             float32 [B, F]; its gradient reaches the parameters.
         """
         value = self._activations[0]
-        *convolutions, linear = weights
+        assert self._weights is not None
+        *convolutions, linear = self._weights
+        self._weights = None
         for index, (weight, bias, position_map) in enumerate(convolutions):
             value = _KnownConvolution.apply(  # type: ignore[no-untyped-call]
                 value,

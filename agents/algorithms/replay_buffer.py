@@ -14,6 +14,7 @@ import math
 import os
 import secrets
 import sys
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from gymnasium import spaces
+from stable_baselines3.common import buffers
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
-from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 
 from agents.algorithms.device import to_device
@@ -50,7 +51,7 @@ class Places(NamedTuple):
     environments: npt.NDArray[np.int64]
 
 
-class ReplayBuffer:
+class ReplayBuffer(buffers.ReplayBuffer):
     """In the place of SB3's ReplayBuffer, for stacked Atari frames, each stored once.
 
     Args:
@@ -62,13 +63,15 @@ class ReplayBuffer:
         folder: Where the arrays are kept as files, or None for memory alone.
         slack_transitions: How far back, in transitions, `set_state` can reach. Files that are
             there keep theirs.
-        seed: Of the sampling.
-        optimize_memory_usage: Ignored; SB3 passes it.
+        seed: Of the sampling; None to follow NumPy's global generator, which SB3 seeds.
+        optimize_memory_usage: Must be False; SB3 passes it.
 
     Raises:
         ValueError: If observations or actions are of another kind.
         FileWriteError: If the disk has no room for the files.
     """
+
+    handle_timeout_termination = True
 
     def __init__(
         self,
@@ -83,18 +86,20 @@ class ReplayBuffer:
         seed: int | None = None,
         optimize_memory_usage: bool = False,
     ) -> None:
-        self.n_envs = n_envs
-        self.device = get_device(device)
-        shape = observation_space.shape or ()
-        if len(shape) != 3 or shape[0] != STACKED_FRAMES or observation_space.dtype != np.uint8:
-            raise ValueError(
-                f"`observation_space` must be uint8 [{STACKED_FRAMES}, rows, columns], "
-                f"got {observation_space}."
-            )
-        if not isinstance(action_space, spaces.Discrete) or action_space.n > 256:
-            raise ValueError(f"`action_space` must be Discrete up to 256, got {action_space}.")
+        obstacle = self.find_obstacle(observation_space, action_space)
+        if optimize_memory_usage:
+            obstacle = "`optimize_memory_usage` must be False, since each frame is stored once"
+        if obstacle is not None:
+            raise ValueError(f"{obstacle}; or give SB3's `replay_buffer_class`.")
+        # Not SB3's, which makes the arrays of a buffer of whole observations.
+        buffers.BaseBuffer.__init__(
+            self, buffer_size, observation_space, action_space, device, n_envs
+        )
+        shape = self.obs_shape
         self.buffer_size = max(buffer_size // n_envs, 1)  # transitions per environment
         self._frame_shape = shape[1:]
+        if seed is None:  # follow NumPy's generator, which SB3 seeds
+            seed = zlib.crc32(repr(np.random.get_state(legacy=False)).encode())  # noqa: NPY002
         self.random = np.random.default_rng(seed)
         pixels = shape[1] * shape[2]
         slack = slack_transitions // n_envs
@@ -122,6 +127,28 @@ class ReplayBuffer:
         self._transition_count = 0
         self._oldest = np.zeros(n_envs, dtype=np.int64)  # transition
         self._in_episode = np.zeros(n_envs, dtype=bool)
+        self._last_next_obs: npt.NDArray[np.uint8] | None = None
+
+    @staticmethod
+    def find_obstacle(
+        observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
+    ) -> str | None:
+        """Say which of the spaces this cannot hold; None if it can hold both."""
+        shape = observation_space.shape or ()
+        if len(shape) != 3 or shape[0] != STACKED_FRAMES or observation_space.dtype != np.uint8:
+            return (
+                f"`observation_space` must be uint8 [{STACKED_FRAMES}, rows, columns], "
+                f"got {observation_space}"
+            )
+        if not isinstance(action_space, spaces.Discrete) or action_space.n > 256:
+            return f"`action_space` must be Discrete up to 256, got {action_space}"
+        return None
+
+    def reset(self) -> None:
+        """Let go of all transitions."""
+        self._transition_count = 0
+        self._frame_count[:] = self._oldest[:] = 0
+        self._in_episode[:] = False
 
     def size(self) -> int:
         """Transitions per environment that can be sampled."""
@@ -139,21 +166,26 @@ class ReplayBuffer:
         """Store one transition of every environment.
 
         Args:
-            obs: uint8 [n_envs, 4, rows, columns]; goes on from the last `next_obs` unless the
-                episode ended there.
+            obs: uint8 [n_envs, 4, rows, columns]; where it is not the last `next_obs`, an
+                episode begins.
             next_obs: Likewise; at an episode's end, its last observation.
             action: [n_envs].
             reward: [n_envs].
             done: [n_envs]; whether the episode ended.
             infos: `TimeLimit.truncated` tells an end that is none of the game's.
+
+        Raises:
+            ValueError: If the observations are no stacks of frames.
         """
         number = self._transition_count
         if number == 0:  # whatever the files held is not this memory's
             self._written[:] = 0
             self._identity[:] = secrets.randbits(62)
         for index in range(self.n_envs):
-            if not self._in_episode[index]:
-                self._push_frame(index, obs[index, -1], 0)
+            last = self._last_next_obs
+            goes_on = last is None or np.array_equal(last[index], obs[index])
+            if not (self._in_episode[index] and goes_on):
+                self._begin_episode(index, obs[index], next_obs[index])
             newest = int(self._frame_count[index]) - 1
             slot = number % self._places.shape[1]
             self._places[index, slot] = newest
@@ -165,6 +197,7 @@ class ReplayBuffer:
             self._push_frame(index, next_obs[index, -1], min(age + 1, STACKED_FRAMES))
             self._in_episode[index] = not done[index]
         self._transition_count = number + 1
+        self._last_next_obs = next_obs
         for index in range(self.n_envs):
             self._forget(index)
 
@@ -179,7 +212,8 @@ class ReplayBuffer:
             Observations uint8 [B, 4, rows, columns]; actions int64, rewards and dones (1 only at a
             game's own end) float32 [B, 1].
         """
-        assert env is None
+        if env is not None:
+            raise ValueError("`env` must be None, since frames are not normalised.")
         return self.gather(*self.draw(batch_size))
 
     def draw(self, batch_size: int) -> Places:
@@ -281,7 +315,22 @@ class ReplayBuffer:
         self._transition_count = int(state["transition_count"])
         self._oldest = np.array(state["oldest"], dtype=np.int64)
         self._in_episode = np.array(state["in_episode"], dtype=bool)
+        self._last_next_obs = None
         self.random.bit_generator.state = state["random"]
+
+    def _begin_episode(
+        self, index: int, obs: npt.NDArray[np.uint8], next_obs: npt.NDArray[np.uint8]
+    ) -> None:
+        if not np.array_equal(next_obs[:-1], obs[1:]):
+            raise ValueError(
+                "`env` must give stacks of its last frames, the newest last, for this replay "
+                "buffer; give the agent `replay_buffer_class="
+                "stable_baselines3.common.buffers.ReplayBuffer`."
+            )
+        # Not from its start, or padded otherwise than by black: the older frames count too.
+        frames = obs if obs[:-1].any() else obs[-1:]
+        for age, frame in enumerate(frames):
+            self._push_frame(index, frame, age)
 
     def _push_frame(self, index: int, frame: npt.NDArray[np.uint8], age: int) -> None:
         number = int(self._frame_count[index])

@@ -211,7 +211,7 @@ def _learn(agent: Agent, agent_steps: int, callbacks: list[BaseCallback], *, is_
         agent.learn(
             agent_steps,
             callback=callbacks,
-            log_interval=None,  # type: ignore[arg-type]
+            log_interval=None,
             reset_num_timesteps=is_new,
         )
     except RuntimeError as error:

@@ -1,8 +1,11 @@
 """The network with its weights read once, beside the network itself."""
 
+import copy
+
 import pytest
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
 from torch.nn import functional as F
 
 import agents.algorithms.cached_network
@@ -10,7 +13,7 @@ from agents.algorithms.build import extractor_arguments
 from agents.algorithms.cached_network import CachedNetwork, multiply
 from agents.algorithms.dqn import DQN
 from policies.extractors import NatureCoordCNN
-from tests.agents.algorithms.test_dqn import PlainReplay, make
+from tests.agents.algorithms.test_dqn import make
 from tests.random_frames import NETWORKS, RandomFrames
 
 
@@ -32,43 +35,54 @@ def test_features_and_gradients_are_those_of_the_extractor(arm, channels_last):
     gradients = torch.autograd.grad((expected * weights).sum(), list(extractor.parameters()))
 
     network = CachedNetwork(extractor, 6, "fp32")
-    read = network.read_weights()
+    network.read_weights()
     observations = pixels.contiguous(memory_format=torch.channels_last) if channels_last else pixels
     for first in (0, 2, 4):  # in parts, as a rollout does
-        computed = network.compute(read, observations[first : first + 2], first)
+        computed = network.compute(observations[first : first + 2], first)
         torch.testing.assert_close(computed, expected[first : first + 2].detach())
-    torch.testing.assert_close(network.compute(read, observations[:1]), expected[:1].detach())
-    features = network.features(read)
+    torch.testing.assert_close(network.compute(observations[:1]), expected[:1].detach())
+    features = network.features()
+    assert not network.has_weights
     torch.testing.assert_close(features, expected)
     (features * weights).sum().backward()
     for parameter, gradient in zip(extractor.parameters(), gradients, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-3)
 
 
-def test_weights_set_from_outside_are_read_when_learning_goes_on():
+def test_layers_and_weights_changed_between_updates_are_those_of_the_next():
     model = make(DQN, "coordconv")
-    model.replay_buffer = PlainReplay(model)
-    model.learn(24, log_interval=None)
-    networks = (model.q_net, model.q_net_target)
-    with torch.no_grad():
-        for parameter in (p for network in networks for p in network.parameters()):
-            parameter.mul_(1.5)
-    model._setup_learn(4, reset_num_timesteps=False)
-    observations = torch.randint(0, 256, (2, 4, 84, 84), dtype=torch.uint8)
-    with torch.no_grad():
-        for network, cached, weights in zip(
-            networks,
-            (model._network, model._target_network),
-            (model._weights, model._target_weights),
-            strict=True,
-        ):
-            expected = network.features_extractor(observations / 255)
-            torch.testing.assert_close(cached.compute(weights, observations), expected)
+    changed = []
+
+    class Change(BaseCallback):
+        def _on_step(self):
+            return True
+
+        def _on_rollout_end(self):
+            if self.num_timesteps == 32:
+                with torch.no_grad():
+                    for parameter in model.policy.parameters():
+                        parameter.mul_(1.5)
+                extractor = model.q_net.features_extractor
+                extractor.cnn[2] = copy.deepcopy(extractor.cnn[2])
+                changed.append(model._network)
+
+    choose, seen = model._choose_best, []
+
+    def watch(network, observations):
+        with torch.no_grad():
+            expected = model.q_net.features_extractor(torch.from_numpy(observations) / 255)
+        torch.testing.assert_close(network.compute(torch.from_numpy(observations)), expected)
+        seen.append(network)
+        return choose(network, observations)
+
+    model._choose_best = watch
+    model.learn(80, Change(), log_interval=None)
+    assert changed[0] in seen
+    assert seen[-1] is not changed[0]
 
 
 def test_an_update_needs_the_batch_size_of_the_agent():
     model = make(DQN, "cnn")
-    model.replay_buffer = PlainReplay(model)
     model.learn(20, log_interval=None)
     with pytest.raises(ValueError, match=r"^`batch_size` must be the agent's own, 8, got 100\.$"):
         model.train(gradient_steps=1)

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import stable_baselines3
@@ -7,21 +9,24 @@ from stable_baselines3.common import buffers
 from agents.algorithms.build import extractor_arguments
 from agents.algorithms.divergence import Divergence
 from agents.algorithms.dqn import DQN
-from agents.algorithms.replay_buffer import Places
+from agents.algorithms.replay_buffer import Places, ReplayBuffer
 from tests.random_frames import NETWORKS, RandomFrames
 
 
-class PlainReplay(buffers.ReplayBuffer):
-    """SB3's own buffer with its own draws, behind the methods of ReplayBuffer.
-
-    Random frames are no stack of one sequence, which ReplayBuffer relies on.
-    """
+class PlainReplay(ReplayBuffer):
+    """SB3's own buffer with its own draws, behind the methods of this project's."""
 
     def __init__(self, model):
-        super().__init__(60, model.observation_space, model.action_space, model.device)
+        self.device = model.device
+        self.plain = buffers.ReplayBuffer(
+            60, model.observation_space, model.action_space, model.device
+        )
+
+    def add(self, *transition):
+        self.plain.add(*transition)
 
     def draw(self, batch_size):
-        upper = self.buffer_size if self.full else self.pos
+        upper = self.plain.buffer_size if self.plain.full else self.plain.pos
         numbers = np.random.randint(0, upper, size=batch_size)  # noqa: NPY002  # as SB3 draws
         return Places(numbers, np.zeros(batch_size, int))
 
@@ -29,7 +34,7 @@ class PlainReplay(buffers.ReplayBuffer):
         return None  # actions are drawn from the same generator
 
     def gather(self, numbers, environments):
-        return self._get_samples(numbers)
+        return self.plain._get_samples(numbers)
 
 
 def make(algorithm, arm: str, n_envs: int = 1, device="cpu", **arguments):
@@ -62,12 +67,13 @@ def test_learns_what_sb3_learns(arm):
     theirs = make(stable_baselines3.DQN, arm).learn(60, log_interval=None)
 
     assert torch.equal(generator_state, torch.get_rng_state())
-    assert (ours.replay_buffer.actions == theirs.replay_buffer.actions).all()
-    assert len(set(ours.replay_buffer.actions.flatten())) > 1
+    assert (ours.replay_buffer.plain.actions == theirs.replay_buffer.actions).all()
+    assert len(set(theirs.replay_buffer.actions.flatten())) > 1
     assert ours._n_updates == theirs._n_updates == 10
     assert ours.logger.name_to_value["train/loss"] == pytest.approx(
         theirs.logger.name_to_value["train/loss"], rel=1e-3
     )
+    assert math.isfinite(ours.logger.name_to_value["train/q_mean"])
     expected = dict(theirs.q_net.named_parameters())
     for name, parameter in ours.q_net.named_parameters():
         # Adam turns the sign of a gradient near zero into a whole step of the learning rate.

@@ -120,8 +120,10 @@ def test_learns_the_same_bit_for_bit_whether_or_not_it_guesses(n_envs, gradient_
             "coordconv",
             n_envs,
             gradient_steps=gradient_steps,
+            replay_buffer_class=ReplayBuffer,
             replay_buffer_kwargs={"seed": 0},
         )
+        model.env.end_probability = 0.02
         model.learn(240, log_interval=None)
         return model
 

@@ -162,15 +162,40 @@ def test_takes_the_bytes_it_says(tmp_path):
             spaces.Box(0, 255, (3, 84, 84), np.uint8),
             ACTIONS,
             r"`observation_space` must be uint8 \[4, rows, columns\], "
-            r"got Box\(0, 255, \(3, 84, 84\), uint8\)\.",
+            r"got Box\(0, 255, \(3, 84, 84\), uint8\)",
         ),
         (
             OBSERVATIONS,
             spaces.Discrete(257),
-            r"`action_space` must be Discrete up to 256, got Discrete\(257\)\.",
+            r"`action_space` must be Discrete up to 256, got Discrete\(257\)",
         ),
     ],
 )
 def test_refuses_other_spaces(observations, actions, message):
-    with pytest.raises(ValueError, match=f"^{message}$"):
+    with pytest.raises(ValueError, match=f"^{message}; or give SB3's `replay_buffer_class`.$"):
         ReplayBuffer(10, observations, actions, "cpu")
+
+
+def test_holds_stacks_of_episodes_that_begin_or_end_anywhere():
+    """Reset from outside between two transitions, and begun within an episode."""
+    stream = Stream(1, 0.0)
+    transitions = [stream.step() for _ in range(9)]
+    chosen = [*transitions[4:6], *transitions[7:9]]  # the seventh was played elsewhere
+    replay = ReplayBuffer(60, OBSERVATIONS, ACTIONS, "cpu")
+    for transition in chosen:
+        replay.add(*transition)
+    batch = replay.gather(np.arange(4), np.zeros(4, int))
+    for index, (obs, next_obs, *_) in enumerate(chosen):
+        np.testing.assert_array_equal(batch.observations[index], obs[0])
+        np.testing.assert_array_equal(batch.next_observations[index], next_obs[0])
+
+
+def test_refuses_observations_that_are_no_stacks():
+    replay = ReplayBuffer(60, OBSERVATIONS, ACTIONS, "cpu")
+    obs, _, *rest = Stream(1, 0.0).step()
+    message = (
+        "`env` must give stacks of its last frames, the newest last, for this replay buffer; give "
+        "the agent `replay_buffer_class=stable_baselines3.common.buffers.ReplayBuffer`."
+    )
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        replay.add(obs, obs, *rest)
