@@ -149,7 +149,9 @@ def find_model(directory: RunDirectory) -> ModelFile:
             return file
     if not directory.final_path.exists():
         raise FileNotFoundError(
-            f"{directory.path} has no model yet; train it up to its first checkpoint."
+            f"{directory.path} is a packed run, without its agent; give the run it was packed from."
+            if directory.is_packed()
+            else f"{directory.path} has no model yet; train it up to its first checkpoint."
         )
     return read_model_zip(directory.final_path, ours=True)
 

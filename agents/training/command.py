@@ -24,7 +24,8 @@ def run_training(config: RunConfig, runs: Path, stop: StopRequest | None = None)
     directory = RunDirectory(runs / config.name)
     plan = plan_run(directory, config)
     if plan.action == "finished":
-        can_grow = "" if find_schedule(config) else "; a larger --steps extends it"
+        cannot_grow = directory.is_packed() or find_schedule(config)
+        can_grow = "" if cannot_grow else "; a larger --steps extends it"
         print(f"{directory.path}: finished, {plan.agent_steps:_} agent steps{can_grow}.")
         return 0
     stop = StopRequest() if stop is None else stop
