@@ -6,14 +6,25 @@ from typing import Annotated
 
 from pydantic import Field
 
-from configs.settings import Settings
-from runtime.command_line import OneLineParser, exit_on_user_error, parse_path
+from configs.settings import Flag, Settings, flags_of
+from runtime.command_line import (
+    OneLineParser,
+    add_flags,
+    exit_on_user_error,
+    parse_path,
+    read_flags,
+)
 from runtime.process_settings import prepare_process
 
 
 class _Play(Settings):
-    episodes: Annotated[int, Field(ge=1, le=1_000_000)]
-    seed: Annotated[int, Field(ge=0, le=2**31 - 1)]
+    episodes: Annotated[int, Field(ge=1, le=1_000_000), Flag("--episodes", "whole games to play")]
+    seed: Annotated[
+        int, Field(ge=0, le=2**31 - 1), Flag("--seed", "seed of the games and of the agent's draws")
+    ]
+
+
+_DEFAULTS = {"episodes": 30, "seed": 0}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     prepare_process()
     with exit_on_user_error():
         options = _parser().parse_args(arguments)
-        play = _Play.from_options(options)
+        play = _Play.parse(_DEFAULTS | read_flags(options, flags_of(_Play)))
         from agents.evaluation.evaluate import evaluate
 
         evaluate(
@@ -45,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("model", metavar="RUN_DIR|MODEL.zip", help="a run's directory, or a model saved by SB3")
-    add("--episodes", default="30", metavar="N", help="whole games to play (30)")
+    add_flags(parser, flags_of(_Play), _DEFAULTS)
     add("--video", action="store_true", help="write a video of one of the games too")
     add("--gif", action="store_true", help="and a GIF of its first 20 seconds, under 2 MB")
     add(
@@ -54,7 +65,6 @@ def _parser() -> argparse.ArgumentParser:
         help="always take the best action; without it A2C samples from its policy, and DQN acts "
         "at random as often as at the end of its training",
     )
-    add("--seed", default="0", metavar="N", help="seed of the games and of the agent's draws (0)")
     add("--out", metavar="DIR", help="where the files go (evaluation, in the run's directory)")
     add("--game", metavar="NAME", help="what a model plays that was not saved by this project")
     add("--protocol", metavar="NAME", help="how that was presented to it (baselines)")

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -23,10 +23,17 @@ from configs.settings import (
     Flag,
     Settings,
     flags_of,
+    load_preset,
     parse_assignments,
-    show,
 )
-from runtime.command_line import OneLineParser, exit_on_user_error, parse_path, print_result
+from runtime.command_line import (
+    OneLineParser,
+    add_flags,
+    exit_on_user_error,
+    parse_path,
+    print_result,
+    read_flags,
+)
 from runtime.process_settings import prepare_process
 from runtime.run_directory import check_folder
 
@@ -96,14 +103,14 @@ def _compare(options: argparse.Namespace, runs: Path) -> int:
     from experiments.comparison.command import run_comparison
     from experiments.comparison.plan import load_plan, make_plan
 
-    pool, saved = _given(options, flags_of(_Pool)), load_plan(runs)
+    pool, saved = read_flags(options, flags_of(_Pool)), load_plan(runs)
     algo = options.algo or (_DEFAULT_ALGO if saved is None else saved.template.run.algo)
     plan = make_plan(
         algo,
         _overrides(options, algo, Criteria.model_fields),
         options.preset,
         saved,
-        **_given(options, flags_of(Design)),
+        **read_flags(options, flags_of(Design)),
     )
     return run_comparison(
         plan,
@@ -130,39 +137,19 @@ def _overrides(
     options: argparse.Namespace, algo: str, more: Mapping[str, Any] | None = None
 ) -> Any:
     """The settings of a run that the command line gives, and `more` that --set reaches."""
-    overrides = parse_assignments(options.set, [*default_settings(algo), *(more or {})])
-    given = _given(options, _RUN | _EXECUTION)
+    given = read_flags(options, _RUN | _EXECUTION)
     if options.coordconv:
         given.setdefault("coord_layers", Argument("0", "--coordconv"))
     if not given.get("coord_layers", "0").strip():
         raise ValueError("--coord-layers must name convolutions, 0 to 2, got none.")
-    for name, value in given.items():
-        if name in overrides:
-            raise ValueError(
-                f"{value.option} and --set {name}=... both set `{name}`; give one of them."
-            )
-    return overrides | given
-
-
-def _given(options: argparse.Namespace, flags: Mapping[str, tuple[Flag, Any]]) -> dict[str, Any]:
-    """The values of the flags that the command line has, by the settings' names."""
-    given: dict[str, Any] = {}
-    for name, (flag, kind) in flags.items():
-        value = getattr(options, name)
-        if value is True:
-            value = "true"
-        elif isinstance(value, list) and get_args(kind)[0] is not str:
-            value = " ".join(value)
-        if value not in (None, False):
-            given[name] = Argument(value, flag.name) if isinstance(value, str) else value
-    return given
+    return parse_assignments(options.set, [*default_settings(algo), *(more or {})], given)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
-        description="Train an Atari agent with Stable-Baselines3's A2C or DQN, with or without "
-        "CoordConv; or, with --compare, both on nine games, ending in a verdict per game. The same "
-        "command again goes on where it stopped.",
+        description="Train an Atari agent with Stable-Baselines3's A2C or DQN, with or without\n"
+        "CoordConv; or, with --compare, both on nine games, ending in a verdict per game.\n"
+        "The same command again goes on where it stopped. Defaults are those of A2C.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -184,10 +171,12 @@ def _parser() -> argparse.ArgumentParser:
         "--declare", action="store_true", help="write its plan below --runs, print it, and exit"
     )
     execution = parser.add_argument_group("execution")
-    _add_flags(asked, {name: flag for name, flag in _RUN.items() if name not in _OF_ONE_RUN})
-    _add_flags(one_run, {name: flag for name, flag in _RUN.items() if name in _OF_ONE_RUN})
-    _add_flags(comparison, flags_of(Design))
-    _add_flags(execution, _EXECUTION | flags_of(_Pool))
+    of_one_run = {name: flag for name, flag in _RUN.items() if name in _OF_ONE_RUN}
+    defaults = default_settings(_DEFAULT_ALGO)
+    add_flags(one_run, of_one_run, defaults)
+    add_flags(asked, {name: _RUN[name] for name in _RUN if name not in of_one_run}, defaults)
+    add_flags(comparison, flags_of(Design), load_preset("comparison")["comparison"])
+    add_flags(execution, _EXECUTION | flags_of(_Pool), defaults | {"jobs": "one per core"})
     asked.add_argument(
         "--set",
         action="append",
@@ -201,23 +190,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--dry-run", action="store_true", help="print the resolved config, or the plan, and exit")
     add("--list-games", action="store_true", help="print the games' names and exit")
     return parser
-
-
-def _add_flags(group: Any, flags: Mapping[str, tuple[Flag, Any]]) -> None:
-    """Add the flags of settings to a parser, with their defaults from the preset files."""
-    of_algos = [default_settings(algo) for algo in HYPERPARAMETERS]
-    for name, (flag, kind) in flags.items():
-        if kind is bool:
-            group.add_argument(flag.name, dest=name, action="store_true", help=flag.help)
-            continue
-        defaults = {show(values[name]).strip("'") for values in of_algos if values.get(name)}
-        group.add_argument(
-            flag.name,
-            dest=name,
-            nargs="+" if get_origin(kind) is tuple else None,
-            metavar=flag.metavar,
-            help=f"{flag.help} ({' or '.join(sorted(defaults))})" if defaults else flag.help,
-        )
 
 
 if __name__ == "__main__":

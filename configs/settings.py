@@ -12,7 +12,6 @@ beside this module, each with its unit and source.
 import difflib
 import json
 import tomllib
-from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -47,6 +46,9 @@ class Flag:
     name: str
     help: str
     metavar: str = "N"
+
+
+Flags = dict[str, tuple[Flag, Any]]  # flags and their fields' types, by the settings' names
 
 
 class Argument(str):
@@ -87,16 +89,6 @@ class Settings(BaseModel):
             first = error.errors(include_url=False)[0]
         line = str(first.get("ctx", {}).get("error") or first["msg"])
         raise ValueError(f"{source}: {line}" if source else line)
-
-    @classmethod
-    def from_options(cls, options: Namespace) -> Self:
-        """Make settings of the options of the same names."""
-        return cls.parse(
-            {
-                name: Argument(getattr(options, name), f"--{name.replace('_', '-')}")
-                for name in cls.model_fields
-            }
-        )
 
     def replace(self, **changes: Any) -> Self:
         """The same settings but for some.
@@ -201,20 +193,20 @@ def override(sections: Mapping[str, dict[str, Any]], overrides: Mapping[str, Any
 
 
 def parse_assignments(
-    assignments: Iterable[str], known: Iterable[str], option: str = "--set"
-) -> dict[str, Argument]:
-    """Read repeated `key=value` texts.
+    assignments: Iterable[str], known: Iterable[str], flags: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Read the `key=value` texts of `--set`, and add what flags have set.
 
     Args:
         assignments: The texts, as typed on the command line.
         known: The keys that may be set.
-        option: The command-line option they came from.
+        flags: The values of flags, by key.
 
     Raises:
         ValueError: For a text without `=`, or an unknown or repeated key; one line.
     """
-    names = set(known)
-    values: dict[str, Argument] = {}
+    names, flags, option = set(known), flags or {}, "--set"
+    values: dict[str, Any] = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         name = name.strip()
@@ -224,11 +216,15 @@ def parse_assignments(
             raise ValueError(f"{option}: {describe_unknown(name, known)}")
         if name in values:
             raise ValueError(f"{option}: `{name}` is given twice; give it once.")
+        if name in flags:
+            raise ValueError(
+                f"{flags[name].option} and --set {name}=... both set `{name}`; give one of them."
+            )
         values[name] = Argument(text.strip(), option)
-    return values
+    return values | flags
 
 
-def flags_of(*kinds: type[Settings]) -> dict[str, tuple[Flag, Any]]:
+def flags_of(*kinds: type[Settings]) -> Flags:
     """The flags of some classes' fields and the fields' types, by the settings' names."""
     return {
         name: (flag, field.annotation)

@@ -1,13 +1,15 @@
-"""How every command speaks of a user's error: one line on stderr, exit status 2."""
+"""What every command does alike: flags, paths, and one line and status 2 for a user's error."""
 
 import argparse
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn, TextIO, get_args, get_origin
+
+from configs.settings import Argument, Flags, show
 
 USER_ERROR = 2
 INTERRUPTED = 130  # a shell's exit status for Ctrl-C
@@ -26,6 +28,38 @@ class OneLineParser(argparse.ArgumentParser):
         line = " ".join(message.split())
         print(f"{self.prog}: {line}; see {self.prog} --help.", file=sys.stderr)
         sys.exit(USER_ERROR)
+
+
+def add_flags(parser: Any, flags: Flags, defaults: Mapping[str, Any]) -> None:
+    """Add the flags of settings, with their defaults, to a parser or a group of one."""
+    for name, (flag, kind) in flags.items():
+        if kind is bool:
+            parser.add_argument(flag.name, dest=name, action="store_true", help=flag.help)
+            continue
+        origin: Any = get_origin(kind)
+        default = defaults.get(name, "")
+        shown = " ".join(default) if isinstance(default, list) else show(default).strip("'")
+        parser.add_argument(
+            flag.name,
+            dest=name,
+            metavar=flag.metavar,
+            nargs="+" if origin is tuple else None,
+            help=f"{flag.help} ({shown})" if shown else flag.help,
+        )
+
+
+def read_flags(options: argparse.Namespace, flags: Flags) -> dict[str, Any]:
+    """The values of the flags that the command line has, by the settings' names."""
+    given: dict[str, Any] = {}
+    for name, (flag, kind) in flags.items():
+        value = getattr(options, name)
+        if value is True:
+            value = "true"
+        elif isinstance(value, list) and get_args(kind)[0] is not str:
+            value = " ".join(value)
+        if value not in (None, False):
+            given[name] = Argument(value, flag.name) if isinstance(value, str) else value
+    return given
 
 
 @contextmanager

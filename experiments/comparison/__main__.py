@@ -7,12 +7,23 @@ from typing import Annotated
 
 from pydantic import Field
 
-from configs.settings import Settings
-from runtime.command_line import OneLineParser, exit_on_user_error, parse_path
+from configs.settings import Flag, Settings, flags_of
+from runtime.command_line import (
+    OneLineParser,
+    add_flags,
+    exit_on_user_error,
+    parse_path,
+    read_flags,
+)
 
 
 class _Ablation(Settings):
-    episodes: Annotated[int, Field(ge=1, le=1_000_000)]
+    episodes: Annotated[
+        int, Field(ge=1, le=1_000_000), Flag("--episodes", "games of each kind and run")
+    ]
+
+
+_DEFAULTS = {"episodes": 10}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with exit_on_user_error():
         options = _parser().parse_args(arguments)
         runs = parse_path(options.runs, "RUNS")
-        games = _Ablation.from_options(options).episodes
+        games = _Ablation.parse(_DEFAULTS | read_flags(options, flags_of(_Ablation))).episodes
         from experiments.comparison.report.position_use import ablate_runs
         from experiments.comparison.report.render import write_report
 
@@ -43,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="first play games with what position adds set to zero, and shuffled",
     )
-    add("--episodes", default="10", metavar="N", help="games of each kind and run (10)")
+    add_flags(parser, flags_of(_Ablation), _DEFAULTS)
     return parser
 
 

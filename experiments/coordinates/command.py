@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.settings import Argument, flags_of, parse_assignments
+from configs.settings import flags_of, parse_assignments
 from experiments.coordinates.config import (
     MODELS,
     SPLITS,
@@ -23,10 +23,18 @@ from experiments.coordinates.config import (
 from experiments.coordinates.pictures import draw_group
 from experiments.coordinates.table import format_table
 from experiments.coordinates.training import CellDirectory, Divergence, find_result, train_cell
-from runtime.command_line import OneLineParser, exit_on_user_error, parse_path
+from runtime.command_line import (
+    OneLineParser,
+    add_flags,
+    exit_on_user_error,
+    parse_path,
+    read_flags,
+)
 
 FAILED = 1
 WORTH_A_WORD_SECONDS = 5
+
+_FLAGS = flags_of(CellSettings, BudgetSettings)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -107,19 +115,10 @@ def _give_time_of_coordconv(config: CellConfig, runs: Path) -> CellConfig:
 
 def _overrides(options: argparse.Namespace) -> dict[str, Any]:
     """The settings that the command line gives, by name."""
-    overrides: dict[str, Any] = dict(parse_assignments(options.set, settable_names()))
-    if options.steps is not None and options.seconds is not None:
+    given = read_flags(options, _FLAGS)
+    if {"total_steps", "total_seconds"} <= given.keys():
         raise ValueError("--steps and --seconds both set the budget; give one of them.")
-    for name, (flag, _) in flags_of(CellSettings, BudgetSettings).items():
-        text = getattr(options, flag.name.removeprefix("--"))
-        if text is None:
-            continue
-        if name in overrides:
-            raise ValueError(
-                f"{flag.name} and --set {name}=... both set `{name}`; give one of them."
-            )
-        overrides[name] = Argument(text, flag.name)
-    return overrides
+    return parse_assignments(options.set, settable_names(), given)
 
 
 def _chosen(choice: str, names: Sequence[Any]) -> Sequence[Any]:
@@ -152,8 +151,7 @@ def _parser() -> argparse.ArgumentParser:
         help="held out: a random quarter (uniform, default) or the lower right quadrant",
     )
     add("--model", default="both", choices=(*MODELS, "both"), help="the network (both)")
-    for flag, _ in flags_of(CellSettings, BudgetSettings).values():
-        add(flag.name, metavar=flag.metavar, help=flag.help)
+    add_flags(parser, _FLAGS, {"seed": 0})
     add("--runs", default="runs", metavar="DIR", help="folder the results go to (runs)")
     add(
         "--set",
