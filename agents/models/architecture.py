@@ -114,13 +114,10 @@ def infer_architecture(file: ModelFile) -> Architecture:
 
 def _read_normalize_images(sb3_data: Mapping[str, Any], source: str) -> bool:
     """SB3's setting; all others that make another network of the same weights are refused."""
-    texts: dict[str, dict[str, Any]] = {}
-    for name in ("policy_kwargs", "policy_class", "observation_space"):
-        value = sb3_data.get(name)
-        texts[name] = value if isinstance(value, dict) else {}
-    settings = dict(texts["policy_kwargs"])
-    settings["policy_class"] = texts["policy_class"].get("__module__", "stable_baselines3")
-    settings["observation_space"] = texts["observation_space"].get("dtype", "uint8")
+    said = {name: value for name, value in sb3_data.items() if isinstance(value, dict)}
+    settings = dict(said.get("policy_kwargs", {}))
+    settings["policy_class"] = said.get("policy_class", {}).get("__module__", "stable_baselines3")
+    settings["observation_space"] = said.get("observation_space", {}).get("dtype", "uint8")
     normalize_images = settings.get("normalize_images", True)
     known = {
         "normalize_images": type(normalize_images) is bool,

@@ -41,13 +41,7 @@ _MAX_MEMBER_BYTES = 1 << 30
 
 # What SB3 would save of the moment, which grows with the number of environments. It does without;
 # what a run resumes from is in members of its own.
-_MOMENTARY = (
-    "_last_obs",
-    "_last_original_obs",
-    "_last_episode_starts",
-    "ep_info_buffer",
-    "ep_success_buffer",
-)
+_MOMENTARY = ("_last_obs", "_last_episode_starts", "ep_info_buffer")
 
 
 # --- writing --------------------------------------------------------------------------------------

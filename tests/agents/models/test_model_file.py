@@ -593,6 +593,14 @@ def _replace(old: bytes, new: bytes, count: int = 1) -> bytes:
             _save({"w": torch.zeros(1).expand(2**31, 2**31)}),
             "a tensor of shape 2147483648x2147483648 is larger than its file",
         ),
+        # put over a new storage, and that resized
+        (
+            _repack(
+                _SAVED,
+                _replace(b"Rq\x0d", b"Rq\x0d)b(h\x0dK\x00J\x00\x00\x00\x01\x85K\x01\x85tb"),
+            ),
+            "a tensor of shape 16777216 is larger than its file",
+        ),
         (_repack(_SAVED, _PICKLED[:-30]), "its pickle is damaged"),
         (_repack(_SAVED, b""), "its pickle is damaged"),
         (
