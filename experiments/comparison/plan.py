@@ -183,7 +183,10 @@ def continue_plan(saved: ComparisonPlan, asked: ComparisonPlan, *, judged: bool)
         for name in ("games", "arms", "criteria")
         if getattr(saved, name) != getattr(asked, name)
     ]
-    differing += experiment_differences(saved.template, asked.template)
+    if saved.template.run.algo != asked.template.run.algo:
+        differing.append("algo")
+    else:
+        differing += experiment_differences(saved.template, asked.template)
     if saved.total_agent_steps != asked.total_agent_steps:
         differing.append("total_agent_steps")
     if differing:
