@@ -41,8 +41,3 @@ def test_unknown_protocol(name: str, remedy: str) -> None:
     message = f"unknown protocol {name!r}; {remedy}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         load_protocol(name)
-
-
-def test_a_protocol_does_not_change() -> None:
-    with pytest.raises(ValueError, match="frozen"):
-        load_protocol("machado").no_op_max = 30

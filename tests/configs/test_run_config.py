@@ -1,10 +1,12 @@
 import json
+import math
 import re
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, get_origin
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic.fields import FieldInfo
 
 from configs.run_config import (
     HYPERPARAMETERS,
@@ -22,37 +24,14 @@ from configs.settings import Settings
 # --- any config -----------------------------------------------------------------------------------
 
 
-def values_of(annotation: Any, metadata: Any = ()) -> st.SearchStrategy[Any]:
+def values_of(field: FieldInfo) -> st.SearchStrategy[Any]:
     """Values a field may have."""
-    if get_origin(annotation) is Annotated:
-        annotation, constraints = get_args(annotation)
-        metadata = constraints.metadata
-    limits = {
-        name: getattr(limit, name)
-        for limit in metadata
-        for name in ("ge", "gt", "le", "lt")
-        if hasattr(limit, name)
-    }
-    low, high = limits.get("ge", limits.get("gt")), limits.get("le", limits.get("lt"))
-    if get_origin(annotation) is tuple:
-        layers = st.sets(values_of(get_args(annotation)[0]))
-        return layers.map(lambda numbers: tuple(sorted(numbers)))
-    if annotation is bool:
-        return st.booleans()
-    if annotation is str:
+    if field.annotation is str:
         return st.text(max_size=20).filter(str.isprintable)
-    if annotation is int:
-        return st.integers(low, high)
-    if annotation is float:
-        return st.floats(
-            low,
-            high,
-            exclude_min="gt" in limits,
-            exclude_max="lt" in limits,
-            allow_nan=False,
-            allow_infinity=False,
-        )
-    return st.sampled_from(get_args(annotation))
+    if get_origin(field.annotation) is tuple:
+        return st.sets(st.integers(0, 2)).map(lambda layers: tuple(sorted(layers)))
+    limited: Any = Annotated[(field.annotation, *field.metadata, None)]
+    return st.from_type(limited).filter(lambda value: value != math.inf)
 
 
 @st.composite
@@ -60,10 +39,7 @@ def configs(draw: st.DrawFn) -> RunConfig:
     algo = draw(st.sampled_from(["a2c", "dqn"]))
 
     def of(section: type[Settings]) -> dict[str, Any]:
-        return {
-            name: draw(values_of(field.annotation, field.metadata))
-            for name, field in section.model_fields.items()
-        }
+        return {name: draw(values_of(field)) for name, field in section.model_fields.items()}
 
     network = of(NetworkSettings)
     if not network["coord_layers"]:

@@ -16,8 +16,6 @@ from configs.settings import (
     describe_unknown,
     differing_keys,
     flags_of,
-    load_preset,
-    override,
     parse_assignments,
 )
 
@@ -241,14 +239,6 @@ def test_flags() -> None:
     assert flags_of(Saved, Example) == {"count": (Flag("--count", "how many"), int)}
 
 
-def test_overrides_reach_every_section() -> None:
-    sections = {"one": {"a": 1}, "two": {"b": 2, "c": 3}}
-    override(sections, {"c": 4, "a": 5})
-    assert sections == {"one": {"a": 5}, "two": {"b": 2, "c": 4}}
-    with pytest.raises(ValueError, match=r"^unknown setting 'd'; known: a, b, c\.$"):
-        override(sections, {"d": 1})
-
-
 def test_differing_keys() -> None:
     assert differing_keys({"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 0, "d": 3}) == ["b", "c", "d"]
 
@@ -266,7 +256,3 @@ def test_an_unknown_name_is_told_briefly(name: str, known: list[str], line: str)
     assert told.startswith(line)
     assert len(told) < 120
     assert told.count(",") <= 5
-
-
-def test_a_preset() -> None:
-    assert load_preset("a2c")["hyperparameters"]["gamma"] == 0.99
