@@ -134,8 +134,10 @@ class TensorBoardRows(BaseCallback):
     def _on_training_start(self) -> None:
         self._rate_from = time.monotonic(), self.num_timesteps
         if self.num_timesteps == 0:
+            config = self._config
+            asked = config.run.model_dump() | config.hyperparameters.model_dump()
             self.logger.record(
-                "hparams", HParam(_hyperparameters(self._config), {"rollout/ep_rew_mean": 0.0})
+                "hparams", HParam(asked | {"arm": config.arm}, {"rollout/ep_rew_mean": 0.0})
             )
             self.logger.dump(0)
 
@@ -237,15 +239,3 @@ class Checkpoints(BaseCallback):
         self.saved_agent_steps = self.num_timesteps
         # So that a run whose checkpoints were deleted can be told from one that never had any.
         self._directory.write_status("running", self.saved_agent_steps)
-
-
-def _hyperparameters(config: RunConfig) -> dict[str, bool | str | float | None]:
-    settings: dict[str, bool | str | float | None] = {
-        "game": config.run.game,
-        "algo": config.run.algo,
-        "arm": config.arm,
-        "seed": config.run.seed,
-        "protocol": config.run.protocol,
-        "precision": config.run.precision,
-    }
-    return settings | config.hyperparameters.model_dump()

@@ -22,8 +22,6 @@ from agents.models.model_file import ModelFile, read_model_zip, write_model_zip
 from agents.models.policy_state import load_policy_state
 from configs.run_config import RunConfig
 from envs.atari_vec_env import AtariVecEnv
-from envs.game_batch import EnvironmentFailure
-from runtime.command_line import one_line
 from runtime.files import naming_write_errors, parse_json, remove_stale_temporaries
 from runtime.run_directory import RunDirectory
 
@@ -136,6 +134,11 @@ def restore(file: ModelFile, agent: Agent, env: AtariVecEnv) -> dict[str, Any]:
 
     A replay buffer whose files are not those of the checkpoint stays empty.
 
+    Args:
+        file: The checkpoint; its checksum vouches for what only this program writes and reads.
+        agent: New, of the checkpoint's config.
+        env: What it plays.
+
     Returns:
         What was given to `save_checkpoint` as `logs`, and the logs' `file_sizes` in bytes.
 
@@ -145,52 +148,30 @@ def restore(file: ModelFile, agent: Agent, env: AtariVecEnv) -> dict[str, Any]:
     """
     state = parse_json(file.read_member("resume.json"), f"{file.path}: resume.json")
     arrays = dict(np.load(io.BytesIO(file.read_member("resume.npz")), allow_pickle=False))
-    try:
-        return _restore(file, state, arrays, agent, env)
-    except EnvironmentFailure:
-        raise
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
-        raise ValueError(
-            f"{file.path}: what it would go on from is not what this release writes "
-            f"({type(error).__name__}: {one_line(error)}); delete it to go on from an earlier one."
-        ) from error
-
-
-def _restore(
-    file: ModelFile,
-    state: dict[str, Any],
-    arrays: dict[str, Array],
-    agent: Agent,
-    env: AtariVecEnv,
-) -> dict[str, Any]:
     load_policy_state(agent.policy, file.policy_state, source=str(file.path))
     assert agent.policy.optimizer is not None
     assert file.optimizer_state is not None
     agent.policy.optimizer.load_state_dict(file.optimizer_state)
-    agent.num_timesteps = int(state["agent_steps"])
+    agent.num_timesteps = state["agent_steps"]
     agent._n_updates = state["updates"]
     agent._episode_num = state["episodes"]
     agent._current_progress_remaining = state["progress_remaining"]
     if isinstance(agent, DQN):
         saved, replay = state["dqn"], agent.replay_buffer
-        agent._n_calls = int(saved["environment_steps"])
-        agent.exploration_rate = float(saved["exploration_rate"])
+        agent._n_calls = saved["environment_steps"]
+        agent.exploration_rate = saved["exploration_rate"]
         if replay.holds(saved["replay"]):
             replay.set_state(saved["replay"])
     env.set_state(state["environment"], arrays["last_observations"])
     agent._last_obs = arrays["last_observations"]
     agent._last_episode_starts = arrays["last_episode_starts"]
-    if agent._last_episode_starts.shape != (env.num_envs,):
-        raise TypeError("last_episode_starts are not one for each environment")
-    try:
-        agent.action_space.np_random.bit_generator.state = state["action_space_generator"]
-        _set_numpy_generator_state(state["numpy_generator"])
-    except ValueError as error:
-        raise TypeError(f"a random generator's state is damaged: {error}") from error
+    agent.action_space.np_random.bit_generator.state = state["action_space_generator"]
+    _set_numpy_generator_state(state["numpy_generator"])
     torch.set_rng_state(torch.from_numpy(arrays["torch_generator"]))
     if agent.device.type == "cuda" and "cuda_generator" in arrays:
         torch.cuda.set_rng_state(torch.from_numpy(arrays["cuda_generator"]), agent.device)
-    return dict(state["logs"])
+    logs: dict[str, Any] = state["logs"]
+    return logs
 
 
 def cut_logs(folder: Path, sizes: Mapping[str, int]) -> None:

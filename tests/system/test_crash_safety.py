@@ -4,7 +4,6 @@ import contextlib
 import errno
 import hashlib
 import io
-import json
 import os
 import pickle
 import re
@@ -373,35 +372,6 @@ def edit_checkpoint(path: Path, edit: Callable[[dict[str, bytes]], None]) -> Non
     path.write_bytes(body + hashlib.sha256(body).hexdigest().encode())
 
 
-def state(*keys: str | int, value: Any) -> Callable[[dict[str, bytes]], None]:
-    """Put a value into resume.json."""
-
-    def edit(members: dict[str, bytes]) -> None:
-        content: Any = json.loads(members["resume.json"])
-        part = content
-        for key in keys[:-1]:
-            part = part[key]
-        part[keys[-1]] = value
-        members["resume.json"] = json.dumps(content).encode()
-
-    return edit
-
-
-def array(name: str, value: Any) -> Callable[[dict[str, bytes]], None]:
-    """Put an array into resume.npz; None removes it."""
-
-    def edit(members: dict[str, bytes]) -> None:
-        arrays = dict(np.load(io.BytesIO(members["resume.npz"])))
-        del arrays[name]
-        if value is not None:
-            arrays[name] = value
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
-        members["resume.npz"] = buffer.getvalue()
-
-    return edit
-
-
 def without(name: str) -> Callable[[dict[str, bytes]], None]:
     return lambda members: members.__delitem__(name)
 
@@ -413,100 +383,49 @@ def content(name: str, value: bytes) -> Callable[[dict[str, bytes]], None]:
 NO_MODEL = "give an intact model saved by Stable-Baselines3."
 
 
-def unreadable(error: str) -> str:
-    return (
-        f"{{path}}: what it would go on from is not what this release writes ({error}); delete it "
-        "to go on from an earlier one."
-    )
-
-
 @pytest.mark.parametrize(
-    ("algo", "edit", "message"),  # ... stands for words of Python or torch
+    ("edit", "message"),
     [
-        ("a2c", lambda members: None, None),  # the edit itself does no harm
+        (lambda members: None, None),  # the edit itself does no harm
         (
-            "a2c",
             without("resume.json"),
             f"{{path}} cannot be loaded: it has no member 'resume.json'; {NO_MODEL}",
         ),
         (
-            "a2c",
             without("resume.npz"),
             f"{{path}} cannot be loaded: it has no member 'resume.npz'; {NO_MODEL}",
         ),
         (
-            "a2c",
             without("config.json"),
             "{path}: config.json: a config must be a JSON object; restore the file.",
         ),
         (
-            "a2c",
             content("resume.json", b""),
             "{path}: resume.json is not valid JSON (Expecting value at line 1, column 1); correct "
             "or replace it.",
         ),
         (
-            "a2c",
             content("resume.json", b"[" * 10**5),
             "{path}: resume.json is not valid JSON (nested more than 64 deep); correct or replace "
             "it.",
         ),
         (
-            "a2c",
             content("resume.json", b"{}\xff"),
             "{path}: resume.json is not valid JSON (not UTF-8 at byte 2); correct or replace it.",
         ),
         (
-            "a2c",
             content("resume.json", pickle.dumps(0)),
             "{path}: resume.json is not valid JSON (not UTF-8 at byte 0); correct or replace it.",
         ),
-        ("a2c", content("resume.json", b"[]"), unreadable("TypeError: ...")),
-        ("a2c", content("resume.json", b"{}"), unreadable("KeyError: 'agent_steps'")),
-        ("a2c", state("environment", value=None), unreadable("TypeError: ...")),
-        (
-            "a2c",
-            state("environment", value=[]),
-            "the saved games must be 2, one for each environment, got 0 and observations of shape "
-            "(2, 4, 84, 84); resume from another checkpoint.",
-        ),
-        ("a2c", state("numpy_generator", value=None), unreadable("TypeError: ...")),
-        (
-            "a2c",
-            state("action_space_generator", value={}),
-            unreadable("TypeError: a random generator's state is damaged: ..."),
-        ),
-        ("a2c", state("logs", value=3), unreadable("TypeError: ...")),
-        ("a2c", array("last_observations", None), unreadable("KeyError: 'last_observations'")),
-        (
-            "a2c",
-            array("last_observations", np.zeros((2, 4, 84, 83), np.uint8)),
-            "the saved games must be 2, one for each environment, got 2 and observations of shape "
-            "(2, 4, 84, 83); resume from another checkpoint.",
-        ),
-        (
-            "a2c",
-            array("last_episode_starts", np.zeros(3, bool)),
-            unreadable("TypeError: last_episode_starts are not one for each environment"),
-        ),
-        (
-            "a2c",
-            array("torch_generator", np.zeros(3, np.uint8)),
-            unreadable("RuntimeError: ..."),
-        ),
-        ("dqn", state("dqn", value=None), unreadable("TypeError: ...")),
-        ("dqn", state("dqn", "replay", value={}), unreadable("KeyError: 'frame_count'")),
-        ("dqn", state("dqn", "exploration_rate", value=[]), unreadable("TypeError: ...")),
     ],
 )
 def test_a_checkpoint_with_a_wrong_member(
     interrupted: Callable[[str], Path],
-    algo: str,
     edit: Callable[[dict[str, bytes]], None],
     message: str | None,
 ) -> None:
-    config = short_config(algo)
-    runs = interrupted(algo)
+    config = short_config()
+    runs = interrupted("a2c")
     newest = checkpoints(run_directory(runs, config))[-1]
     edit_checkpoint(newest, edit)
     if message is None:
@@ -514,9 +433,7 @@ def test_a_checkpoint_with_a_wrong_member(
             train(runs, config, Interruption(0))
         return
     before = run_directory(runs, config).config_path.read_bytes()
-    line = refuse(runs, config)
-    expected = re.escape(message.replace("{path}", str(newest))).replace(r"\.\.\.", ".{,200}")
-    assert re.fullmatch(expected, line), line
+    assert refuse(runs, config) == message.replace("{path}", str(newest))
     assert run_directory(runs, config).config_path.read_bytes() == before
 
 
