@@ -12,7 +12,7 @@ from configs.run_config import parse_arm
 from envs.games import find_game
 from experiments.comparison.report.network_cost import compute_network_cost, find_weight_shares
 from experiments.comparison.report.position_use import VARIANTS, Variant, read_ablation
-from experiments.comparison.report.records import Comparison, Episodes, RunRecord
+from experiments.comparison.report.records import ENDED, Comparison, Episodes, RunRecord
 from experiments.comparison.statistics.bootstrap import (
     Estimate,
     estimate_interquartile_mean,
@@ -146,7 +146,7 @@ class RunRow:
     @property
     def has_ended(self) -> bool:
         """Whether there is nothing left to do: a diverged run has ended, too."""
-        return self.state in ("finished", "diverged")
+        return self.state in ENDED
 
 
 @dataclass(frozen=True)

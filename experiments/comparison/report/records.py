@@ -24,7 +24,7 @@ from runtime.run_directory import RunDirectory
 PACKED_EPISODES_NAME = "episodes.csv.xz"
 _MAX_EPISODES_BYTES = 1 << 30
 _MAX_RETURN = 1e15  # far more than a game counts to; sums of squares stay finite
-_ENDED = ("finished", "diverged")
+ENDED = ("finished", "diverged")
 _TAIL_BYTES = 16 << 10  # enough for the last 100 games
 
 
@@ -57,7 +57,7 @@ class RunRecord:
     @property
     def has_ended(self) -> bool:
         """Whether there is nothing left to do: a diverged run has ended, too."""
-        return self.state in _ENDED
+        return self.state in ENDED
 
     @property
     def source(self) -> str:
@@ -217,7 +217,7 @@ def read_progress(directory: RunDirectory) -> RunProgress:
 def has_ended(directory: RunDirectory, planned: RunConfig) -> bool:
     """Whether a planned run has nothing left to do."""
     status = directory.read_status() if directory.exists() else None
-    if status is None or status.state not in _ENDED:
+    if status is None or status.state not in ENDED:
         return False
     total = directory.read_config().run.total_agent_steps
     return total == planned.run.total_agent_steps

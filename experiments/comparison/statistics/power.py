@@ -58,14 +58,8 @@ def find_detectable_difference(
     For a plan of G games before any data, `alpha` is `alpha_at_look(1, ...) / G`: what the smallest
     of Holm's steps allows.
 
-    Args:
-        seeds: Pairs planned.
-        standard_deviation: Of the paired differences; 1 gives the answer in standard deviations.
-        alpha: Level of the two-sided interval that the verdict is read off.
-        power: Probability of the verdict.
-
-    Returns:
-        A difference in the unit of `standard_deviation`, or None with fewer than `MIN_SEEDS` seeds.
+    In the unit of `standard_deviation`, that of the paired differences; None with fewer than
+    `MIN_SEEDS` seeds. Arguments as for `find_seeds_needed`.
     """
     if seeds < MIN_SEEDS:
         return None
