@@ -99,10 +99,17 @@ def _refusal(call: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-def _assert_refused(path: Path, fault: str, member: str = "") -> None:
+def _assert_refused(path: Path, fault: str, member: str = "", peak: int | None = None) -> None:
+    """`peak` is the most memory in bytes that this may take."""
     source = f"{path}: {member}" if member else str(path)
-    message = f"{source} cannot be loaded: {fault}; {INTACT}"
-    assert _refusal(lambda: read_model_zip(path)) == message
+    if peak is not None:
+        tracemalloc.start()
+    try:
+        message = _refusal(lambda: read_model_zip(path))
+        assert peak is None or tracemalloc.get_traced_memory()[1] < peak
+    finally:
+        tracemalloc.stop()
+    assert message == f"{source} cannot be loaded: {fault}; {INTACT}"
 
 
 def _same(first: Any, second: Any) -> bool:
@@ -133,18 +140,11 @@ def test_what_is_written_is_read_back(ours: Path, a2c: A2C) -> None:
     assert file.read_member("resume.json") == b'{"agent_steps": 4}'
 
 
-def test_a_foreign_file_is_read(foreign: Path, a2c: A2C) -> None:
-    file = read_model_zip(foreign)
-    assert file.config is None
-    assert _same(file.policy_state, dict(a2c.policy.state_dict()))
-    assert file.optimizer_state is None
-
-
-def test_a_foreign_file_that_was_packed_again_with_compression_is_read(
-    foreign: Path, tmp_path: Path, a2c: A2C
-) -> None:
-    path = _pack(tmp_path / "m.zip", _members(foreign), compression=zipfile.ZIP_DEFLATED)
-    assert _same(read_model_zip(path).policy_state, dict(a2c.policy.state_dict()))
+def test_a_foreign_file_is_read_also_packed_again(foreign: Path, tmp_path: Path, a2c: A2C) -> None:
+    packed = _pack(tmp_path / "m.zip", _members(foreign), compression=zipfile.ZIP_DEFLATED)
+    for file in map(read_model_zip, (foreign, packed)):
+        assert (file.config, file.optimizer_state) == (None, None)
+        assert _same(file.policy_state, dict(a2c.policy.state_dict()))
 
 
 def test_plain_sb3_opens_our_files(ours: Path, a2c: A2C, dqn: DQN, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_what_is_momentary_is_left_out(dqn: DQN, ours: Path, tmp_path: Path) -> 
     for path in (ours, tmp_path / "dqn.zip"):
         data = _members(path)["data"]
         assert not {"_last_obs", "_last_episode_starts", "ep_info_buffer"} & json.loads(data).keys()
-        assert len(data) < 200_000
+        assert len(data) < 300_000
     loaded = A2C.load(ours, env=RandomFrames(1), device="cpu")
     assert loaded.learn(4, reset_num_timesteps=False).num_timesteps == 8
 
@@ -265,40 +265,30 @@ def test_a_zip_without_a_model_in_it(foreign: Path, tmp_path: Path, name: str) -
     _assert_refused(path, f"it has no member {name!r}")
 
 
-def _encrypt(info: zipfile.ZipInfo) -> None:
-    info.flag_bits |= 1
+def _set(field: str, value: int) -> Callable[[zipfile.ZipInfo], None]:
+    """Let a member's entry in the directory say something else."""
+    return lambda info: setattr(info, field, value)
 
 
-def _link(info: zipfile.ZipInfo) -> None:
-    info.external_attr = (stat.S_IFLNK | 0o777) << 16
-
-
-def _claim_one_gigabyte(info: zipfile.ZipInfo) -> None:
-    info.file_size = 1 << 30
-
-
-def _claim_little(info: zipfile.ZipInfo) -> None:
-    info.file_size = 10
-
-
-def _claim_bzip2(info: zipfile.ZipInfo) -> None:
-    info.compress_type = zipfile.ZIP_BZIP2
+_LINK = (stat.S_IFLNK | 0o777) << 16
+_BOMB = "member 'notes' unpacks to over 200 times its size"
 
 
 @pytest.mark.parametrize(
     ("name", "alter", "fault"),
     [
-        ("notes", _encrypt, "member 'notes' is encrypted"),
-        ("notes", _link, "member 'notes' is a symbolic link"),
+        ("notes", _set("flag_bits", 1), "member 'notes' is encrypted"),
+        ("notes", _set("external_attr", _LINK), "member 'notes' is a symbolic link"),
         ("../notes", None, "member '../notes' points outside the archive"),
         ("a/../../notes", None, "member 'a/../../notes' points outside the archive"),
         ("..\\notes", None, r"member '..\\notes' points outside the archive"),
         ("/etc/notes", None, "member '/etc/notes' points outside the archive"),
         ("C:\\notes", None, r"member 'C:\\notes' points outside the archive"),
         ("../a\nb", None, r"member '../a\nb' points outside the archive"),
-        ("notes", _claim_bzip2, "member 'notes' is compressed in an unusual way"),
-        ("notes", _claim_one_gigabyte, "member 'notes' unpacks to over 200 times its size"),
-        ("config.json", _claim_little, "member 'config.json' is damaged"),
+        ("notes", _set("compress_type", 12), "member 'notes' is compressed in an unusual way"),
+        ("notes", _set("file_size", 1 << 30), _BOMB),
+        ("notes", _set("file_size", 100 << 30), _BOMB),
+        ("config.json", _set("file_size", 10), "member 'config.json' is damaged"),
     ],
 )
 def test_hostile_members(
@@ -310,7 +300,7 @@ def test_hostile_members(
 ) -> None:
     content = b'{"harmless": true}'
     path = _pack(tmp_path / "m.zip", _members(foreign) | {name: content}, alter)
-    _assert_refused(path, fault)
+    _assert_refused(path, fault, peak=4 << 20)
     name = name.rpartition("/")[2].rpartition("\\")[2]
     _pack(path, _members(foreign) | {name: content})
     assert read_model_zip(path).read_member(name) == content
@@ -321,15 +311,6 @@ def test_a_member_that_is_there_twice(foreign: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
         archive.writestr("data", b"{}")
     _assert_refused(path, "member 'data' is there twice")
-
-
-def _measure_peak(call: Callable[[], str]) -> tuple[str, int]:
-    tracemalloc.start()
-    try:
-        message = call()
-        return message, tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
 
 
 def test_a_directory_of_a_hundred_thousand_members_is_not_loaded(tmp_path: Path) -> None:
@@ -345,25 +326,7 @@ def test_a_directory_of_a_hundred_thousand_members_is_not_loaded(tmp_path: Path)
     path.write_bytes(content[:start] + directory + tail)
     with zipfile.ZipFile(path) as archive:  # the standard library loads them all
         assert len(archive.infolist()) == 100_000
-    message, peak = _measure_peak(lambda: _refusal(lambda: read_model_zip(path)))
-    assert message == (
-        f"{path} cannot be loaded: it is not a zip archive, or a truncated one; {INTACT}"
-    )
-    assert peak < 4 << 20
-
-
-def test_a_claim_of_100_gigabytes_costs_nothing(foreign: Path, tmp_path: Path) -> None:
-    members = _members(foreign)
-
-    def claim(info: zipfile.ZipInfo) -> None:
-        info.file_size = (100 << 30) - sum(map(len, members.values()))
-
-    path = _pack(tmp_path / "m.zip", members | {"notes": b"x"}, claim)
-    message, peak = _measure_peak(lambda: _refusal(lambda: read_model_zip(path)))
-    assert message == (
-        f"{path} cannot be loaded: member 'notes' unpacks to over 200 times its size; {INTACT}"
-    )
-    assert peak < 4 << 20
+    _assert_refused(path, "it is not a zip archive, or a truncated one", peak=4 << 20)
 
 
 @pytest.mark.parametrize("name", ["data", "policy.pth", "config.json"])
@@ -375,15 +338,11 @@ def test_a_bomb_that_does_unpack_costs_nothing(
     members.pop(name, None)
     members[name] = bytes(48 << 20)
 
-    def claim(info: zipfile.ZipInfo) -> None:
-        info.file_size = info.file_size if honest else 1000
-
+    claim = None if honest else _set("file_size", 1000)
     path = _pack(tmp_path / "m.zip", members, claim, zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 1 << 20
-    message, peak = _measure_peak(lambda: _refusal(lambda: read_model_zip(path)))
     fault = "unpacks to over 200 times its size" if honest else "is damaged"
-    assert message == f"{path} cannot be loaded: member {name!r} {fault}; {INTACT}"
-    assert peak < 8 << 20
+    _assert_refused(path, f"member {name!r} {fault}", peak=8 << 20)
 
 
 @pytest.mark.parametrize(
@@ -571,7 +530,6 @@ def _with_state(foreign: Path, path: Path, content: bytes) -> Path:
     return _pack(path, _members(foreign) | {"policy.pth": content})
 
 
-_W = b"X\x01\x00\x00\x00w"  # the pickle instruction for the text "w"
 _SAVED = _save({"w": torch.arange(16.0)})
 with zipfile.ZipFile(io.BytesIO(_SAVED)) as _archive:
     _PICKLED = _archive.read("archive/data.pkl")
