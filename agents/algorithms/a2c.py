@@ -1,7 +1,7 @@
 """A2C as SB3 defines it, with each observation passed through the network once."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import stable_baselines3
@@ -19,13 +19,6 @@ from agents.algorithms.cached_network import CachedNetwork
 from agents.algorithms.device import to_device
 from agents.algorithms.divergence import Divergence
 from agents.algorithms.fast_path import FastPath, find_obstacle_in
-
-
-class _Losses(NamedTuple):
-    policy: Tensor
-    value: Tensor
-    entropy: Tensor
-    whole: Tensor
 
 
 class A2C(FastPath, stable_baselines3.A2C):
@@ -118,13 +111,22 @@ class A2C(FastPath, stable_baselines3.A2C):
         optimizer = self.policy.optimizer
         self._update_learning_rate(optimizer)
         buffer = self.rollout_buffer
-        losses = self._differentiate(
-            *(
-                to_device(values.reshape(-1), self.device)
-                for values in (buffer.actions, buffer.advantages, buffer.returns)
-            )
+        actions, advantages, returns = (
+            to_device(values.reshape(-1), self.device)  # step after step
+            for values in (buffer.actions, buffer.advantages, buffer.returns)
         )
-        if not math.isfinite(loss_value := losses.whole.item()):
+        if self.normalize_advantage:
+            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        logits, values = self._evaluate(self._network.features())
+        log_probabilities = F.log_softmax(logits, dim=1)
+        log_probability = log_probabilities.gather(1, actions.long()[:, None])[:, 0]
+        policy_loss = -(advantages * log_probability).mean()
+        value_loss = F.mse_loss(returns, values)
+        entropy_loss = (log_probabilities.exp() * log_probabilities).sum(1).mean()
+        loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if not math.isfinite(loss_value := loss.item()):
             raise Divergence("the loss", loss_value, self.num_timesteps)
         norm = nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
         optimizer.step()
@@ -136,26 +138,10 @@ class A2C(FastPath, stable_baselines3.A2C):
             "train/explained_variance",
             explained_variance(buffer.values.flatten(), buffer.returns.flatten()),
         )
-        record("train/entropy_loss", losses.entropy.item())
-        record("train/policy_loss", losses.policy.item())
-        record("train/value_loss", losses.value.item())
+        record("train/entropy_loss", entropy_loss.item())
+        record("train/policy_loss", policy_loss.item())
+        record("train/value_loss", value_loss.item())
         record("train/gradient_norm", norm.item())
-
-    def _differentiate(self, actions: Tensor, advantages: Tensor, returns: Tensor) -> _Losses:
-        """The losses of the rollout, [T * N] step after step; leaves their gradients behind."""
-        if self.normalize_advantage:
-            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-        assert self._network is not None
-        logits, values = self._evaluate(self._network.features())
-        log_probabilities = F.log_softmax(logits, dim=1)
-        log_probability = log_probabilities.gather(1, actions.long()[:, None])[:, 0]
-        policy_loss = -(advantages * log_probability).mean()
-        value_loss = F.mse_loss(returns, values)
-        entropy_loss = (log_probabilities.exp() * log_probabilities).sum(1).mean()
-        loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
-        self.policy.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return _Losses(*(each.detach() for each in (policy_loss, value_loss, entropy_loss, loss)))
 
     def _evaluate(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Action logits [B, actions] and values [B] of features [B, F]."""
