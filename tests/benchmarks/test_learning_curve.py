@@ -4,7 +4,7 @@ from benchmarks.learning_curve import means_at
 from experiments.comparison.statistics.curves import moving_means
 
 
-def test_means_at_marks_are_of_the_last_games_that_had_ended() -> None:
+def test_means_at_marks_are_of_the_last_games_that_had_ended():
     """Game k, counted from 1, ends at step 10 k with the return k."""
     numbers = np.arange(1, 104)
     marks = np.array([999, 1000, 1019, 10**6])

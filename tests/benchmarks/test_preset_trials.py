@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -19,11 +17,11 @@ START = [0.0, 2.0] * 50  # mean 1, standard deviation 1
         (START + [11.0] * 100 + [5.9] * 100, "collapsed"),
     ],
 )
-def test_fate_of_a_run(returns: list[float], fate: str) -> None:
+def test_fate_of_a_run(returns, fate):
     assert describe_fate(np.array(returns)) == fate
 
 
-def test_table_of_variants_and_the_zoo(tmp_path: Path) -> None:
+def test_table_of_variants_and_the_zoo(tmp_path):
     """Game k ends at agent step 1000 k, so half a million agent steps are 500 games."""
     write_games(tmp_path / "fast/Pong/a2c-cnn/seed100", START * 5 + [11.0] * 500)
     write_games(tmp_path / "fast/Pong/a2c-cnn/seed101", START * 6)
@@ -48,9 +46,7 @@ def test_table_of_variants_and_the_zoo(tmp_path: Path) -> None:
         ("FOLDER --marks 0", "--marks must be above 0, got 0."),
     ],
 )
-def test_what_cannot_be_shown_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: str, message: str
-) -> None:
+def test_what_cannot_be_shown_is_one_line(tmp_path, capsys, arguments, message):
     with pytest.raises(SystemExit, match="2"):
         main(arguments.replace("FOLDER", str(tmp_path)).split())
     assert capsys.readouterr().err == f"error: {message}\n".replace("FOLDER", str(tmp_path))

@@ -1,7 +1,6 @@
 """The soak and the watch over memory in small; the long ones are run by hand."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,20 +11,20 @@ from runtime.run_directory import RunDirectory
 
 
 @pytest.mark.parametrize("case", CASES[1:3], ids=lambda case: case.name)
-def test_killed_runs_end_as_if_they_had_not_been(case, tmp_path: Path) -> None:
+def test_killed_runs_end_as_if_they_had_not_been(case, tmp_path):
     outcome = soak(replace(case, n_envs=2), tmp_path, kills=2, seed=1)
     assert len(outcome.killed_at) == 2
     assert 0 < outcome.killed_at[0] <= outcome.killed_at[1] < outcome.agent_steps
     assert min(outcome.games[environment] for environment in range(2)) >= 1
 
 
-def test_runs_in_which_no_game_ends_prove_nothing(tmp_path: Path) -> None:
+def test_runs_in_which_no_game_ends_prove_nothing(tmp_path):
     message = r"^a2c-cnn: environments \[0\] finished no game; use more --steps$"
     with pytest.raises(SoakFailure, match=message):
         soak(CASES[0], tmp_path, kills=0, seed=0, steps=5)
 
 
-def test_memory_files_and_threads_do_not_grow(tmp_path: Path) -> None:
+def test_memory_files_and_threads_do_not_grow(tmp_path):
     """The replay buffer wraps more than three times, its files twice."""
     growth = watch_growth(CASES[2], tmp_path, steps=3_600, buffer_size=200)
     assert growth.first.agent_steps < growth.last.agent_steps
@@ -33,7 +32,7 @@ def test_memory_files_and_threads_do_not_grow(tmp_path: Path) -> None:
     assert growth.last.threads >= 2
 
 
-def test_scalars_are_read_to_the_bit(tmp_path: Path) -> None:
+def test_scalars_are_read_to_the_bit(tmp_path):
     file = EventFile(tmp_path)
     for step, value in ((1, 0.5), (2, float("nan"))):
         file.write({"time/fps": 3, "train/loss": value}, {"time/fps": (), "train/loss": ()}, step)
@@ -53,5 +52,5 @@ def test_scalars_are_read_to_the_bit(tmp_path: Path) -> None:
         ({"a": 1.0}, {"a": 1.0}, True),
     ],
 )
-def test_states_are_compared_to_the_bit(one: object, other: object, equal: bool) -> None:
+def test_states_are_compared_to_the_bit(one, other, equal):
     assert _equal(one, other) == equal

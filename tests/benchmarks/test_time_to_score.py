@@ -1,6 +1,5 @@
 import csv
 import math
-from pathlib import Path
 
 import pytest
 
@@ -20,7 +19,7 @@ from tests.benchmarks.games import write_games
 NEVER = math.inf
 
 
-def test_the_time_of_passing_is_that_of_the_game_that_lifts_the_mean(tmp_path: Path) -> None:
+def test_the_time_of_passing_is_that_of_the_game_that_lifts_the_mean(tmp_path):
     """Return k in game k, after k / 10 minutes: the mean of games 1 to 100 is 50.5."""
     write_games(tmp_path / "run", list(range(1, 121)))
     episodes = read_episodes(tmp_path / "run/episodes.csv")
@@ -36,7 +35,7 @@ def test_the_time_of_passing_is_that_of_the_game_that_lifts_the_mean(tmp_path: P
     assert measure_times(None, (1,)) == {1: Time(NEVER, 0)}
 
 
-def test_table_has_medians_and_how_many_times_sooner() -> None:
+def test_table_has_medians_and_how_many_times_sooner():
     results: Results = {
         (Entry("zoo-a2c", "Breakout", 0), 10): Time(40, 60),
         (Entry("zoo-a2c", "Breakout", 0), 30): Time(NEVER, 60),
@@ -54,9 +53,7 @@ def test_table_has_medians_and_how_many_times_sooner() -> None:
     ]
 
 
-def test_existing_runs_are_reported_beside_results(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_existing_runs_are_reported_beside_results(tmp_path, capsys):
     write_games(tmp_path / "race/a2c-cnn/Pong/a2c-cnn/seed0", [1.0] * 100)
     write_games(tmp_path / "runs/Pong/a2c-coordconv/seed3", [-5.0] * 110)
     (tmp_path / "race/results.csv").write_text(
@@ -67,9 +64,7 @@ def test_existing_runs_are_reported_beside_results(
     assert capsys.readouterr().out.splitlines()[2:] == ["| Pong, 0 | 80.0 | 10.0, 8 x | > 11 |"]
 
 
-def test_a_race_is_run_recorded_and_not_run_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_race_is_run_recorded_and_not_run_again(tmp_path, capsys):
     """Both are stopped at their first finished game, which comes after the limit."""
     names = ["a2c-cnn", "zoo-ppo"]
     arguments = [str(tmp_path), "--contestants", *names, "--games", "Breakout", "--jobs", "2"]
@@ -101,9 +96,7 @@ def test_a_race_is_run_recorded_and_not_run_again(
         ("--report --runs x", "--runs takes NAME=FOLDER, a folder that exists, got 'x'."),
     ],
 )
-def test_what_cannot_be_raced_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: str, message: str
-) -> None:
+def test_what_cannot_be_raced_is_one_line(tmp_path, capsys, arguments, message):
     with pytest.raises(SystemExit, match="2"):
         main([str(tmp_path / "race"), *arguments.split()])
     error = capsys.readouterr().err
@@ -112,7 +105,7 @@ def test_what_cannot_be_raced_is_one_line(
     assert not (tmp_path / "race").exists()
 
 
-def test_a_damaged_results_file_is_one_line(tmp_path: Path) -> None:
+def test_a_damaged_results_file_is_one_line(tmp_path):
     path = tmp_path / "results.csv"
     path.write_text("contestant,game,seed\nzoo-a2c,Pong,0\n")
     with pytest.raises(ValueError, match=r"results\.csv: .* is not a result; remove the row\.$"):

@@ -2,7 +2,7 @@ import json
 import re
 import time
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def draw_actions(env: AtariVecEnv, steps: int, seed: int = 0) -> npt.NDArray[np.
         pytest.param(MACHADO.replace(max_frames_per_game=330, clip_rewards=False), id="machado"),
     ],
 )
-def test_environments_are_independent_games(protocol: Any) -> None:
+def test_environments_are_independent_games(protocol):
     """Against one game after the other, with the stacks made naively."""
     env = AtariVecEnv(find_game("Breakout"), protocol, 3, seed=7)
     actions = draw_actions(env, 250)
@@ -105,7 +105,7 @@ def test_environments_are_independent_games(protocol: Any) -> None:
     assert met == (ends | {"life or game lost"} if protocol.life_loss_ends_episode else ends)
 
 
-def test_spaces_and_types() -> None:
+def test_spaces_and_types():
     env = AtariVecEnv(find_game("Pong"), MACHADO, 2, seed=0)
     assert env.num_envs == 2
     assert env.observation_space == spaces.Box(0, 255, (4, 84, 84), np.uint8)
@@ -122,7 +122,7 @@ def test_spaces_and_types() -> None:
     env.close()
 
 
-def test_rewards_are_clipped_and_returns_are_not() -> None:
+def test_rewards_are_clipped_and_returns_are_not():
     env = AtariVecEnv(find_game("SpaceInvaders"), MACHADO, 1, seed=0)
     env.reset()
     total = 0.0
@@ -137,7 +137,7 @@ def test_rewards_are_clipped_and_returns_are_not() -> None:
     assert info["episode"]["r"] % 5 == 0
 
 
-def test_returned_arrays_are_the_callers() -> None:
+def test_returned_arrays_are_the_callers():
     env = AtariVecEnv(find_game("Breakout"), MACHADO.replace(max_frames_per_game=8), 1, seed=0)
     kept = [reset(env)]
     no_op = np.zeros(1, dtype=np.int64)
@@ -175,7 +175,7 @@ MODE_FRAMES = {
 }
 
 
-def test_every_game_starts_steps_and_reports() -> None:
+def test_every_game_starts_steps_and_reports():
     """Games of three steps, and into the next."""
     protocol = MACHADO.replace(max_frames_per_game=12)
     no_op = np.zeros(1, dtype=np.int64)
@@ -198,7 +198,7 @@ def test_every_game_starts_steps_and_reports() -> None:
 # --- seeds ----------------------------------------------------------------------------------------
 
 
-def test_streams_depend_on_the_seed_and_the_environment_alone() -> None:
+def test_streams_depend_on_the_seed_and_the_environment_alone():
     def stream(n_envs: int, seed: int) -> list[list[bytes]]:
         env = AtariVecEnv(find_game("Pong"), MACHADO, n_envs, seed)
         env.seed(123)  # SB3 calls this; the seed is the constructor's
@@ -214,7 +214,7 @@ def test_streams_depend_on_the_seed_and_the_environment_alone() -> None:
     assert stream(1, seed=1)[0] not in three
 
 
-def test_reset_starts_games_not_played_before() -> None:
+def test_reset_starts_games_not_played_before():
     env = AtariVecEnv(find_game("Breakout"), BASELINES, 2, seed=0)
     for number in range(3):
         env.reset()
@@ -243,7 +243,7 @@ def saved() -> tuple[str, Observations, list[Any]]:
     return state, observations, steps
 
 
-def test_rebuilt_environment_goes_on_alike(saved: tuple[str, Observations, list[Any]]) -> None:
+def test_rebuilt_environment_goes_on_alike(saved):
     state, observations, steps = saved
     env = AtariVecEnv(find_game("Breakout"), BASELINES, 2, seed=0)
     env.set_state(json.loads(state), observations)
@@ -312,11 +312,7 @@ OTHER_SCREENS = (
         (with_a_changed_action, OTHER_SCREENS),
     ],
 )
-def test_damaged_state(
-    saved: tuple[str, Observations, list[Any]],
-    damage: Callable[[list[Any], Observations], tuple[Any, Any]],
-    message: str,
-) -> None:
+def test_damaged_state(saved, damage, message):
     state, observations = damage(json.loads(saved[0]), saved[1])
     env = AtariVecEnv(find_game("Breakout"), BASELINES, 2, seed=0)
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
@@ -334,7 +330,7 @@ def pong() -> Iterator[AtariVecEnv]:
     env.close()
 
 
-def test_attributes(pong: AtariVecEnv) -> None:
+def test_attributes(pong):
     assert pong.get_attr("game") == [find_game("Pong")] * 2
     assert pong.get_attr("protocol", indices=1) == [MACHADO]
     assert pong.get_attr("spec") == pong.get_attr("render_mode") == [None, None]
@@ -362,9 +358,7 @@ NOT_TWO_NUMBERS = "`actions` must be 2 whole numbers, one for each environment, 
         ([1.0, 2.0], NOT_TWO_NUMBERS + "float64 of shape (2,)."),
     ],
 )
-def test_refused_actions_leave_the_environment_as_it_was(
-    pong: AtariVecEnv, actions: list[float], message: str
-) -> None:
+def test_refused_actions_leave_the_environment_as_it_was(pong, actions, message):
     """None has been sent: the next steps are those of an environment that was asked nothing."""
     other = AtariVecEnv(find_game("Pong"), MACHADO, 2, seed=0)
     np.testing.assert_array_equal(reset(pong), reset(other))
@@ -375,7 +369,7 @@ def test_refused_actions_leave_the_environment_as_it_was(
     other.close()
 
 
-def test_reset_cancels_a_step_that_nobody_waited_for(pong: AtariVecEnv) -> None:
+def test_reset_cancels_a_step_that_nobody_waited_for(pong):
     other = AtariVecEnv(find_game("Pong"), MACHADO, 2, seed=0)
     reset(other)
     reset(pong)
@@ -388,7 +382,7 @@ def test_reset_cancels_a_step_that_nobody_waited_for(pong: AtariVecEnv) -> None:
     other.close()
 
 
-def test_sb3_scores_whole_games() -> None:
+def test_sb3_scores_whole_games():
     """Of five lives each, in raw rewards, by `evaluate_policy` and `EvalCallback`."""
     reports: list[dict[str, Any]] = []
     dones: list[bool] = []
@@ -416,13 +410,13 @@ def test_sb3_scores_whole_games() -> None:
     env.close()
 
 
-def test_vec_monitor_says_that_it_replaces_the_whole_games(pong: AtariVecEnv) -> None:
+def test_vec_monitor_says_that_it_replaces_the_whole_games(pong):
     with pytest.warns(UserWarning, match="already wrapped with a `Monitor`"):
         VecMonitor(pong)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads in /proc")
-def test_close_ends_all_threads() -> None:
+def test_close_ends_all_threads():
     before = count_threads()
     env = AtariVecEnv(find_game("Pong"), MACHADO, 3, seed=0)
     env.reset()

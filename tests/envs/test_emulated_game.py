@@ -47,7 +47,7 @@ def rebuilt_copy(game: EmulatedGame, name: str, protocol: Protocol, **options: A
 # --- lives, presses and games ---------------------------------------------------------------------
 
 
-def test_a_lost_life_ends_the_episode_and_not_the_game() -> None:
+def test_a_lost_life_ends_the_episode_and_not_the_game():
     game = make_game("Breakout", WITHOUT_NO_OPS)
     game.start()
     lives, numbers = [], []
@@ -74,7 +74,7 @@ def test_a_lost_life_ends_the_episode_and_not_the_game() -> None:
     ("name", "first", "lives"),
     [("Breakout", [FIRE, ACTION_2], 5), ("MsPacman", [], 3)],  # MsPacman has no FIRE
 )
-def test_presses_between_episodes(name: str, first: list[int], lives: int) -> None:
+def test_presses_between_episodes(name, first, lives):
     game = make_game(name, WITHOUT_NO_OPS)
     game.start()
     assert played_actions(game) == first
@@ -96,7 +96,7 @@ def test_presses_between_episodes(name: str, first: list[int], lives: int) -> No
     game.close()
 
 
-def test_no_presses_and_no_lives_in_machado() -> None:
+def test_no_presses_and_no_lives_in_machado():
     game = make_game("Breakout", MACHADO)
     game.start()
     assert played_actions(game) == []
@@ -114,7 +114,7 @@ def test_no_presses_and_no_lives_in_machado() -> None:
     game.close()
 
 
-def test_rewards_are_raw_and_the_return_is_their_sum() -> None:
+def test_rewards_are_raw_and_the_return_is_their_sum():
     game = make_game("SpaceInvaders", MACHADO)
     game.start()
     rewards = []
@@ -128,7 +128,7 @@ def test_rewards_are_raw_and_the_return_is_their_sum() -> None:
 
 
 @pytest.mark.parametrize("max_frames", [20, 22])
-def test_frame_limit(max_frames: int) -> None:
+def test_frame_limit(max_frames):
     protocol = MACHADO.replace(max_frames_per_game=max_frames)
     game = make_game("Pong", protocol)
     game.start()
@@ -144,7 +144,7 @@ def test_frame_limit(max_frames: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["Backgammon", "VideoCheckers"])
-def test_games_whose_fire_is_action_0(name: str) -> None:
+def test_games_whose_fire_is_action_0(name):
     message = (
         f"{name}: FIRE is not action 1, as fire_on_reset needs; use a protocol without it, such as "
         "machado."
@@ -161,9 +161,7 @@ def test_games_whose_fire_is_action_0(name: str) -> None:
     ("agent_steps_between_seedings", "seeded_games"),
     [(0, [0, 1, 2, 3, 4]), (15, [0, 0, 2, 2, 4]), (10_000, [0, 0, 0, 0, 0])],
 )
-def test_seeding_happens_at_a_games_start(
-    agent_steps_between_seedings: int, seeded_games: list[int]
-) -> None:
+def test_seeding_happens_at_a_games_start(agent_steps_between_seedings, seeded_games):
     """Games of 10 agent steps."""
     protocol = MACHADO.replace(max_frames_per_game=40)
     game = make_game("Pong", protocol, agent_steps_between_seedings=agent_steps_between_seedings)
@@ -177,7 +175,7 @@ def test_seeding_happens_at_a_games_start(
     game.close()
 
 
-def test_streams_depend_on_run_environment_and_purpose_alone() -> None:
+def test_streams_depend_on_run_environment_and_purpose_alone():
     def stream(run_seed: int, environment: int, **options: Any) -> list[Any]:
         game = EmulatedGame(find_game("MsPacman"), MACHADO, run_seed, environment, **options)
         game.start()
@@ -215,9 +213,7 @@ SHORT_GAMES = BASELINES.replace(max_frames_per_game=300)
         pytest.param("Pong", BASELINES, 10_000, 0, id="nothing played"),
     ],
 )
-def test_rebuilt_game_goes_on_alike(
-    name: str, protocol: Protocol, agent_steps_between_seedings: int, steps: int
-) -> None:
+def test_rebuilt_game_goes_on_alike(name, protocol, agent_steps_between_seedings, steps):
     options = {"agent_steps_between_seedings": agent_steps_between_seedings}
     game = make_game(name, protocol, **options)
     game.start()
@@ -294,16 +290,14 @@ def with_current(**values: int) -> Any:
         (with_current(length_agent_steps=7), LED_ELSEWHERE),
     ],
 )
-def test_a_replay_that_leads_elsewhere_is_noticed(
-    saved: dict[str, Any], damage: Any, message: str
-) -> None:
+def test_a_replay_that_leads_elsewhere_is_noticed(saved, damage, message):
     game = make_game("Breakout", WITHOUT_NO_OPS)
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         game.set_state(damage(saved))
     game.close()
 
 
-def test_actions_that_end_with_a_finished_game_are_noticed() -> None:
+def test_actions_that_end_with_a_finished_game_are_noticed():
     """Such a state is never saved, though its numbers fit."""
     game = make_game("Pong", MACHADO.replace(max_frames_per_game=40))
     game.start()

@@ -190,7 +190,7 @@ class Difference:
         ("Freeway", 0, 0),  # no FIRE, no lives
     ],
 )
-def test_games_agree(game: str, lives_lost: int, games_over: int) -> None:
+def test_games_agree(game, lives_lost, games_over):
     """2,000 agent steps: 1,000 of each of two environments."""
     ours = AtariVecEnv(find_game(game), WITHOUT_NO_OPS, 2, seed=0)
     sb3, grey = make_sb3_env(game, 2), make_grey_sb3_env(game, 2)
@@ -249,7 +249,7 @@ def close_all(*environments: VecEnv) -> None:
     ("max_frames", "agent_steps"),
     [(12, 1), (20, 3), (30, 6), (45, 10)],  # 8 frames go to the two presses; 30 and 45 end midway
 )
-def test_time_limits_agree(max_frames: int, agent_steps: int) -> None:
+def test_time_limits_agree(max_frames, agent_steps):
     ours, sb3, grey = make_three("Breakout", max_frames)
     ends = []
     for step, actions in enumerate(draw_actions(ours, 30), start=1):
@@ -274,7 +274,7 @@ def test_time_limits_agree(max_frames: int, agent_steps: int) -> None:
         pytest.param(8, [False, True, False, True], id="the second press ends a game"),
     ],
 )
-def test_presses_that_end_a_game(max_frames: int, sb3_reports: list[bool]) -> None:
+def test_presses_that_end_a_game(max_frames, sb3_reports):
     """Difference 5, with limits so small that the presses reach them."""
     machado = AtariVecEnv(find_game("Breakout"), MACHADO.replace(no_op_max=0), 1, seed=0)
     start = as_array(machado.reset())[0, -1]
@@ -313,12 +313,8 @@ def first_life_loss() -> tuple[npt.NDArray[np.int64], int]:
     ],
 )
 def test_time_limit_about_a_lost_life(
-    first_life_loss: tuple[npt.NDArray[np.int64], int],
-    frames_left: int,
-    steps_later: int,
-    reported_by_sb3: bool,
-    same_frames: bool,
-) -> None:
+    first_life_loss, frames_left, steps_later, reported_by_sb3, same_frames
+):
     """Difference 5, and which of life loss and time limit an episode's end is."""
     actions, life_loss = first_life_loss
     max_frames = 4 * (2 + life_loss) + frames_left  # 2: the presses
@@ -342,7 +338,7 @@ def test_time_limit_about_a_lost_life(
     assert frames_differ == ([] if same_frames else in_the_stack)
 
 
-def test_a_life_lost_in_the_no_op_after_a_lost_life() -> None:
+def test_a_life_lost_in_the_no_op_after_a_lost_life():
     """It ends no episode of its own: Atlantis, with actions held so long that it happens."""
     protocol = WITHOUT_NO_OPS.replace(frames_per_agent_step=64)
     ours = AtariVecEnv(find_game("Atlantis"), protocol, 1, seed=0)
@@ -354,7 +350,7 @@ def test_a_life_lost_in_the_no_op_after_a_lost_life() -> None:
     close_all(ours, sb3)
 
 
-def test_sticky_actions_are_the_emulators(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sticky_actions_are_the_emulators(monkeypatch):
     """Difference 8: given the emulator's seed, games with sticky actions agree too."""
     seed = game_seed(0, 0, 0, "training")
     monkeypatch.setattr(
@@ -374,7 +370,7 @@ def test_sticky_actions_are_the_emulators(monkeypatch: pytest.MonkeyPatch) -> No
     assert games_over >= 1
 
 
-def test_number_of_no_ops() -> None:
+def test_number_of_no_ops():
     """Difference 3: 0 to 30, all alike; SB3 1 to 30. The games are cut after one frame."""
     protocol = MACHADO.replace(no_op_max=30, frames_per_agent_step=1, max_frames_per_game=1)
     env = AtariVecEnv(find_game("Breakout"), protocol, 1, seed=0)
@@ -397,7 +393,7 @@ def test_number_of_no_ops() -> None:
 
 
 @pytest.mark.parametrize("game", ["Breakout", "MsPacman"])
-def test_games_with_as_many_no_ops_agree(game: str) -> None:
+def test_games_with_as_many_no_ops_agree(game):
     """Differences 3 and 4: the no-ops come first and are not counted in the frame limit."""
     ours = AtariVecEnv(find_game(game), BASELINES.replace(max_frames_per_game=400), 1, seed=0)
     first = ours.reset()
@@ -428,7 +424,7 @@ def test_games_with_as_many_no_ops_agree(game: str) -> None:
 
 
 @pytest.mark.parametrize(("game", "mode_frames"), [("NameThisGame", 134), ("Berzerk", 20)])
-def test_frames_that_select_the_mode(game: str, mode_frames: int) -> None:
+def test_frames_that_select_the_mode(game, mode_frames):
     """Difference 4: without them limits and lengths agree."""
     protocol = WITHOUT_NO_OPS.replace(max_frames_per_game=100)
     ours = AtariVecEnv(find_game(game), protocol, 1, seed=0)

@@ -10,7 +10,7 @@ import envs
 from envs.games import Game, all_games, find_game
 
 
-def test_names_are_gymnasiums() -> None:
+def test_names_are_gymnasiums():
     gymnasium.register_envs(ale_py)
     registered = {
         spec.kwargs["game"]: spec.name
@@ -34,11 +34,11 @@ def test_names_are_gymnasiums() -> None:
         ("Pacman", "Pacman"),
     ],
 )
-def test_find_game(name: str, found: str) -> None:
+def test_find_game(name, found):
     assert find_game(name).name == found
 
 
-def test_every_game_is_found_by_name_and_by_rom_id() -> None:
+def test_every_game_is_found_by_name_and_by_rom_id():
     for game in all_games().values():
         assert find_game(game.name) is game
         assert find_game(game.rom_id) is game
@@ -54,14 +54,14 @@ def test_every_game_is_found_by_name_and_by_rom_id() -> None:
         ("", ""),
     ],
 )
-def test_unknown_game(name: str, hint: str) -> None:
+def test_unknown_game(name, hint):
     message = f"Unknown game {name!r}.{hint} --list-games lists them."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         find_game(name)
 
 
 @pytest.mark.parametrize("name", ["Combat", "maze_craze"])
-def test_games_for_several_players_only(name: str) -> None:
+def test_games_for_several_players_only(name):
     message = (
         f"{name} is for several players only, and this is for one; --list-games lists what is."
     )
@@ -69,7 +69,7 @@ def test_games_for_several_players_only(name: str) -> None:
         find_game(name)
 
 
-def test_the_atari_57_have_scores() -> None:
+def test_the_atari_57_have_scores():
     path = Path(envs.__file__).parent / "atari57_scores.csv"
     rows = csv.reader(line for line in path.read_text("utf-8").splitlines() if line[0] != "#")
     listed = [rom_id for rom_id, *_ in rows][1:]
@@ -92,12 +92,12 @@ def test_the_atari_57_have_scores() -> None:
         ("YarsRevenge", 3092.9, 54576.9),
     ],
 )
-def test_scores(name: str, random_return: float, human_return: float) -> None:
+def test_scores(name, random_return, human_return):
     game = find_game(name)
     assert (game.random_return, game.human_return) == (random_return, human_return)
 
 
-def test_human_normalised_score() -> None:
+def test_human_normalised_score():
     game = Game("Sample", "sample", random_return=-20.0, human_return=20.0)
     assert [game.human_normalised_score(r) for r in (-20, 0, 20, 60)] == [0.0, 0.5, 1.0, 2.0]
     assert Game("Unscored", "unscored", None, None).human_normalised_score(3.0) is None

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envs.seeding import Purpose, game_seed
+from envs.seeding import game_seed
 
 COUNTS = st.integers(0, 2**31 - 1)
 
@@ -18,17 +18,13 @@ COUNTS = st.integers(0, 2**31 - 1)
         (2**31 - 1, 15, 100_000, "training", 1_165_979_734),
     ],
 )
-def test_seeds_stay_what_they_were(
-    run_seed: int, environment: int, game_number: int, purpose: Purpose, seed: int
-) -> None:
+def test_seeds_stay_what_they_were(run_seed, environment, game_number, purpose, seed):
     """Unfinished games of saved runs are rebuilt from these."""
     assert game_seed(run_seed, environment, game_number, purpose) == seed
 
 
 @given(COUNTS, COUNTS, COUNTS)
-def test_training_and_evaluation_seeds_never_meet(
-    run_seed: int, environment: int, game_number: int
-) -> None:
+def test_training_and_evaluation_seeds_never_meet(run_seed, environment, game_number):
     training = game_seed(run_seed, environment, game_number, "training")
     evaluation = game_seed(run_seed, environment, game_number, "evaluation")
     assert 0 <= training < 2**31
@@ -37,7 +33,7 @@ def test_training_and_evaluation_seeds_never_meet(
     assert evaluation % 2 == 1
 
 
-def test_every_game_has_its_own_seed() -> None:
+def test_every_game_has_its_own_seed():
     seeds = {
         game_seed(run_seed, environment, game_number, "training")
         for run_seed in range(5)

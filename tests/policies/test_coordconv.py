@@ -2,7 +2,6 @@ import copy
 import io
 import pickle
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,7 +56,7 @@ def make_layer(**options: Any) -> CoordConv2d:
 # Coordinates
 
 
-def test_coordinates_of_three_rows_and_two_columns() -> None:
+def test_coordinates_of_three_rows_and_two_columns():
     root = 2**0.5
     expected = [
         [[-1, -1], [0, 0], [1, 1]],
@@ -70,7 +69,7 @@ def test_coordinates_of_three_rows_and_two_columns() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(5, 84), (84, 5), (84, 84), (2, 3)])
-def test_each_coordinate_spans_its_own_axis(height: int, width: int) -> None:
+def test_each_coordinate_spans_its_own_axis(height, width):
     row, column = coordinate_channels(height, width)
     assert row.shape == column.shape == (height, width)
     assert torch.equal(row[[0, -1], 0], torch.tensor([-1.0, 1.0]))
@@ -79,12 +78,12 @@ def test_each_coordinate_spans_its_own_axis(height: int, width: int) -> None:
     assert torch.equal(column, column[:1].expand(height, width))
 
 
-def test_an_axis_of_one_pixel_has_coordinate_zero() -> None:
+def test_an_axis_of_one_pixel_has_coordinate_zero():
     assert coordinate_channels(1, 1, with_radius=True).tolist() == [[[0]], [[0]], [[0]]]
     assert coordinate_channels(1, 3).tolist() == [[[0, 0, 0]], [[-1, 0, 1]]]
 
 
-def test_coordinates_are_computed_in_float32_then_cast() -> None:
+def test_coordinates_are_computed_in_float32_then_cast():
     narrow = coordinate_channels(84, 160, with_radius=True, dtype=torch.bfloat16)
     assert torch.equal(narrow, coordinate_channels(84, 160, with_radius=True).bfloat16())
     wide = coordinate_channels(4, 4, dtype=torch.float64)
@@ -119,9 +118,7 @@ def cases(draw: st.DrawFn) -> tuple[dict[str, Any], int, int]:
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(cases(), st.sampled_from([torch.contiguous_format, torch.channels_last]))
-def test_equals_the_concatenated_form_in_outputs_and_gradients(
-    case: tuple[dict[str, Any], int, int], layout: torch.memory_format
-) -> None:
+def test_equals_the_concatenated_form_in_outputs_and_gradients(case, layout):
     options, height, width = case
     torch.manual_seed(0)
     layer = make_layer(**options, dtype=torch.float64).to(memory_format=layout)  # type: ignore[call-overload]
@@ -157,15 +154,13 @@ def test_equals_the_concatenated_form_in_outputs_and_gradients(
     ],
     ids=str,
 )
-def test_equals_the_concatenated_form_where_hypothesis_may_not_look(
-    options: dict[str, Any],
-) -> None:
+def test_equals_the_concatenated_form_where_hypothesis_may_not_look(options):
     layer = make_layer(**options, dtype=torch.float64)
     images = torch.randn(3, layer.in_channels, 17, 12, dtype=torch.float64)
     torch.testing.assert_close(layer(images), reference(layer, images), rtol=0, atol=1e-10)
 
 
-def test_weight_channels_are_image_row_column_radius() -> None:
+def test_weight_channels_are_image_row_column_radius():
     layer = CoordConv2d(1, 1, 1, with_radius=True)
     layer.load_state_dict(
         {
@@ -178,7 +173,7 @@ def test_weight_channels_are_image_row_column_radius() -> None:
     torch.testing.assert_close(output[0, 0, 2, 0].item(), 2000 + 100 - 10 + 2**0.5 + 0.5)
 
 
-def test_state_dict_is_that_of_a_convolution_over_the_concatenation() -> None:
+def test_state_dict_is_that_of_a_convolution_over_the_concatenation():
     layer = make_layer(with_radius=True)
     concatenated = nn.Conv2d(5, 3, 3)
     concatenated.load_state_dict(layer.state_dict())
@@ -188,7 +183,7 @@ def test_state_dict_is_that_of_a_convolution_over_the_concatenation() -> None:
     assert layer.in_channels == 2
 
 
-def test_initial_weights_are_those_of_a_convolution_over_the_concatenation() -> None:
+def test_initial_weights_are_those_of_a_convolution_over_the_concatenation():
     torch.manual_seed(3)
     layer = make_layer()
     torch.manual_seed(3)
@@ -196,7 +191,7 @@ def test_initial_weights_are_those_of_a_convolution_over_the_concatenation() -> 
     assert torch.equal(layer.weight, concatenated.weight)
 
 
-def test_second_derivatives_are_right() -> None:
+def test_second_derivatives_are_right():
     layer = make_layer(kernel_size=2, out_channels=2, dtype=torch.float64)
     images = torch.randn(2, 2, 3, 4, dtype=torch.float64, requires_grad=True)
 
@@ -208,7 +203,7 @@ def test_second_derivatives_are_right() -> None:
     assert torch.autograd.gradgradcheck(run, (images, *layer.parameters()))
 
 
-def test_an_image_without_batch_axis() -> None:
+def test_an_image_without_batch_axis():
     layer = make_layer(padding=1, padding_mode="reflect")
     image = torch.rand(2, 6, 7)
     expected = reference(layer, image[None])[0]
@@ -218,7 +213,7 @@ def test_an_image_without_batch_axis() -> None:
 
 
 @pytest.mark.parametrize("without_gradient", [False, True])
-def test_channels_last_stays_channels_last(without_gradient: bool) -> None:
+def test_channels_last_stays_channels_last(without_gradient):
     layer = make_layer()
     images = torch.rand(2, 2, 6, 7)
     with torch.set_grad_enabled(not without_gradient):
@@ -256,9 +251,7 @@ def remove_the_bias(layer: CoordConv2d) -> None:
     "change", [fused_adam_step, replace_parameter, change_only_the_bias, remove_the_bias]
 )
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_output_follows_every_change_of_the_weights(
-    change: Callable[[CoordConv2d], None], mode: Callable[[], Any]
-) -> None:
+def test_output_follows_every_change_of_the_weights(change, mode):
     torch.manual_seed(0)
     layer = make_layer()
     images = torch.rand(2, 2, 6, 7)
@@ -272,7 +265,7 @@ def test_output_follows_every_change_of_the_weights(
 
 
 @pytest.mark.parametrize("size", [(6, 7), (7, 6), (12, 6), (5, 9)])
-def test_output_follows_a_change_of_the_input_size(size: tuple[int, int]) -> None:
+def test_output_follows_a_change_of_the_input_size(size):
     # With stride 3, 6 x 6, 6 x 7 and 7 x 6 all give 2 x 2: the output's size would not tell.
     layer = make_layer(stride=3)
     with torch.no_grad():
@@ -284,9 +277,7 @@ def test_output_follows_a_change_of_the_input_size(size: tuple[int, int]) -> Non
     ("attribute", "value"),
     [("stride", (2, 2)), ("stride", (3, 2)), ("padding", (0, 1)), ("dilation", (2, 1))],
 )
-def test_output_follows_a_change_of_geometry_that_keeps_its_size(
-    attribute: str, value: tuple[int, int]
-) -> None:
+def test_output_follows_a_change_of_geometry_that_keeps_its_size(attribute, value):
     layer = make_layer(stride=3, padding=0 if attribute == "stride" else 1)
     images = torch.rand(2, 2, 6, 6)
     with torch.no_grad():
@@ -297,7 +288,7 @@ def test_output_follows_a_change_of_geometry_that_keeps_its_size(
         torch.testing.assert_close(after, reference(layer, images))
 
 
-def test_output_follows_a_change_of_padding_mode() -> None:
+def test_output_follows_a_change_of_padding_mode():
     layer = make_layer(padding=1)
     images = torch.rand(2, 2, 6, 7)
     with torch.no_grad():
@@ -306,7 +297,7 @@ def test_output_follows_a_change_of_padding_mode() -> None:
         torch.testing.assert_close(layer(images), reference(layer, images))
 
 
-def test_output_follows_changes_of_type() -> None:
+def test_output_follows_changes_of_type():
     layer = make_layer()
     images = torch.rand(2, 2, 6, 7)
     with torch.no_grad():
@@ -317,7 +308,7 @@ def test_output_follows_changes_of_type() -> None:
             torch.testing.assert_close(output, reference(layer, images.to(dtype)))
 
 
-def test_frozen_weights_pass_gradients_on() -> None:
+def test_frozen_weights_pass_gradients_on():
     layer = make_layer().requires_grad_(False)
     images = torch.rand(2, 2, 6, 7, requires_grad=True)
     gradient, expected = (
@@ -327,7 +318,7 @@ def test_frozen_weights_pass_gradients_on() -> None:
     torch.testing.assert_close(gradient, expected)
 
 
-def test_training_goes_on_after_inference_mode() -> None:
+def test_training_goes_on_after_inference_mode():
     layer = make_layer()
     images = torch.rand(2, 2, 6, 7)
     with torch.inference_mode():
@@ -340,7 +331,7 @@ def test_training_goes_on_after_inference_mode() -> None:
     assert layer.weight.grad[:, 2:].abs().min() > 0
 
 
-def test_only_the_bias_learns() -> None:
+def test_only_the_bias_learns():
     layer = make_layer()
     layer.weight.requires_grad_(False)
     layer(torch.rand(2, 2, 6, 7)).sum().backward()
@@ -353,9 +344,7 @@ def test_only_the_bias_learns() -> None:
     "options", [{"padding": 1}, {"padding": "same"}, {"padding": 1, "padding_mode": "circular"}, {}]
 )
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
-def test_a_weight_that_is_not_finite_does_what_it_does_in_a_convolution(
-    options: dict[str, Any], value: float
-) -> None:
+def test_a_weight_that_is_not_finite_does_what_it_does_in_a_convolution(options, value):
     """At a border padded by zeros it meets no pixel, so it does nothing there."""
     layer = make_layer(**options)
     layer.weight.data[1, 2, 0, 0] = value  # of the row, which is 0 nowhere
@@ -387,9 +376,7 @@ def through_torch_save(layer: CoordConv2d) -> CoordConv2d:
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, through_pickle, through_torch_save])
-def test_a_copy_lives_alone(
-    duplicate: Callable[[CoordConv2d], CoordConv2d],
-) -> None:
+def test_a_copy_lives_alone(duplicate):
     layer = make_layer(with_radius=True)
     images = torch.rand(2, 2, 6, 7)
     with torch.no_grad():
@@ -403,7 +390,7 @@ def test_a_copy_lives_alone(
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("without_gradient", [False, True])
-def test_other_types(dtype: torch.dtype, without_gradient: bool) -> None:
+def test_other_types(dtype, without_gradient):
     layer = make_layer(padding=1)
     images = torch.rand(2, 2, 6, 7)
     with torch.set_grad_enabled(not without_gradient):
@@ -416,7 +403,7 @@ def test_other_types(dtype: torch.dtype, without_gradient: bool) -> None:
 
 
 @pytest.mark.parametrize("without_gradient", [False, True])
-def test_autocast_gives_the_type_that_a_plain_convolution_gives(without_gradient: bool) -> None:
+def test_autocast_gives_the_type_that_a_plain_convolution_gives(without_gradient):
     layer = make_layer()
     images = torch.rand(2, 2, 6, 7)
     expected = reference(layer, images)
@@ -433,7 +420,7 @@ def test_autocast_gives_the_type_that_a_plain_convolution_gives(without_gradient
         assert layer.weight.grad.dtype == torch.float32
 
 
-def test_moves_to_another_device() -> None:
+def test_moves_to_another_device():
     layer = make_layer(with_radius=True)
     with torch.no_grad():
         layer(torch.rand(2, 2, 6, 7))
@@ -443,7 +430,7 @@ def test_moves_to_another_device() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_gives_the_same_on_a_gpu() -> None:
+def test_gives_the_same_on_a_gpu():
     layer = make_layer()
     images = torch.rand(2, 2, 6, 7)
     with torch.no_grad():
@@ -457,7 +444,7 @@ def test_gives_the_same_on_a_gpu() -> None:
 
 
 @pytest.mark.parametrize("without_gradient", [False, True])
-def test_compiles_into_one_graph(without_gradient: bool) -> None:
+def test_compiles_into_one_graph(without_gradient):
     layer = make_layer(with_radius=True, padding=1, padding_mode="reflect")
     images = torch.rand(2, 2, 6, 7)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
@@ -468,7 +455,7 @@ def test_compiles_into_one_graph(without_gradient: bool) -> None:
         torch.testing.assert_close(compiled(images), reference(layer, images))
 
 
-def test_exports() -> None:
+def test_exports():
     layer = make_layer()
     images = torch.rand(2, 2, 6, 7)
     with torch.no_grad():
@@ -480,7 +467,7 @@ def test_exports() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_exports_to_onnx(tmp_path: Path) -> None:
+def test_exports_to_onnx(tmp_path):
     import onnxruntime
 
     layer = make_layer(with_radius=True)
@@ -498,7 +485,7 @@ def test_exports_to_onnx(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("names", [("weight",), ("bias",), ("weight", "bias")], ids=str)
-def test_works_under_function_transforms_without_gradients(names: tuple[str, ...]) -> None:
+def test_works_under_function_transforms_without_gradients(names):
     layer, other = make_layer(), make_layer()
     images = torch.rand(2, 2, 6, 7)
 
@@ -524,7 +511,7 @@ def test_works_under_function_transforms_without_gradients(names: tuple[str, ...
 @pytest.mark.parametrize(
     "options", [{}, {"with_radius": True, "bias": False}, {"padding": "same"}], ids=str
 )
-def test_is_traced_by_fx(options: dict[str, Any]) -> None:
+def test_is_traced_by_fx(options):
     """Also for sizes that the trace did not see, and within a network."""
     layer = make_layer(**options)
     for traced in (torch.fx.symbolic_trace(layer), torch.fx.symbolic_trace(nn.Sequential(layer))):
@@ -545,9 +532,7 @@ def test_is_traced_by_fx(options: dict[str, Any]) -> None:
     ids=str,
 )
 @pytest.mark.parametrize("with_radius", [False, True])
-def test_a_plain_convolution_is_taken_over_bit_for_bit(
-    options: dict[str, Any], with_radius: bool
-) -> None:
+def test_a_plain_convolution_is_taken_over_bit_for_bit(options, with_radius):
     conv = nn.Conv2d(4, 6, 3, **options)
     before = copy.deepcopy(conv.state_dict())
     state = torch.get_rng_state()
@@ -571,7 +556,7 @@ def test_a_plain_convolution_is_taken_over_bit_for_bit(
 
 
 @pytest.mark.parametrize("frozen", [("weight", "bias"), ("bias",), ()], ids=str)
-def test_what_is_frozen_stays_frozen(frozen: tuple[str, ...]) -> None:
+def test_what_is_frozen_stays_frozen(frozen):
     conv = nn.Conv2d(4, 6, 3)
     for name in frozen:
         conv.get_parameter(name).requires_grad_(False)
@@ -581,7 +566,7 @@ def test_what_is_frozen_stays_frozen(frozen: tuple[str, ...]) -> None:
             assert parameter.requires_grad == (name not in frozen)
 
 
-def test_coordinate_weights_have_the_scale_of_the_image_weights() -> None:
+def test_coordinate_weights_have_the_scale_of_the_image_weights():
     conv = nn.Conv2d(4, 64, 8)
     nn.init.constant_(conv.weight, 0.3)
     layer = CoordConv2d.from_conv2d(conv, generator=torch.Generator().manual_seed(0))
@@ -592,7 +577,7 @@ def test_coordinate_weights_have_the_scale_of_the_image_weights() -> None:
     assert coordinate_weight.abs().max().item() == pytest.approx(0.3 * 3**0.5, rel=0.001)
 
 
-def test_coordinate_weights_come_from_the_generator_given() -> None:
+def test_coordinate_weights_come_from_the_generator_given():
     conv = nn.Conv2d(4, 6, 3)
     weights = [
         CoordConv2d.from_conv2d(conv, generator=torch.Generator().manual_seed(seed)).weight
@@ -607,7 +592,7 @@ def test_coordinate_weights_come_from_the_generator_given() -> None:
 # What logging reads
 
 
-def test_coordinate_map_is_what_position_adds() -> None:
+def test_coordinate_map_is_what_position_adds():
     layer = make_layer(padding=1, with_radius=True)
     images = torch.rand(2, 2, 6, 7)
     added = layer(images) - plain_convolution(layer)(images)
@@ -616,7 +601,7 @@ def test_coordinate_map_is_what_position_adds() -> None:
     torch.testing.assert_close(coordinate_map.expand(2, -1, -1, -1), added)
 
 
-def test_coordinate_map_is_affine_without_padding_and_radius() -> None:
+def test_coordinate_map_is_affine_without_padding_and_radius():
     coordinate_map = CoordConv2d(4, 5, 8, 4).coordinate_map(84, 60)
     assert coordinate_map.shape == (5, 20, 14)
     for axis in (1, 2):
@@ -624,7 +609,7 @@ def test_coordinate_map_is_affine_without_padding_and_radius() -> None:
         assert coordinate_map.diff(dim=axis).abs().max() > 1e-3
 
 
-def test_coordinate_weight_share_by_hand() -> None:
+def test_coordinate_weight_share_by_hand():
     layer = CoordConv2d(1, 1, 1)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([3.0, 0.0, 4.0]).view(1, 3, 1, 1))
@@ -634,7 +619,7 @@ def test_coordinate_weight_share_by_hand() -> None:
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_folded_weight_and_map_compute_what_the_layer_computes(bias: bool) -> None:
+def test_folded_weight_and_map_compute_what_the_layer_computes(bias):
     options: dict[str, Any] = {"stride": 2, "padding": 1, "bias": bias, "dtype": torch.float64}
     layer = make_layer(**options, with_radius=True)
     images = torch.rand(2, 2, 6, 7, dtype=torch.float64)
@@ -661,14 +646,14 @@ def test_folded_weight_and_map_compute_what_the_layer_computes(bias: bool) -> No
         ),
     ],
 )
-def test_repr(options: dict[str, Any], expected: str) -> None:
+def test_repr(options, expected):
     assert repr(make_layer(**options)) == expected
 
 
 # Errors
 
 
-def test_a_pass_of_shapes_alone_leaves_no_trace() -> None:
+def test_a_pass_of_shapes_alone_leaves_no_trace():
     layer, images = make_layer(), torch.rand(2, 2, 6, 7)
     with torch.no_grad():
         with FakeTensorMode(allow_non_fake_inputs=True):
@@ -737,7 +722,7 @@ def ask_for_unknown_init() -> None:
         (ask_for_unknown_init, "`coord_init` must be 'default' or 'zero', got 'ones'."),
     ],
 )
-def test_misuse_is_named(misuse: Callable[[], object], message: str) -> None:
+def test_misuse_is_named(misuse, message):
     with pytest.raises(ValueError) as error:  # noqa: PT011  # the whole message is compared
         misuse()
     assert str(error.value) == message

@@ -1,4 +1,3 @@
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -84,7 +83,7 @@ def draw_images(batch_size: int = 3) -> Tensor:
 # The plain network
 
 
-def test_without_coordinates_it_is_nature_cnn() -> None:
+def test_without_coordinates_it_is_nature_cnn():
     extractor, plain = build({}), build_plain()
     state = torch.get_rng_state()
     build({})
@@ -96,7 +95,7 @@ def test_without_coordinates_it_is_nature_cnn() -> None:
     assert extractor.features_dim == 16
 
 
-def test_without_coordinates_it_loads_nature_cnn() -> None:
+def test_without_coordinates_it_loads_nature_cnn():
     extractor, plain = build({}, seed=1), build_plain()
     extractor.load_state_dict(plain.state_dict())
     assert torch.equal(extractor(draw_images()), plain(draw_images()))
@@ -106,7 +105,7 @@ def test_without_coordinates_it_loads_nature_cnn() -> None:
 
 
 @all_arms
-def test_arms_share_weights_after_construction(arm: dict[str, Any]) -> None:
+def test_arms_share_weights_after_construction(arm):
     plain = build_plain()
     state = torch.get_rng_state()
     extractor = build(arm)
@@ -115,7 +114,7 @@ def test_arms_share_weights_after_construction(arm: dict[str, Any]) -> None:
 
 
 @all_arms
-def test_arms_share_weights_after_orthogonal_initialisation(arm: dict[str, Any]) -> None:
+def test_arms_share_weights_after_orthogonal_initialisation(arm):
     plain = build_plain().apply(initialise_orthogonally)
     state = torch.get_rng_state()
     extractor = build(arm)
@@ -136,9 +135,7 @@ def test_arms_share_weights_after_orthogonal_initialisation(arm: dict[str, Any])
     ],
     ids=str,
 )
-def test_with_zero_arms_start_as_the_same_function(
-    arm: dict[str, Any], initialised_by_sb3: bool
-) -> None:
+def test_with_zero_arms_start_as_the_same_function(arm, initialised_by_sb3):
     extractor, plain = build(arm), build_plain()
     if initialised_by_sb3:
         for network in (extractor, plain):
@@ -147,7 +144,7 @@ def test_with_zero_arms_start_as_the_same_function(
     torch.testing.assert_close(extractor(draw_images()), plain(draw_images()))
 
 
-def test_zero_follows_a_reinitialisation_of_trained_weights() -> None:
+def test_zero_follows_a_reinitialisation_of_trained_weights():
     for position in ("coordinates", "random-channels", "bias-map"):
         extractor = build({"coord_layers": (0,), "position": position, "coord_init": "zero"})
         for parameter in extractor.parameters():
@@ -156,7 +153,7 @@ def test_zero_follows_a_reinitialisation_of_trained_weights() -> None:
         assert extractor.position_layers()[0].coordinate_weight_share() == 0
 
 
-def test_coordinate_weights_follow_the_scale_of_the_initialisation() -> None:
+def test_coordinate_weights_follow_the_scale_of_the_initialisation():
     extractor = build({"coord_layers": (0,)})
     extractor.apply(initialise_orthogonally)
     weight = extractor.position_layers()[0].weight.detach()
@@ -164,7 +161,7 @@ def test_coordinate_weights_follow_the_scale_of_the_initialisation() -> None:
     assert ratio.item() == pytest.approx(1, rel=0.03)  # 4096 draws: standard error 0.7 %
 
 
-def test_coordinate_weights_depend_on_the_seed_and_the_layer_alone() -> None:
+def test_coordinate_weights_depend_on_the_seed_and_the_layer_alone():
     def draw_signs(
         coord_layers: tuple[int, ...], index: int, seed: int = 0, position: str = "coordinates"
     ) -> Tensor:
@@ -179,7 +176,7 @@ def test_coordinate_weights_depend_on_the_seed_and_the_layer_alone() -> None:
     assert not torch.equal(draw_signs((1, 2), 2), expected)
 
 
-def test_a_function_that_only_looks_changes_nothing() -> None:
+def test_a_function_that_only_looks_changes_nothing():
     extractor = build({"coord_layers": (0, 2)})
     for parameter in extractor.parameters():
         parameter.data += 1
@@ -192,7 +189,7 @@ def test_a_function_that_only_looks_changes_nothing() -> None:
         assert torch.equal(values, before[name])
 
 
-def test_a_function_that_fails_leaves_the_layers_in_place() -> None:
+def test_a_function_that_fails_leaves_the_layers_in_place():
     extractor = build({"coord_layers": (0, 2)})
     layers = extractor.position_layers()
 
@@ -220,21 +217,21 @@ def test_a_function_that_fails_leaves_the_layers_in_place() -> None:
     ],
     ids=str,
 )
-def test_layers_are_those_asked_for(arm: dict[str, Any], expected: dict[int, Any]) -> None:
+def test_layers_are_those_asked_for(arm, expected):
     layers = build(arm).position_layers()
     assert {
         index: (type(layer), tuple(layer.weight.shape)) for index, layer in layers.items()
     } == expected
 
 
-def test_controls_fit_the_size_of_each_layers_input() -> None:
+def test_controls_fit_the_size_of_each_layers_input():
     maps = build({"coord_layers": (0, 1, 2), "position": "bias-map"}).position_layers()
     sizes = [layer.bias_map.shape for layer in maps.values() if isinstance(layer, BiasMapConv2d)]
     assert sizes == [(32, 20, 20), (64, 9, 9), (64, 7, 7)]
 
 
 @all_arms
-def test_images_of_another_shape_work_and_position_matters(arm: dict[str, Any]) -> None:
+def test_images_of_another_shape_work_and_position_matters(arm):
     space = spaces.Box(0, 1, (3, 60, 92), np.float32)
     extractor = NatureCoordCNN(space, 16, normalized_image=True, **arm)
     assert extractor(torch.rand(2, 3, 60, 92)).shape == (2, 16)
@@ -273,9 +270,7 @@ def find_extractor(agent: BaseAlgorithm) -> NatureCoordCNN:
 
 @pytest.mark.parametrize("algorithm", [A2C, DQN])
 @all_arms
-def test_agents_of_all_arms_start_paired(
-    algorithm: type[A2C] | type[DQN], arm: dict[str, Any]
-) -> None:
+def test_agents_of_all_arms_start_paired(algorithm, arm):
     plain = build_agent(algorithm, None)
     state = torch.get_rng_state()
     agent = build_agent(algorithm, arm)
@@ -287,9 +282,7 @@ def test_agents_of_all_arms_start_paired(
 
 @pytest.mark.parametrize("algorithm", [A2C, DQN])
 @pytest.mark.parametrize("arm", [ARMS[3], ARMS[5], ARMS[6]], ids=str)
-def test_agents_learn_and_survive_saving(
-    algorithm: type[A2C] | type[DQN], arm: dict[str, Any], tmp_path: Path
-) -> None:
+def test_agents_learn_and_survive_saving(algorithm, arm, tmp_path):
     agent = build_agent(algorithm, arm)
     if isinstance(agent, DQN):
         agent.learning_starts = 4
@@ -318,7 +311,7 @@ def test_agents_learn_and_survive_saving(
     assert outputs[0].std() > 0
 
 
-def test_a_plain_agent_learns_what_sb3_learns() -> None:
+def test_a_plain_agent_learns_what_sb3_learns():
     observations = np.stack([NoiseEnv().reset(seed=seed)[0] for seed in range(4)])
     values: list[Tensor] = []
     arms: list[dict[str, Any] | None] = [None, {}]
@@ -368,13 +361,13 @@ def test_a_plain_agent_learns_what_sb3_learns() -> None:
         ),
     ],
 )
-def test_misuse_is_named(options: dict[str, Any], message: str) -> None:
+def test_misuse_is_named(options, message):
     with pytest.raises(ValueError) as error:  # noqa: PT011  # the whole message is compared
         NatureCoordCNN(IMAGES, **options)
     assert str(error.value) == message
 
 
 @pytest.mark.parametrize("space", [spaces.Discrete(4), spaces.Box(0, 1, (4, 84, 84))])
-def test_spaces_that_are_not_images_are_refused_as_sb3_does(space: spaces.Space[Any]) -> None:
+def test_spaces_that_are_not_images_are_refused_as_sb3_does(space):
     with pytest.raises(AssertionError, match="NatureCNN"):
         NatureCoordCNN(space, coord_layers=(0,))  # type: ignore[arg-type]

@@ -1,6 +1,5 @@
 import copy
 import pickle
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -29,9 +28,7 @@ def make_conv(**options: Any) -> nn.Conv2d:
     ],
     ids=str,
 )
-def test_a_plain_convolution_is_taken_over_bit_for_bit(
-    control: Control, options: dict[str, Any]
-) -> None:
+def test_a_plain_convolution_is_taken_over_bit_for_bit(control, options):
     conv = make_conv(**options)
     state = torch.get_rng_state()
     if control is RandomChannelConv2d:
@@ -48,7 +45,7 @@ def test_a_plain_convolution_is_taken_over_bit_for_bit(
 
 
 @both
-def test_another_input_size_is_refused(control: Control) -> None:
+def test_another_input_size_is_refused(control):
     layer = control(make_conv(), (6, 7))
     message = "`input` must be 6 x 7, the size that the layer was made for, got 7 x 6."
     for misuse in (lambda: layer(torch.rand(1, 2, 7, 6)), lambda: layer.coordinate_map(7, 6)):
@@ -61,7 +58,7 @@ def test_another_input_size_is_refused(control: Control) -> None:
 @pytest.mark.parametrize(
     "duplicate", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))]
 )
-def test_copies_give_the_same(control: Control, duplicate: Callable[[Any], Any]) -> None:
+def test_copies_give_the_same(control, duplicate):
     layer = control(make_conv(), (6, 7))
     images = torch.rand(2, 2, 6, 7)
     with torch.no_grad():
@@ -69,7 +66,7 @@ def test_copies_give_the_same(control: Control, duplicate: Callable[[Any], Any])
 
 
 @both
-def test_compiles_into_one_graph(control: Control) -> None:
+def test_compiles_into_one_graph(control):
     layer = control(make_conv(), (6, 7))
     images = torch.rand(2, 2, 6, 7)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
@@ -78,9 +75,7 @@ def test_compiles_into_one_graph(control: Control) -> None:
 
 @both
 @pytest.mark.parametrize("bias", [False, True])
-def test_folded_weight_and_map_compute_what_the_layer_computes(
-    control: Control, bias: bool
-) -> None:
+def test_folded_weight_and_map_compute_what_the_layer_computes(control, bias):
     layer = control(make_conv(bias=bias, padding=1), (6, 7))
     for parameter in layer.parameters():
         nn.init.normal_(parameter)
@@ -98,7 +93,7 @@ def reference(layer: RandomChannelConv2d, images: Tensor) -> Tensor:
     return F.conv2d(inputs, layer.weight, layer.bias, layer.stride, padding, layer.dilation)
 
 
-def test_random_channels_are_convolved_beside_the_image() -> None:
+def test_random_channels_are_convolved_beside_the_image():
     layer = RandomChannelConv2d(make_conv(stride=2, padding=1, dtype=torch.float64), (6, 7))
     images = torch.randn(2, 2, 6, 7, dtype=torch.float64, requires_grad=True)
     leaves = [images, *layer.parameters()]
@@ -112,7 +107,7 @@ def test_random_channels_are_convolved_beside_the_image() -> None:
         torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-10)
 
 
-def test_random_channels_span_the_range_of_coordinates() -> None:
+def test_random_channels_span_the_range_of_coordinates():
     channels = RandomChannelConv2d(make_conv(), (84, 84)).channels
     assert channels.shape == (2, 84, 84)
     assert -1 <= channels.min() < -0.99
@@ -123,7 +118,7 @@ def test_random_channels_span_the_range_of_coordinates() -> None:
     assert abs(torch.corrcoef(channels.flatten(1))[0, 1].item()) < 0.04
 
 
-def test_random_channels_come_from_the_generator_given_after_the_weights() -> None:
+def test_random_channels_come_from_the_generator_given_after_the_weights():
     conv = make_conv()
     layers = [
         RandomChannelConv2d(conv, (6, 7), generator=torch.Generator().manual_seed(seed))
@@ -135,7 +130,7 @@ def test_random_channels_come_from_the_generator_given_after_the_weights() -> No
     assert torch.equal(layers[0].weight, coordconv.weight)
 
 
-def test_random_channels_are_saved_and_stay_while_weights_learn() -> None:
+def test_random_channels_are_saved_and_stay_while_weights_learn():
     layer = RandomChannelConv2d(make_conv(), (6, 7))
     other = RandomChannelConv2d(make_conv(), (6, 7))
     assert not torch.equal(layer.channels, other.channels)
@@ -148,7 +143,7 @@ def test_random_channels_are_saved_and_stay_while_weights_learn() -> None:
     assert not torch.equal(layer.weight, other.weight)
 
 
-def test_output_follows_weights_and_channels() -> None:
+def test_output_follows_weights_and_channels():
     layer = RandomChannelConv2d(make_conv(), (6, 7))
     images = torch.rand(2, 2, 6, 7)
     before = layer(images)
@@ -160,7 +155,7 @@ def test_output_follows_weights_and_channels() -> None:
     assert (after - before).abs().max() > 1e-3
 
 
-def test_random_channels_follow_the_type_of_the_layer() -> None:
+def test_random_channels_follow_the_type_of_the_layer():
     layer = RandomChannelConv2d(make_conv(), (6, 7)).double()
     images = torch.rand(2, 2, 6, 7, dtype=torch.float64)
     torch.testing.assert_close(layer(images), reference(layer, images))
@@ -169,7 +164,7 @@ def test_random_channels_follow_the_type_of_the_layer() -> None:
 # Bias map
 
 
-def test_bias_map_is_added_at_its_position() -> None:
+def test_bias_map_is_added_at_its_position():
     conv = make_conv(stride=2, padding=1)
     layer = BiasMapConv2d(conv, (6, 7))
     assert layer.bias_map.shape == (3, 3, 4)
@@ -184,7 +179,7 @@ def test_bias_map_is_added_at_its_position() -> None:
     assert torch.equal(layer.coordinate_map(6, 7), expected[0])
 
 
-def test_bias_map_learns_per_position_and_resets() -> None:
+def test_bias_map_learns_per_position_and_resets():
     layer = BiasMapConv2d(make_conv(), (6, 7))
     weights = torch.arange(3 * 4 * 5).view(3, 4, 5)
     (layer(torch.rand(2, 2, 6, 7)) * weights).sum().backward()
@@ -196,13 +191,13 @@ def test_bias_map_learns_per_position_and_resets() -> None:
     assert layer.bias_map.count_nonzero() == 0
 
 
-def test_bias_map_keeps_channels_last() -> None:
+def test_bias_map_keeps_channels_last():
     layer = BiasMapConv2d(make_conv(), (6, 7))
     images = torch.rand(2, 2, 6, 7).contiguous(memory_format=torch.channels_last)
     assert layer(images).is_contiguous(memory_format=torch.channels_last)
 
 
-def test_bias_map_weight_share_by_hand() -> None:
+def test_bias_map_weight_share_by_hand():
     layer = BiasMapConv2d(nn.Conv2d(1, 1, 1), (1, 1))
     assert layer.coordinate_weight_share() == 0
     with torch.no_grad():

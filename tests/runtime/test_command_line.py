@@ -47,7 +47,7 @@ def run(folder: Path, body: str, shell: str) -> "subprocess.CompletedProcess[str
         "PYTHONIOENCODING=ascii; export PYTHONIOENCODING; $RUN",
     ],
 )
-def test_output_that_fails_changes_nothing_of_the_work(tmp_path: Path, shell: str) -> None:
+def test_output_that_fails_changes_nothing_of_the_work(tmp_path, shell):
     done = run(tmp_path, WORK, shell)
     assert done.returncode == 0, done.stderr
     assert done.stderr in ("", "to the other\n")
@@ -63,9 +63,7 @@ def test_output_that_fails_changes_nothing_of_the_work(tmp_path: Path, shell: st
         ("$RUN >/dev/full", 2, "error: No space left on device\n"),
     ],
 )
-def test_a_result_that_is_only_printed_has_to_arrive(
-    tmp_path: Path, shell: str, status: int, error: str
-) -> None:
+def test_a_result_that_is_only_printed_has_to_arrive(tmp_path, shell, status, error):
     done = run(tmp_path, "import time; time.sleep(0.5); print_result('the result')", shell)
     assert (done.returncode, done.stderr) == (status, error)
 
@@ -80,8 +78,6 @@ def test_a_result_that_is_only_printed_has_to_arrive(
     ],
 )
 @pytest.mark.parametrize(("redirect", "shown"), [("", True), (" 2>&-", False)])
-def test_exit_status(
-    tmp_path: Path, body: str, status: int, error: str, redirect: str, shown: bool
-) -> None:
+def test_exit_status(tmp_path, body, status, error, redirect, shown):
     done = run(tmp_path, body, "$RUN" + redirect)
     assert (done.returncode, done.stderr) == (status, error if shown else "")

@@ -37,7 +37,7 @@ def _names(directory: Path) -> list[str]:
 # --- writing --------------------------------------------------------------------------------------
 
 
-def test_write_atomically_replaces_the_file_and_leaves_nothing_else(tmp_path: Path) -> None:
+def test_write_atomically_replaces_the_file_and_leaves_nothing_else(tmp_path):
     path = tmp_path / "notes.txt"
     write_atomically(path, b"old")
     write_atomically(path, "naïve\n")
@@ -45,13 +45,13 @@ def test_write_atomically_replaces_the_file_and_leaves_nothing_else(tmp_path: Pa
     assert _names(tmp_path) == ["notes.txt"]
 
 
-def test_open_atomically_writes_text_as_given(tmp_path: Path) -> None:
+def test_open_atomically_writes_text_as_given(tmp_path):
     with open_atomically(tmp_path / "table.csv", "w") as stream:
         stream.write("é,1\r\né,2\n")
     assert (tmp_path / "table.csv").read_bytes() == b"\xc3\xa9,1\r\n\xc3\xa9,2\n"
 
 
-def test_open_atomically_honours_the_umask(tmp_path: Path) -> None:
+def test_open_atomically_honours_the_umask(tmp_path):
     before = os.umask(0o027)
     try:
         write_atomically(tmp_path / "f", b"")
@@ -61,8 +61,8 @@ def test_open_atomically_honours_the_umask(tmp_path: Path) -> None:
 
 
 def test_open_atomically_syncs_the_data_then_renames_then_syncs_the_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, monkeypatch
+):
     path = tmp_path / "f"
     path.write_bytes(b"old")
     calls = []
@@ -89,9 +89,7 @@ def test_open_atomically_syncs_the_data_then_renames_then_syncs_the_directory(
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt(), OSError("odd")])
-def test_a_failing_body_leaves_the_old_file_and_no_temporary(
-    tmp_path: Path, error: BaseException
-) -> None:
+def test_a_failing_body_leaves_the_old_file_and_no_temporary(tmp_path, error):
     path = tmp_path / "f"
     path.write_bytes(b"old")
 
@@ -118,9 +116,7 @@ def test_a_failing_body_leaves_the_old_file_and_no_temporary(
     ],
 )
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_write_errors_name_the_path_and_the_remedy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, words: str
-) -> None:
+def test_write_errors_name_the_path_and_the_remedy(tmp_path, monkeypatch, call, number, words):
     path = tmp_path / "f"
     path.write_bytes(b"old")
 
@@ -138,7 +134,7 @@ def test_write_errors_name_the_path_and_the_remedy(
     assert _names(tmp_path) == ["f"]
 
 
-def test_a_write_that_the_system_cuts_short_leaves_the_old_file(tmp_path: Path) -> None:
+def test_a_write_that_the_system_cuts_short_leaves_the_old_file(tmp_path):
     path = tmp_path / "f"
     path.write_bytes(b"old")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -154,7 +150,7 @@ def test_a_write_that_the_system_cuts_short_leaves_the_old_file(tmp_path: Path) 
     assert _names(tmp_path) == ["f"]
 
 
-def test_a_missing_directory_is_named(tmp_path: Path) -> None:
+def test_a_missing_directory_is_named(tmp_path):
     path = tmp_path / "none" / "f"
     with pytest.raises(FileWriteError) as caught:
         write_atomically(path, b"")
@@ -162,32 +158,32 @@ def test_a_missing_directory_is_named(tmp_path: Path) -> None:
     assert str(caught.value) == f"{path} cannot be written ({words}."
 
 
-def test_another_files_error_in_the_body_passes_unchanged(tmp_path: Path) -> None:
+def test_another_files_error_in_the_body_passes_unchanged(tmp_path):
     with pytest.raises(FileNotFoundError) as caught, open_atomically(tmp_path / "f"):
         (tmp_path / "absent").read_bytes()
     assert caught.value.filename == str(tmp_path / "absent")
 
 
-def test_an_inner_write_error_keeps_the_inner_path(tmp_path: Path) -> None:
+def test_an_inner_write_error_keeps_the_inner_path(tmp_path):
     inner = tmp_path / "none" / "f"
     with pytest.raises(FileWriteError) as caught, open_atomically(tmp_path / "outer"):
         write_atomically(inner, b"")
     assert str(caught.value).startswith(f"{inner} cannot be written")
 
 
-def test_a_directory_is_not_overwritten(tmp_path: Path) -> None:
+def test_a_directory_is_not_overwritten(tmp_path):
     with pytest.raises(ValueError, match=r"^.*$") as caught:
         write_atomically(tmp_path, b"")
     assert str(caught.value) == f"{tmp_path} is a directory; give the path of a file."
 
 
-def test_write_json_is_sorted_indented_and_ends_in_a_newline(tmp_path: Path) -> None:
+def test_write_json_is_sorted_indented_and_ends_in_a_newline(tmp_path):
     write_json(tmp_path / "a.json", {"b": [1, 2.5], "a": None})
     text = '{\n  "a": null,\n  "b": [\n    1,\n    2.5\n  ]\n}\n'
     assert (tmp_path / "a.json").read_text() == text
 
 
-def test_write_json_refuses_nan_and_leaves_the_old_file(tmp_path: Path) -> None:
+def test_write_json_refuses_nan_and_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.json"
     write_json(path, 1)
     with pytest.raises(ValueError, match="not JSON compliant"):
@@ -208,7 +204,7 @@ with open_atomically(sys.argv[1]) as stream:
 """
 
 
-def test_only_temporaries_of_dead_writers_are_removed(tmp_path: Path) -> None:
+def test_only_temporaries_of_dead_writers_are_removed(tmp_path):
     bystanders = [".f.tmp", "f.0123456789abcdef.tmp", ".f.0123456789ABCDEF.tmp", "f"]
     for name in bystanders:
         (tmp_path / name).write_bytes(b"")
@@ -230,9 +226,7 @@ def test_only_temporaries_of_dead_writers_are_removed(tmp_path: Path) -> None:
     assert _names(tmp_path) == sorted(bystanders)
 
 
-def test_a_temporary_removed_before_it_was_locked_is_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_temporary_removed_before_it_was_locked_is_made_again(tmp_path, monkeypatch):
     lock = fcntl.flock
     removed: list[Path] = []
 
@@ -252,7 +246,7 @@ def test_a_temporary_removed_before_it_was_locked_is_made_again(
 # --- reading --------------------------------------------------------------------------------------
 
 
-def test_read_json_returns_what_write_json_wrote(tmp_path: Path) -> None:
+def test_read_json_returns_what_write_json_wrote(tmp_path):
     value = {"é": [1, -2.5, True, None, "x\n"], "b": {}}
     write_json(tmp_path / "a.json", value)
     assert read_json(tmp_path / "a.json") == value
@@ -278,7 +272,7 @@ def test_read_json_returns_what_write_json_wrote(tmp_path: Path) -> None:
     ],
     ids=lambda value: repr(value[:12]) if isinstance(value, bytes) else "",
 )
-def test_bad_json_gives_one_line(tmp_path: Path, document: bytes, fault: str) -> None:
+def test_bad_json_gives_one_line(tmp_path, document, fault):
     path = tmp_path / "a.json"
     path.write_bytes(document)
     with pytest.raises(ValueError, match=r"^.*$") as caught:
@@ -286,20 +280,20 @@ def test_bad_json_gives_one_line(tmp_path: Path, document: bytes, fault: str) ->
     assert str(caught.value) == f"{path} is not valid JSON ({fault}); correct or replace it."
 
 
-def test_json_of_64_levels_is_read() -> None:
+def test_json_of_64_levels_is_read():
     value = parse_json("[" * 64 + "]" * 64, "text")
     for _ in range(63):
         (value,) = value
     assert value == []
 
 
-def test_nan_is_read_where_it_is_asked_for() -> None:
+def test_nan_is_read_where_it_is_asked_for():
     value = parse_json(b"[NaN, Infinity, -1e999]", "text", allow_nan=True)
     assert repr(value) == "[nan, inf, -inf]"
 
 
 @given(st.binary(max_size=40) | st.text(max_size=40).map(str.encode))
-def test_parse_json_accepts_no_more_than_the_standard_library(document: bytes) -> None:
+def test_parse_json_accepts_no_more_than_the_standard_library(document):
     try:
         value = parse_json(document, "text")
     except ValueError as error:
@@ -320,11 +314,11 @@ _values = st.recursive(
 
 
 @given(_values)
-def test_parse_json_returns_what_was_written(value: object) -> None:
+def test_parse_json_returns_what_was_written(value):
     assert parse_json(json.dumps(value), "text") == value
 
 
-def test_files_over_the_limit_are_refused(tmp_path: Path) -> None:
+def test_files_over_the_limit_are_refused(tmp_path):
     path = tmp_path / "a.json"
     path.write_bytes(b"[1000]")
     assert read_json(path, max_bytes=6) == [1000]
@@ -338,7 +332,7 @@ def test_files_over_the_limit_are_refused(tmp_path: Path) -> None:
     assert str(caught.value) == f"{path} is larger than 16,777,216 bytes; give another file."
 
 
-def test_paths_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+def test_paths_that_cannot_be_read_are_named(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "file").write_bytes(b"")
     for name, remedy in [
@@ -358,9 +352,7 @@ def test_paths_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         assert str(caught.value) == f"{path} {remedy}"
 
 
-def test_a_file_that_may_not_be_read_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
     path = tmp_path / "f"
     path.write_bytes(b"")
 
@@ -373,7 +365,7 @@ def test_a_file_that_may_not_be_read_is_named(
     assert str(caught.value) == f"{path} cannot be read (Permission denied); check the path."
 
 
-def test_sha256_of_a_file_and_of_its_beginning(tmp_path: Path) -> None:
+def test_sha256_of_a_file_and_of_its_beginning(tmp_path):
     content = bytes(range(256)) * 5000
     (tmp_path / "f").write_bytes(content)
     (tmp_path / "abc").write_bytes(b"abc")

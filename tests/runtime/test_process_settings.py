@@ -29,17 +29,17 @@ SPIN_COUNT = (
 )
 
 
-def test_idle_arithmetic_threads_stop_spinning_early() -> None:
+def test_idle_arithmetic_threads_stop_spinning_early():
     assert run(SPIN_COUNT) == "10000\n"
 
 
-def test_what_the_user_has_set_stays() -> None:
+def test_what_the_user_has_set_stays():
     assert run(SPIN_COUNT, GOMP_SPINCOUNT="7") == "7\n"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the GNU C library's allocator")
 @pytest.mark.parametrize(("prepared", "kept"), [("prepare_process();", True), ("", False)])
-def test_freed_memory_is_kept_for_the_next_block(prepared: str, kept: bool) -> None:
+def test_freed_memory_is_kept_for_the_next_block(prepared, kept):
     """64 MB are taken, written and freed; then the process has them still, or has not."""
     size = 64 << 20
     script = (
@@ -77,13 +77,7 @@ V1 = "7:memory:/docker/1\n4:cpu,cpuacct:/docker/1\n0::/\n"
         (V1, {"cpu/cpu.cfs_quota_us": "27\n", "cpu/cpu.cfs_period_us": "9\n"}, 3),
     ],
 )
-def test_cores_are_those_allotted(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    groups: str | None,
-    files: dict[str, str],
-    cores: int,
-) -> None:
+def test_cores_are_those_allotted(tmp_path, monkeypatch, groups, files, cores):
     monkeypatch.setattr(os, "process_cpu_count", lambda: 8, raising=False)
     for name, content in files.items():
         path = tmp_path / "sys/fs/cgroup" / name
@@ -96,7 +90,7 @@ def test_cores_are_those_allotted(
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="sets it")
-def test_the_affinity_counts() -> None:
+def test_the_affinity_counts():
     first = min(os.sched_getaffinity(0))
     script = (
         f"import os; os.sched_setaffinity(0, [{first}]); "
@@ -142,15 +136,7 @@ def test_the_affinity_counts() -> None:
         (64, 2, None, 0.0, 64, "64 threads have 2 cores: --set threads=2 may be faster."),
     ],
 )
-def test_threads(
-    monkeypatch: pytest.MonkeyPatch,
-    asked: int,
-    cores: int,
-    variable: str | None,
-    load: float,
-    threads: int,
-    line: str,
-) -> None:
+def test_threads(monkeypatch, asked, cores, variable, load, threads, line):
     """On a machine of as many cores; three of them are a part of it."""
     monkeypatch.setattr("runtime.process_settings.count_cores", lambda: cores)
     monkeypatch.setattr(os, "cpu_count", lambda: 64 if cores == 3 else cores)

@@ -25,7 +25,7 @@ def refuse_lock(directory: RunDirectory) -> str:
     return str(error.value)
 
 
-def test_a_directory_is_there_once_a_run_was_started(directory: RunDirectory) -> None:
+def test_a_directory_is_there_once_a_run_was_started(directory):
     assert not directory.exists()
     assert directory.read_status() is None
     with directory.lock():
@@ -34,14 +34,14 @@ def test_a_directory_is_there_once_a_run_was_started(directory: RunDirectory) ->
     assert directory.exists()
 
 
-def test_a_path_that_cannot_be(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be(tmp_path):
     path = tmp_path / ("x" * 300)
     message = f"cannot use {path} (File name too long); choose another --runs folder."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         RunDirectory(path).exists()
 
 
-def test_the_lock_keeps_a_second_holder_out_until_it_is_freed(directory: RunDirectory) -> None:
+def test_the_lock_keeps_a_second_holder_out_until_it_is_freed(directory):
     with directory.lock():
         assert refuse_lock(directory) == (
             f"{directory.path} is being written by another process; wait for it or stop it."
@@ -50,7 +50,7 @@ def test_the_lock_keeps_a_second_holder_out_until_it_is_freed(directory: RunDire
         pass
 
 
-def test_a_dead_process_and_its_children_hold_no_lock(directory: RunDirectory) -> None:
+def test_a_dead_process_and_its_children_hold_no_lock(directory):
     """A child does not inherit the lock, and may outlive its parent."""
     script = (
         "import subprocess, sys, time\nfrom pathlib import Path\n"
@@ -80,9 +80,7 @@ def test_a_dead_process_and_its_children_hold_no_lock(directory: RunDirectory) -
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
-def test_without_locks_nobody_writes(
-    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
+def test_without_locks_nobody_writes(directory, monkeypatch, number):
     def fail(*_: Any) -> None:
         raise OSError(number, os.strerror(number))
 
@@ -93,7 +91,7 @@ def test_without_locks_nobody_writes(
     )
 
 
-def test_the_lock_removes_what_dead_writers_left(directory: RunDirectory) -> None:
+def test_the_lock_removes_what_dead_writers_left(directory):
     directory.path.mkdir()
     stale = directory.path / ".config.json.0123456789abcdef.tmp"
     stale.write_text("half")
@@ -101,7 +99,7 @@ def test_the_lock_removes_what_dead_writers_left(directory: RunDirectory) -> Non
         assert not stale.exists()
 
 
-def test_a_file_in_the_way(tmp_path: Path) -> None:
+def test_a_file_in_the_way(tmp_path):
     (tmp_path / "file").write_text("")
     path = tmp_path / "file" / "run"
     assert refuse_lock(RunDirectory(path)) == (
@@ -120,7 +118,7 @@ def test_a_file_in_the_way(tmp_path: Path) -> None:
         RunStatus(state="failed", agent_steps=3, message="environment 1 failed: é"),
     ],
 )
-def test_status(directory: RunDirectory, status: RunStatus) -> None:
+def test_status(directory, status):
     directory.path.mkdir()
     directory.write_status(status.state, status.agent_steps, status.message)
     assert directory.read_status() == status
@@ -141,7 +139,7 @@ GOOD = {"state": "running", "agent_steps": 5, "message": ""}
         (GOOD | {"mesage": ""}, "unknown setting 'mesage'; did you mean `message`?"),
     ],
 )
-def test_a_damaged_status(directory: RunDirectory, values: Any, message: str) -> None:
+def test_a_damaged_status(directory, values, message):
     directory.path.mkdir()
     directory.status_path.write_text(json.dumps(values))
     with pytest.raises(ValueError, match=r"^[^\n]+$") as error:
@@ -149,7 +147,7 @@ def test_a_damaged_status(directory: RunDirectory, values: Any, message: str) ->
     assert str(error.value).startswith(f"{directory.status_path}: {message}")
 
 
-def test_every_start_is_recorded(directory: RunDirectory) -> None:
+def test_every_start_is_recorded(directory):
     directory.path.mkdir()
     directory.record_start({"threads": 1})
     directory.record_start({"threads": 2})

@@ -9,7 +9,7 @@ from runtime.stop_request import StopRequest
 @pytest.mark.parametrize(
     "signals", [[SIGINT], [SIGTERM], [SIGHUP], [SIGHUP, SIGHUP, SIGTERM], [SIGTERM, SIGHUP]]
 )
-def test_signals_become_a_request(signals: list[signal.Signals]) -> None:
+def test_signals_become_a_request(signals):
     before = signal.getsignal(SIGHUP)
     stop = StopRequest()
     assert not stop
@@ -21,7 +21,7 @@ def test_signals_become_a_request(signals: list[signal.Signals]) -> None:
 
 
 @pytest.mark.parametrize("first", [[SIGINT], [SIGTERM], [SIGHUP, SIGTERM]])
-def test_a_second_one_acts_at_once(first: list[signal.Signals]) -> None:
+def test_a_second_one_acts_at_once(first):
     with StopRequest().on_signals():
         for each in first:
             signal.raise_signal(each)
@@ -29,7 +29,7 @@ def test_a_second_one_acts_at_once(first: list[signal.Signals]) -> None:
             signal.raise_signal(SIGINT)
 
 
-def test_what_nohup_ignores_stays_ignored() -> None:
+def test_what_nohup_ignores_stays_ignored():
     before = signal.signal(SIGHUP, signal.SIG_IGN)
     stop = StopRequest()
     try:

@@ -39,14 +39,14 @@ def top_level(names: set[str]) -> set[str]:
 
 
 @pytest.mark.parametrize("part", ALLOWED)
-def test_imports_point_one_way(part: str) -> None:
+def test_imports_point_one_way(part):
     files = list((ROOT / part).rglob("*.py"))
     assert files
     for path in files:
         assert top_level(imported_modules(path)) & OURS <= ALLOWED[part], path
 
 
-def test_the_configs_know_nothing_of_learning() -> None:
+def test_the_configs_know_nothing_of_learning():
     for path in (ROOT / "configs").rglob("*.py"):
         assert (
             not top_level(imported_modules(path))
@@ -55,12 +55,12 @@ def test_the_configs_know_nothing_of_learning() -> None:
         )
 
 
-def test_coordconv_imports_torch_alone() -> None:
+def test_coordconv_imports_torch_alone():
     names = top_level(imported_modules(ROOT / "policies" / "coordconv.py"))
     assert names - set(sys.stdlib_module_names) == {"torch"}
 
 
-def test_the_coordinate_tasks_load_neither_sb3_nor_gymnasium() -> None:
+def test_the_coordinate_tasks_load_neither_sb3_nor_gymnasium():
     modules = sorted(
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for path in (ROOT / "experiments" / "coordinates").glob("*.py")
@@ -86,7 +86,7 @@ def test_the_coordinate_tasks_load_neither_sb3_nor_gymnasium() -> None:
         ["--compare", "--runs", "train.py/below"],
     ],
 )
-def test_a_wrong_command_line_is_answered_without_loading_torch(arguments: list[str]) -> None:
+def test_a_wrong_command_line_is_answered_without_loading_torch(arguments):
     script = (
         "import sys, train\n"
         f"try:\n    train.main({arguments})\n"

@@ -208,9 +208,7 @@ def refuse(
         ),
     ],
 )
-def test_wrong_values(
-    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-) -> None:
+def test_wrong_values(here, capsys, arguments, message):
     (here / "file").write_text("not a folder")
     game = [] if not arguments or "--game" in arguments else ["--game", "Breakout"]
     assert refuse([*game, *arguments], capsys) == f"error: {message}"
@@ -242,9 +240,7 @@ def test_wrong_values(
         (["--game", "Pong", "--step", "5"], "unrecognized arguments: --step 5"),  # no abbreviations
     ],
 )
-def test_wrong_options(
-    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-) -> None:
+def test_wrong_options(here, capsys, arguments, message):
     line = refuse(arguments, capsys)
     assert re.fullmatch(rf"\S+: {message}; see \S+ --help\.", line), line
     assert list(here.iterdir()) == []
@@ -263,12 +259,8 @@ def test_wrong_options(
     ],
 )
 def test_what_no_machine_has_is_refused_before_it_is_tried(
-    here: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    arguments: list[str],
-    need: str,
-) -> None:
+    here, capsys, monkeypatch, arguments, need
+):
     monkeypatch.setattr("agents.training.requirements._read_available_memory", lambda: 32 * 10**9)
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10**11}))
     line = refuse(["--game", "Breakout", "--device", "cpu", *arguments], capsys)
@@ -404,13 +396,7 @@ ONE_RUN = "is for one run, not for --compare; use --games, --arms and --seeds."
         ),
     ],
 )
-def test_wrong_comparisons(
-    here: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    arguments: list[str],
-    message: str,
-) -> None:
+def test_wrong_comparisons(here, capsys, monkeypatch, arguments, message):
     monkeypatch.delattr("experiments.comparison.command.execute")
     monkeypatch.setattr("agents.training.requirements._read_available_memory", lambda: 32 * 10**9)
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10**11}))
@@ -420,9 +406,7 @@ def test_wrong_comparisons(
 
 
 @pytest.mark.parametrize("option", ["--games", "--arms", "--seeds", "--jobs", "--ray"])
-def test_options_of_a_comparison(
-    here: Path, capsys: pytest.CaptureFixture[str], option: str
-) -> None:
+def test_options_of_a_comparison(here, capsys, option):
     several = "at least one argument" if option in ("--games", "--arms") else "one argument"
     line = refuse(["--compare", option], capsys)
     assert re.fullmatch(rf"\S+: argument {option}: expected {several}; see \S+ --help\.", line)
@@ -456,9 +440,7 @@ NO_RUNS = "has no readable runs; train some first: python train.py --compare."
         ([".", "--episodes", HUGE], f"{EPISODES}, got {SHOWN}."),
     ],
 )
-def test_wrong_reports(
-    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-) -> None:
+def test_wrong_reports(here, capsys, arguments, message):
     (here / "file").write_text("not a folder")
     assert refuse(arguments, capsys, report.main) == f"error: {message}"
     assert [path.name for path in here.iterdir()] == ["file"]
@@ -475,9 +457,7 @@ def test_wrong_reports(
         (["runs", "--episodes"], "argument --episodes: expected one argument"),
     ],
 )
-def test_wrong_options_of_a_report(
-    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-) -> None:
+def test_wrong_options_of_a_report(here, capsys, arguments, message):
     program = "python -m experiments.comparison"
     assert refuse(arguments, capsys, report.main) == f"{program}: {message}; see {program} --help."
     assert list(here.iterdir()) == []
@@ -535,13 +515,8 @@ def make_comparison(runs: Path) -> Path:
     ],
 )
 def test_a_report_leaves_out_a_damaged_run_and_says_why(
-    here: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    name: str,
-    content: bytes | None,
-    reason: str,
-) -> None:
+    here, capsys, monkeypatch, name, content, reason
+):
     monkeypatch.setattr("experiments.comparison.report.render.draw_figures", no_figures)
     path = make_comparison(Path("runs")) / name
     path.unlink()
@@ -556,9 +531,7 @@ def test_a_report_leaves_out_a_damaged_run_and_says_why(
     assert left_out == [{"run": run, "reason": reason.replace("{path}", name)}]
 
 
-def test_a_report_of_no_known_game_and_of_an_intact_copy(
-    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_report_of_no_known_game_and_of_an_intact_copy(here, capsys, monkeypatch):
     monkeypatch.setattr("experiments.comparison.report.render.draw_figures", no_figures)
     folder = make_comparison(Path("runs"))
     stranger = Path("runs/<script>/a2c-coordconv/seed1")
@@ -607,9 +580,7 @@ def test_a_report_of_no_known_game_and_of_an_intact_copy(
         ),
     ],
 )
-def test_a_report_refuses_a_damaged_plan_or_ablation(
-    here: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes, message: str
-) -> None:
+def test_a_report_refuses_a_damaged_plan_or_ablation(here, capsys, name, content, message):
     folder = make_comparison(Path("runs"))
     path = (Path("runs") if name == "comparison.json" else folder) / name
     path.parent.mkdir(exist_ok=True)
@@ -689,9 +660,7 @@ def remove(section: str | None, name: str) -> Any:
         (change("network", "coord_layers", [[0]]), f"{LAYERS}, got [0]."),
     ],
 )
-def test_a_damaged_config_is_named(
-    here: Path, capsys: pytest.CaptureFixture[str], damage: Any, message: str
-) -> None:
+def test_a_damaged_config_is_named(here, capsys, damage, message):
     folder = here / "runs" / "Breakout" / "a2c-cnn" / "seed0"
     folder.mkdir(parents=True)
     config = json.loads(make_config("Breakout", "a2c", {}).to_json())
@@ -731,9 +700,7 @@ def test_a_damaged_config_is_named(
         (b"[]", "{path}: a config must be a JSON object; restore the file."),
     ],
 )
-def test_a_config_that_is_none(
-    here: Path, capsys: pytest.CaptureFixture[str], content: bytes, message: str
-) -> None:
+def test_a_config_that_is_none(here, capsys, content, message):
     path = Path("runs/Breakout/a2c-cnn/seed0/config.json")
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
@@ -742,7 +709,7 @@ def test_a_config_that_is_none(
     assert [file.name for file in path.parent.iterdir()] == ["config.json"]
 
 
-def test_a_config_that_is_a_directory(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_config_that_is_a_directory(here, capsys):
     path = Path("runs/Breakout/a2c-cnn/seed0/config.json")
     path.mkdir(parents=True)
     line = refuse(["--game", "Breakout"], capsys)

@@ -108,11 +108,8 @@ def fill_disk(monkeypatch: pytest.MonkeyPatch) -> bool:
 
 
 def test_a_disk_that_fills_up_stops_the_run_and_harms_nothing(
-    uninterrupted: RunDirectory,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+    uninterrupted, tmp_path, monkeypatch, capsys
+):
     config = short_config(algo_of(uninterrupted))
     directory = run_directory(tmp_path, config)
     begun = Interruption(A2C_UPDATES, lambda: fill_disk(monkeypatch))
@@ -143,9 +140,7 @@ class _Signals:
         yield
 
 
-def test_episodes_that_find_no_room(
-    interrupted: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
+def test_episodes_that_find_no_room(interrupted, monkeypatch, capsys):
     """/dev/full gives the system's own error."""
     config = short_config()
     runs = interrupted("a2c")
@@ -160,7 +155,7 @@ def test_episodes_that_find_no_room(
     assert train(runs, config).read_status() == RunStatus(state="finished", agent_steps=300)
 
 
-def test_tensorboard_rows_that_find_no_room(uninterrupted: RunDirectory, tmp_path: Path) -> None:
+def test_tensorboard_rows_that_find_no_room(uninterrupted, tmp_path):
     config = short_config(algo_of(uninterrupted))
     folder = run_directory(tmp_path, config).path
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -183,9 +178,7 @@ def test_tensorboard_rows_that_find_no_room(uninterrupted: RunDirectory, tmp_pat
     assert compare_runs(uninterrupted, train(tmp_path, config)) == []
 
 
-def test_a_replay_memory_that_finds_no_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_replay_memory_that_finds_no_room(tmp_path, monkeypatch):
     config = short_config("dqn")
     frames = run_directory(tmp_path, config).replay_path / "frames.bin"
     with monkeypatch.context() as patch:
@@ -207,7 +200,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_disk_that_is_really_full(uninterrupted: RunDirectory, small_disk: Path) -> None:
+def test_a_disk_that_is_really_full(uninterrupted, small_disk):
     config = short_config(algo_of(uninterrupted))
     filler = small_disk / "filler"
 
@@ -226,7 +219,7 @@ def test_a_disk_that_is_really_full(uninterrupted: RunDirectory, small_disk: Pat
     assert compare_runs(uninterrupted, train(small_disk, config)) == []
 
 
-def test_what_dead_writers_left_is_removed(interrupted: Callable[[str], Path]) -> None:
+def test_what_dead_writers_left_is_removed(interrupted):
     config = short_config()
     runs = interrupted("a2c")
     directory = run_directory(runs, config)
@@ -256,11 +249,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_newest_checkpoint(
-    interrupted: Callable[[str], Path],
-    damage: Callable[[bytes], bytes],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_damaged_newest_checkpoint(interrupted, damage, capsys):
     config = short_config()
     runs = interrupted("a2c")
     directory = run_directory(runs, config)
@@ -275,9 +264,7 @@ def test_a_damaged_newest_checkpoint(
     )
 
 
-def test_a_damaged_checkpoint_does_not_take_a_good_ones_place(
-    interrupted: Callable[[str], Path], uninterrupted: RunDirectory
-) -> None:
+def test_a_damaged_checkpoint_does_not_take_a_good_ones_place(interrupted, uninterrupted):
     """It goes with the next good one, so that two good ones are kept."""
     algo = algo_of(uninterrupted)
     config = short_config(algo)
@@ -294,7 +281,7 @@ def test_a_damaged_checkpoint_does_not_take_a_good_ones_place(
     assert compare_runs(uninterrupted, train(runs, config)) == []
 
 
-def test_no_good_checkpoint(interrupted: Callable[[str], Path]) -> None:
+def test_no_good_checkpoint(interrupted):
     config = short_config()
     runs = interrupted("a2c")
     directory = run_directory(runs, config)
@@ -309,9 +296,7 @@ def test_no_good_checkpoint(interrupted: Callable[[str], Path]) -> None:
 
 @pytest.mark.parametrize("also_missing", [[], ["config_path"], ["status_path"], ["final_path"]])
 @pytest.mark.parametrize("finished", [True, False])
-def test_where_the_checkpoints_are_gone_nothing_is_erased(
-    interrupted: Callable[[str], Path], finished: bool, also_missing: list[str]
-) -> None:
+def test_where_the_checkpoints_are_gone_nothing_is_erased(interrupted, finished, also_missing):
     config = short_config()
     runs = interrupted("a2c")
     directory = run_directory(runs, config)
@@ -332,7 +317,7 @@ def test_where_the_checkpoints_are_gone_nothing_is_erased(
     } == before
 
 
-def test_every_checkpoint_is_on_record(tmp_path: Path) -> None:
+def test_every_checkpoint_is_on_record(tmp_path):
     """What a kill leaves: the status knows that there were checkpoints."""
     config = short_config()
 
@@ -346,7 +331,7 @@ def test_every_checkpoint_is_on_record(tmp_path: Path) -> None:
     )
 
 
-def test_a_checkpoint_of_another_run(interrupted: Callable[[str], Path]) -> None:
+def test_a_checkpoint_of_another_run(interrupted):
     """config.json was deleted to get around the refusal, or the folder copied."""
     config = short_config(gamma=0.5)
     runs = interrupted("a2c")
@@ -419,11 +404,7 @@ NO_MODEL = "give an intact model saved by Stable-Baselines3."
         ),
     ],
 )
-def test_a_checkpoint_with_a_wrong_member(
-    interrupted: Callable[[str], Path],
-    edit: Callable[[dict[str, bytes]], None],
-    message: str | None,
-) -> None:
+def test_a_checkpoint_with_a_wrong_member(interrupted, edit, message):
     config = short_config()
     runs = interrupted("a2c")
     newest = checkpoints(run_directory(runs, config))[-1]
@@ -442,9 +423,7 @@ def test_a_checkpoint_with_a_wrong_member(
 
 @pytest.mark.parametrize("pattern", ["episodes.csv", "events.out.tfevents.*"])
 @pytest.mark.parametrize("damage", ["missing", "shortened"])
-def test_a_log_that_is_shorter_than_it_was(
-    interrupted: Callable[[str], Path], pattern: str, damage: str
-) -> None:
+def test_a_log_that_is_shorter_than_it_was(interrupted, pattern, damage):
     config = short_config()
     runs = interrupted("a2c")
     folder = run_directory(runs, config).path
@@ -458,7 +437,7 @@ def test_a_log_that_is_shorter_than_it_was(
     )
 
 
-def test_logs_are_cut_to_where_they_were(tmp_path: Path) -> None:
+def test_logs_are_cut_to_where_they_were(tmp_path):
     for name in ("episodes.csv", "events.out.tfevents.1.2", "events.out.tfevents.3.4", "notes.csv"):
         (tmp_path / name).write_bytes(b"0123456789")
     cut_logs(tmp_path, {"episodes.csv": 4, "events.out.tfevents.1.2": 10})
@@ -470,7 +449,7 @@ def test_logs_are_cut_to_where_they_were(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["config.json", "events.out.tfevents.1/../config.json"])
-def test_a_checkpoint_cuts_nothing_but_logs(tmp_path: Path, name: str) -> None:
+def test_a_checkpoint_cuts_nothing_but_logs(tmp_path, name):
     (tmp_path / "config.json").write_text("kept")
     (tmp_path / "episodes.csv").write_text("kept")
     with pytest.raises(ValueError, match="is missing or was shortened; restore it, or delete "):
@@ -520,9 +499,7 @@ def link(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [remove_folder, remove_file, shorten, lengthen, exchange, link])
-def test_a_damaged_replay_memory_is_refilled_and_that_is_said(
-    interrupted: Callable[[str], Path], damage: Callable[[Path], None], capsys: Any
-) -> None:
+def test_a_damaged_replay_memory_is_refilled_and_that_is_said(interrupted, damage, capsys):
     config = short_config("dqn")
     runs = interrupted("dqn")
     directory = run_directory(runs, config)
@@ -536,7 +513,7 @@ def test_a_damaged_replay_memory_is_refilled_and_that_is_said(
     assert not directory.replay_path.exists()
 
 
-def test_a_finished_runs_replay_memory_is_deleted_or_kept(tmp_path: Path, capsys: Any) -> None:
+def test_a_finished_runs_replay_memory_is_deleted_or_kept(tmp_path, capsys):
     config = short_config("dqn", keep_replay=True, **CONSTANT_EPSILON)
     directory = train(tmp_path, config)
     assert directory.replay_path.exists()
@@ -552,7 +529,7 @@ def test_a_finished_runs_replay_memory_is_deleted_or_kept(tmp_path: Path, capsys
     )
 
 
-def test_a_refill_can_be_interrupted(tmp_path: Path) -> None:
+def test_a_refill_can_be_interrupted(tmp_path):
     config = short_config("dqn", **CONSTANT_EPSILON)
     longer = config.with_total_agent_steps(400)
     one, other = tmp_path / "one", tmp_path / "other"
@@ -569,7 +546,7 @@ def test_a_refill_can_be_interrupted(tmp_path: Path) -> None:
     assert compare_runs(run_directory(one, config), train(other, longer)) == []
 
 
-def test_a_replay_memory_from_before_the_first_checkpoint_is_not_used(tmp_path: Path) -> None:
+def test_a_replay_memory_from_before_the_first_checkpoint_is_not_used(tmp_path):
     config = short_config("dqn")
     expected = train(tmp_path / "expected", config)
 
@@ -584,9 +561,7 @@ def test_a_replay_memory_from_before_the_first_checkpoint_is_not_used(tmp_path: 
     assert compare_runs(expected, train(tmp_path / "actual", config)) == []
 
 
-def test_the_checkpoint_interval_of_a_replay_memory(
-    interrupted: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_the_checkpoint_interval_of_a_replay_memory(interrupted, tmp_path):
     """Its files reach back over two intervals; they cannot grow in the middle of a run."""
     config = short_config("dqn")
     runs = interrupted("dqn")
@@ -643,12 +618,8 @@ def burn(_: StepOutcome) -> Any:
     ],
 )
 def test_a_failing_emulator_ends_the_run_with_one_line(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    answer: Callable[[StepOutcome], Any],
-    fault: str,
-) -> None:
+    tmp_path, monkeypatch, capsys, answer, fault
+):
     config = short_config()
     directory = run_directory(tmp_path, config)
     misbehave(monkeypatch, answer)
@@ -688,13 +659,8 @@ def show_little(game: EmulatedGame) -> None:
     ],
 )
 def test_an_emulator_that_fails_at_the_start_ends_the_run_with_one_line(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    method: str,
-    replacement: Callable[..., Any],
-    fault: str,
-) -> None:
+    tmp_path, monkeypatch, capsys, method, replacement, fault
+):
     monkeypatch.setattr(EmulatedGame, method, replacement)
     config = short_config(n_envs=1)
     line = (
@@ -705,11 +671,8 @@ def test_an_emulator_that_fails_at_the_start_ends_the_run_with_one_line(
 
 
 def test_an_emulator_that_fails_while_games_are_rebuilt(
-    interrupted: Callable[[str], Path],
-    uninterrupted: RunDirectory,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+    interrupted, uninterrupted, monkeypatch, capsys
+):
     config = short_config(algo_of(uninterrupted))
     runs = interrupted(config.run.algo)
     with monkeypatch.context() as patch:
@@ -723,9 +686,7 @@ def test_an_emulator_that_fails_while_games_are_rebuilt(
     assert compare_runs(uninterrupted, train(runs, config)) == []
 
 
-def test_after_the_failure_the_run_goes_on(
-    uninterrupted: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
+def test_after_the_failure_the_run_goes_on(uninterrupted, tmp_path, monkeypatch, capsys):
     config = short_config(algo_of(uninterrupted))
     with monkeypatch.context() as patch:
         misbehave(patch, burn)
@@ -770,15 +731,15 @@ def check_hung(
         pass
 
 
-def test_a_hanging_emulator_ends_the_run_with_one_line(tmp_path: Path) -> None:
+def test_a_hanging_emulator_ends_the_run_with_one_line(tmp_path):
     config = short_config()
     done = run_with_hanging_emulator(tmp_path, config, after=200)
     check_hung(done, run_directory(tmp_path, config), 2)
 
 
 def test_an_emulator_that_hangs_while_games_are_rebuilt_ends_the_run_too(
-    interrupted: Callable[[str], Path], uninterrupted: RunDirectory
-) -> None:
+    interrupted, uninterrupted
+):
     algo = algo_of(uninterrupted)
     config = short_config(algo)
     runs = interrupted(algo)
@@ -787,9 +748,7 @@ def test_an_emulator_that_hangs_while_games_are_rebuilt_ends_the_run_too(
 
 
 @pytest.mark.parametrize("algo", ["a2c", "dqn"])
-def test_divergence_keeps_the_last_good_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, algo: str
-) -> None:
+def test_divergence_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, capsys, algo):
     """Rewards of NaN make the loss NaN."""
     config = short_config(algo)
     directory = run_directory(tmp_path, config)
@@ -823,7 +782,7 @@ def test_divergence_keeps_the_last_good_checkpoint(
 
 
 @pytest.mark.parametrize("algo", ["a2c", "dqn"])
-def test_the_largest_learning_rate_diverges(tmp_path: Path, capsys: Any, algo: str) -> None:
+def test_the_largest_learning_rate_diverges(tmp_path, capsys, algo):
     config = short_config(algo, total_agent_steps=120)
     arguments = [*command_line(config, tmp_path), "--set=learning_rate=1e30"]
     assert train_command.main(arguments) == 1
@@ -839,7 +798,7 @@ def test_the_largest_learning_rate_diverges(tmp_path: Path, capsys: Any, algo: s
 # --- two processes --------------------------------------------------------------------------------
 
 
-def test_a_second_process_is_refused(interrupted: Callable[[str], Path], capsys: Any) -> None:
+def test_a_second_process_is_refused(interrupted, capsys):
     config = short_config()
     runs = interrupted("a2c")
     directory = run_directory(runs, config)

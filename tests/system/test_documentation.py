@@ -22,12 +22,12 @@ def snippets() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("place", "code"), snippets(), ids=lambda value: value[:30].split("\n")[0])
-def test_a_snippet_runs(place: str, code: str) -> None:
+def test_a_snippet_runs(place, code):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, f"{place}: {done.stderr}"
 
 
-def test_pages_link_to_files_that_are_there() -> None:
+def test_pages_link_to_files_that_are_there():
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)[^):]*\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"

@@ -65,7 +65,7 @@ def processes_of_session(session: int) -> list[str]:
     return found
 
 
-def test_killed_stopped_interrupted_and_gone_on(tmp_path: Path) -> None:
+def test_killed_stopped_interrupted_and_gone_on(tmp_path):
     config = short_config(total_agent_steps=1_000_000)
     arguments = command_line(config, tmp_path)
     directory = RunDirectory(tmp_path / config.name)
@@ -99,7 +99,7 @@ def test_killed_stopped_interrupted_and_gone_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("algo", ["a2c", "dqn"])
-def test_two_processes_train_the_same_agent(algo: str, tmp_path: Path) -> None:
+def test_two_processes_train_the_same_agent(algo, tmp_path):
     """Whatever seeds Python's hashes, and with two threads of arithmetic."""
     config = short_config(algo, total_agent_steps=120, coord_layers=[0], threads=2)
     arguments = [*command_line(config, tmp_path), "--coordconv"]
@@ -122,9 +122,7 @@ def test_two_processes_train_the_same_agent(algo: str, tmp_path: Path) -> None:
         assert torch.equal(tensor, states[1][name]), name
 
 
-def test_a_run_tells_the_steps_it_trained(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_tells_the_steps_it_trained(tmp_path, capsys):
     """Two environments of five steps each are ten agent steps; 40 are four of these updates."""
     config = short_config(total_agent_steps=31, n_envs=2, n_steps=5)
     directory = RunDirectory(tmp_path / config.name)
@@ -133,9 +131,7 @@ def test_a_run_tells_the_steps_it_trained(
         assert capsys.readouterr().out == f"{directory.path}: finished, 40 agent steps{end}.\n"
 
 
-def test_a_game_that_its_protocol_cannot_start_leaves_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_game_that_its_protocol_cannot_start_leaves_nothing(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         train.main(["--game", "Backgammon", "--runs", str(tmp_path)])
     assert stopped.value.code == 2
@@ -144,7 +140,7 @@ def test_a_game_that_its_protocol_cannot_start_leaves_nothing(
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_reader_that_has_gone_ends_it_quietly(unbuffered: str) -> None:
+def test_a_reader_that_has_gone_ends_it_quietly(unbuffered):
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
@@ -159,7 +155,7 @@ def test_a_reader_that_has_gone_ends_it_quietly(unbuffered: str) -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-def test_a_finished_run_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_is_left_alone(tmp_path, capsys):
     config = short_config(total_agent_steps=40)
     directory = RunDirectory(tmp_path / config.name)
     arguments = command_line(config, tmp_path)
@@ -173,9 +169,7 @@ def test_a_finished_run_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixt
     assert {path: path.stat().st_mtime_ns for path in directory.path.rglob("*")} == before
 
 
-def test_dry_run_prints_the_config_and_writes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_dry_run_prints_the_config_and_writes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     flags = "--coord-layers 0 2 --radius --coord-init zero --steps 1e6 --seed 3 --n-envs 4"
     flags += " --protocol machado --precision bf16 --device cpu --set learning_rate=2.5e-4"
@@ -199,15 +193,13 @@ def test_dry_run_prints_the_config_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_coordconv_alone_means_the_first_layer(capsys: pytest.CaptureFixture[str]) -> None:
+def test_coordconv_alone_means_the_first_layer(capsys):
     assert train.main(["--game", "Pong", "--coordconv", "--dry-run"]) == 0
     printed = RunConfig.from_mapping(json.loads(capsys.readouterr().out), "output")
     assert printed == make_config("Pong", "a2c", {"coord_layers": [0]})
 
 
-def test_a_preset_a_multiple_and_the_home_folder(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_preset_a_multiple_and_the_home_folder(monkeypatch, capsys):
     monkeypatch.setenv("HOME", "/nowhere")
     arguments = "--game Pong --algo A2C --preset zoo --steps 2M --runs=~/x --dry-run"
     assert train.main([*arguments.split(), "--set", "n_steps=0.01k"]) == 0
@@ -218,6 +210,6 @@ def test_a_preset_a_multiple_and_the_home_folder(
     assert captured.err == "would go to /nowhere/x/Pong/a2c-cnn/seed0\n"
 
 
-def test_list_games(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_games(capsys):
     assert train.main(["--list-games"]) == 0
     assert capsys.readouterr().out.splitlines() == list(all_games())
