@@ -1,7 +1,29 @@
-"""What holds for every test."""
+"""What holds for every test, and what many of them ask."""
 
+from collections.abc import Callable
+from typing import Any
+
+import pytest
 import torch
 
 # Networks here are small and tests may share the machine: threads that wait for each other cost
 # more than they bring.
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def refuse(capsys) -> Callable[[Any, list[str]], str]:
+    """Runs a command that must be refused: gives its one line on stderr."""
+
+    def refuse(command: Any, arguments: list[str]) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            command(arguments)
+        captured = capsys.readouterr()
+        assert stop.value.code == 2
+        assert captured.out == ""
+        assert captured.err.count("\n") == 1
+        assert captured.err.endswith("\n")
+        return str(captured.err[:-1])
+
+    return refuse

@@ -1,13 +1,19 @@
 """Training runs of a second or two, for tests of what surrounds them."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+import train as train_command
+from agents.models.model_file import ModelFile
+from agents.training.checkpoints import newest_good_checkpoint
 from agents.training.run import plan_run, train_run
 from configs.run_config import RunConfig, make_config
 from runtime.run_directory import RunDirectory
-from runtime.stop_request import StopRequest
+from runtime.stop_request import StopRequest, TrainingStopped
 
 SETTINGS: dict[str, Any] = {
     "total_agent_steps": 300,
@@ -63,8 +69,62 @@ def never() -> Interruption:
     return Interruption(float("inf"))
 
 
+@dataclass(frozen=True)
+class ShortRun:
+    """A config and the folder its run goes to."""
+
+    runs: Path
+    config: RunConfig
+
+    @property
+    def directory(self) -> RunDirectory:
+        return RunDirectory(self.runs / self.config.name)
+
+    def train(self, stop: StopRequest | None = None) -> RunDirectory:
+        """Train it as `train.py` would, in this process."""
+        planned = plan_run(self.directory, self.config).config
+        train_run(self.directory, planned, never() if stop is None else stop)
+        return self.directory
+
+    def stop_after(self, updates: float) -> None:
+        with pytest.raises(TrainingStopped):
+            self.train(Interruption(updates))
+
+    def die_after(self, updates: float) -> None:
+        """As by a signal that nobody catches."""
+
+        def die() -> bool:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            self.train(Interruption(updates, die))
+
+    def refuse(self) -> str:
+        """The one line that training is refused with."""
+        with pytest.raises((ValueError, OSError)) as error:
+            self.train()
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    def command(self, capsys: Any, *more: str) -> tuple[int, str]:
+        """train.py's exit status and what it wrote on stderr."""
+        capsys.readouterr()
+        try:
+            status = train_command.main([*command_line(self.config, self.runs), *more])
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        return status, capsys.readouterr().err
+
+    def checkpoints(self) -> list[Path]:
+        return sorted(self.directory.checkpoints_path.iterdir())
+
+    def newest_checkpoint(self) -> ModelFile:
+        """The last there is, which must be good."""
+        checkpoint, complaints = newest_good_checkpoint(self.directory)
+        assert checkpoint is not None
+        assert complaints == []
+        return checkpoint
+
+
 def train(runs: Path, config: RunConfig, stop: StopRequest | None = None) -> RunDirectory:
-    """Train a run as `train.py` would, in this process."""
-    directory = RunDirectory(runs / config.name)
-    train_run(directory, plan_run(directory, config).config, never() if stop is None else stop)
-    return directory
+    return ShortRun(runs, config).train(stop)

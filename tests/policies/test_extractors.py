@@ -105,21 +105,16 @@ def test_without_coordinates_it_loads_nature_cnn():
 
 
 @all_arms
-def test_arms_share_weights_after_construction(arm):
+@pytest.mark.parametrize("initialised_by_sb3", [False, True])
+def test_arms_share_weights(arm, initialised_by_sb3):
     plain = build_plain()
-    state = torch.get_rng_state()
-    extractor = build(arm)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert_shared_weights_equal(extractor, plain)
-
-
-@all_arms
-def test_arms_share_weights_after_orthogonal_initialisation(arm):
-    plain = build_plain().apply(initialise_orthogonally)
+    if initialised_by_sb3:
+        plain.apply(initialise_orthogonally)
     state = torch.get_rng_state()
     extractor = build(arm)
     layers = extractor.position_layers()
-    assert extractor.apply(initialise_orthogonally) is extractor
+    if initialised_by_sb3:
+        assert extractor.apply(initialise_orthogonally) is extractor
     assert torch.equal(torch.get_rng_state(), state)
     assert_shared_weights_equal(extractor, plain)
     assert extractor.position_layers() == layers
@@ -330,10 +325,7 @@ def test_a_plain_agent_learns_what_sb3_learns():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {"coord_layers": (0, 3)},
-            "`coord_layers` must index the 3 convolutions (0-2), got 3.",
-        ),
+        ({"coord_layers": (0, 3)}, "`coord_layers` must index the 3 convolutions (0-2), got 3."),
         ({"coord_layers": (-1,)}, "`coord_layers` must index the 3 convolutions (0-2), got -1."),
         (
             {"coord_layers": (0, 1, 0)},
@@ -351,13 +343,12 @@ def test_a_plain_agent_learns_what_sb3_learns():
             {"coord_layers": (0,), "position": "bias-map", "with_radius": True},
             "`with_radius` needs `position` 'coordinates', got 'bias-map'.",
         ),
-        (
-            {"with_radius": True},
-            "`with_radius` needs at least one convolution in `coord_layers`, got none.",
-        ),
-        (
-            {"position": "bias-map"},
-            "`position` 'bias-map' needs at least one convolution in `coord_layers`, got none.",
+        *(
+            (options, f"{name} needs at least one convolution in `coord_layers`, got none.")
+            for options, name in (
+                ({"with_radius": True}, "`with_radius`"),
+                ({"position": "bias-map"}, "`position` 'bias-map'"),
+            )
         ),
     ],
 )
@@ -370,4 +361,4 @@ def test_misuse_is_named(options, message):
 @pytest.mark.parametrize("space", [spaces.Discrete(4), spaces.Box(0, 1, (4, 84, 84))])
 def test_spaces_that_are_not_images_are_refused_as_sb3_does(space):
     with pytest.raises(AssertionError, match="NatureCNN"):
-        NatureCoordCNN(space, coord_layers=(0,))  # type: ignore[arg-type]
+        NatureCoordCNN(space, coord_layers=(0,))

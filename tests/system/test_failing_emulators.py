@@ -1,0 +1,210 @@
+"""Emulators that fail or hang, and losses that are not finite, end a run with one line."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from agents.training.checkpoints import newest_good_checkpoint
+from benchmarks.soak import compare_runs
+from envs.atari_vec_env import AtariVecEnv
+from envs.emulated_game import EmulatedGame, StepOutcome
+from runtime.run_directory import RunStatus
+from tests.short_runs import ShortRun, command_line, short_config
+
+ROOT = Path(__file__).parents[2]
+ON_FIRE = "the emulator is on fire"
+
+
+def burn(*_: Any) -> Any:
+    raise RuntimeError("the emulator\nis on fire")
+
+
+def show_little(game: EmulatedGame) -> None:
+    game.first_frame = np.zeros((3, 3), np.uint8)
+
+
+def line_of(run: ShortRun, environment: int, fault: str) -> str:
+    return (
+        f"{run.config.name}: environment {environment} failed: {fault}; the same command goes on "
+        "from the last checkpoint.\n"
+    )
+
+
+def misbehave(monkeypatch: pytest.MonkeyPatch, answer: Callable[[StepOutcome], Any]) -> None:
+    """Let environment 1 give other answers after 200 steps."""
+    receive = EmulatedGame.receive
+    asked = 0
+
+    def answer_wrongly(game: EmulatedGame) -> Any:
+        nonlocal asked
+        outcome = receive(game)
+        asked += game._environment == 1
+        return answer(outcome) if asked > 100 and game._environment == 1 else outcome
+
+    monkeypatch.setattr(EmulatedGame, "receive", answer_wrongly)
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        (burn, ON_FIRE),
+        (
+            lambda outcome: replace(outcome, frame=outcome.frame[:, :83]),
+            "a frame is uint8 of shape (84, 83), not uint8 of shape (84, 84)",
+        ),
+        (
+            lambda outcome: replace(outcome, frame=outcome.frame.astype(np.float32)),
+            "a frame is float32 of shape (84, 84), not uint8 of shape (84, 84)",
+        ),
+        (
+            lambda outcome: replace(outcome, frame=None),
+            "'NoneType' object has no attribute 'shape'",
+        ),
+        (lambda outcome: None, "'NoneType' object has no attribute 'frame'"),
+    ],
+)
+def test_a_failing_emulator_ends_the_run_with_one_line(
+    tmp_path, monkeypatch, capsys, answer, fault
+):
+    run = ShortRun(tmp_path, short_config())
+    misbehave(monkeypatch, answer)
+    assert run.command(capsys) == (1, line_of(run, 1, fault))
+    saved = int(run.newest_checkpoint().path.stem)
+    assert run.directory.read_status() == RunStatus(
+        state="failed", agent_steps=saved, message=f"environment 1 failed: {fault}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "replacement", "fault"),
+    [
+        ("__init__", burn, ON_FIRE),
+        ("start", burn, ON_FIRE),
+        ("start", show_little, "a frame is uint8 of shape (3, 3), not uint8 of shape (84, 84)"),
+    ],
+)
+def test_an_emulator_that_fails_at_the_start_ends_the_run_with_one_line(
+    tmp_path, monkeypatch, capsys, method, replacement, fault
+):
+    monkeypatch.setattr(EmulatedGame, method, replacement)
+    run = ShortRun(tmp_path, short_config(n_envs=1))
+    assert run.command(capsys) == (1, line_of(run, 0, fault))
+
+
+def test_an_emulator_that_fails_while_games_are_rebuilt(
+    stopped, uninterrupted, monkeypatch, capsys
+):
+    run = stopped(uninterrupted.read_config().run.algo)
+    with monkeypatch.context() as patch:
+        patch.setattr(EmulatedGame, "_receive", burn)
+        assert run.command(capsys) == (1, line_of(run, 0, ON_FIRE))
+    assert compare_runs(uninterrupted, run.train()) == []
+
+
+def test_after_the_failure_the_run_goes_on(uninterrupted, fresh, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        misbehave(patch, burn)
+        assert fresh.command(capsys)[0] == 1
+    assert compare_runs(uninterrupted, fresh.train()) == []
+
+
+# --- emulators that stop answering ----------------------------------------------------------------
+
+HANGING = """\
+import sys, time, train, agents.training.resume
+from envs.emulated_game import EmulatedGame
+agents.training.resume.REBUILD_SECONDS_PER_ENVIRONMENT = 0.5
+receive, asked = EmulatedGame._receive, []
+def hang(game):
+    asked.append(game)
+    if len(asked) > {answers}:
+        time.sleep(1000)
+    return receive(game)
+EmulatedGame._receive = hang
+sys.exit(train.main({arguments!r}))
+"""
+
+
+def check_hanging(run: ShortRun, answers: int, seconds: int) -> None:
+    """Run train.py with emulators that stop answering after so many answers."""
+    arguments = [*command_line(run.config, run.runs), "--set=hang_timeout_seconds=2"]
+    script = HANGING.format(answers=answers, arguments=arguments)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    message = f"the environments have not answered for {seconds} s"
+    assert done.returncode == 1
+    assert done.stderr == f"error: {message}; the same command goes on.\n"
+    saved = int(run.newest_checkpoint().path.stem)
+    assert run.directory.read_status() == RunStatus(
+        state="failed", agent_steps=saved, message=message
+    )
+    with run.directory.lock():  # which the dead process does not hold
+        pass
+
+
+def test_a_hanging_emulator_ends_the_run_with_one_line(tmp_path):
+    check_hanging(ShortRun(tmp_path, short_config()), answers=200, seconds=2)
+
+
+def test_an_emulator_that_hangs_while_games_are_rebuilt_ends_the_run_too(stopped, uninterrupted):
+    run = stopped(uninterrupted.read_config().run.algo)
+    check_hanging(run, answers=20, seconds=3)
+    assert compare_runs(uninterrupted, run.train()) == []
+
+
+# --- divergence -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algo", ["a2c", "dqn"])
+def test_divergence_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, capsys, algo):
+    """Rewards of NaN make the loss NaN."""
+    run = ShortRun(tmp_path, short_config(algo))
+    step_wait = AtariVecEnv.step_wait
+    steps = 0
+
+    def poison(env: AtariVecEnv) -> Any:
+        nonlocal steps
+        steps += 1
+        observations, rewards, dones, infos = step_wait(env)
+        return observations, rewards * (np.nan if steps > 100 else 1), dones, infos
+
+    monkeypatch.setattr(AtariVecEnv, "step_wait", poison)
+    status, err = run.command(capsys)
+    assert status == 1
+    found = re.fullmatch(
+        rf"{run.config.name}: (diverged at (\d+) agent steps: the loss is nan; try a smaller "
+        r"learning_rate\.)\n",
+        err,
+    )
+    assert found
+    checkpoint = run.newest_checkpoint()
+    saved = int(checkpoint.path.stem)
+    assert 60 <= saved <= int(found[2])
+    assert int(found[2]) > 200
+    assert run.directory.read_status() == RunStatus(
+        state="diverged", agent_steps=saved, message=found[1]
+    )
+    assert all(torch.isfinite(tensor).all() for tensor in checkpoint.policy_state.values())
+
+
+@pytest.mark.parametrize("algo", ["a2c", "dqn"])
+def test_the_largest_learning_rate_diverges(tmp_path, capsys, algo):
+    run = ShortRun(tmp_path, short_config(algo, total_agent_steps=120))
+    status, err = run.command(capsys, "--set=learning_rate=1e30")
+    assert status == 1
+    assert re.fullmatch(
+        rf"{run.config.name}: diverged at \d+ agent steps: "
+        r"(the loss|a weight|an action's probability) is -?(inf|nan); try a smaller "
+        r"learning_rate\.\n",
+        err,
+    )
+    assert newest_good_checkpoint(run.directory) == (None, [])
