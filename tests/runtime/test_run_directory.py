@@ -1,7 +1,6 @@
 import errno
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 
 from runtime.run_directory import RunDirectory, RunStatus
+from tests.refusals import refusal
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,9 +20,7 @@ def directory(tmp_path: Path) -> RunDirectory:
 
 
 def refuse_lock(directory: RunDirectory) -> str:
-    with pytest.raises(ValueError, match=r"^[^\n]+$") as error, directory.lock():
-        pass
-    return str(error.value)
+    return refusal(directory.lock().__enter__)
 
 
 def test_a_directory_is_there_once_a_run_was_started(directory):
@@ -37,8 +35,7 @@ def test_a_directory_is_there_once_a_run_was_started(directory):
 def test_a_path_that_cannot_be(tmp_path):
     path = tmp_path / ("x" * 300)
     message = f"cannot use {path} (File name too long); choose another --runs folder."
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        RunDirectory(path).exists()
+    assert refusal(RunDirectory(path).exists) == message
 
 
 def test_the_lock_keeps_a_second_holder_out_until_it_is_freed(directory):
@@ -100,15 +97,12 @@ def test_the_lock_removes_what_dead_writers_left(directory):
 
 
 def test_a_file_in_the_way(tmp_path):
-    (tmp_path / "file").write_text("")
-    path = tmp_path / "file" / "run"
-    assert refuse_lock(RunDirectory(path)) == (
-        f"cannot write to {path} (Not a directory); choose another --runs folder."
-    )
     path = tmp_path / "file"
-    assert refuse_lock(RunDirectory(path)) == (
-        f"cannot write to {path} (File exists); choose another --runs folder."
-    )
+    path.write_text("")
+    for place, fault in ((path / "run", "Not a directory"), (path, "File exists")):
+        assert refuse_lock(RunDirectory(place)) == (
+            f"cannot write to {place} ({fault}); choose another --runs folder."
+        )
 
 
 @pytest.mark.parametrize(
@@ -142,9 +136,7 @@ GOOD = {"state": "running", "agent_steps": 5, "message": ""}
 def test_a_damaged_status(directory, values, message):
     directory.path.mkdir()
     directory.status_path.write_text(json.dumps(values))
-    with pytest.raises(ValueError, match=r"^[^\n]+$") as error:
-        directory.read_status()
-    assert str(error.value).startswith(f"{directory.status_path}: {message}")
+    assert refusal(directory.read_status).startswith(f"{directory.status_path}: {message}")
 
 
 def test_every_start_is_recorded(directory):
