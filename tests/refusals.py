@@ -6,9 +6,14 @@ from typing import Any
 import pytest
 
 
-def refusal(call: Callable[..., object], *arguments: Any, **options: Any) -> str:
-    """The one line of the ValueError or OSError that a call must raise."""
-    with pytest.raises((ValueError, OSError)) as caught:
+def refusal(
+    call: Callable[..., object],
+    *arguments: Any,
+    error: type[Exception] = ValueError,
+    **options: Any,
+) -> str:
+    """The one line of the error that a call must raise."""
+    with pytest.raises(error) as caught:
         call(*arguments, **options)
     line = str(caught.value)
     assert "\n" not in line

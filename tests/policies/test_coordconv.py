@@ -11,6 +11,7 @@ from torch import nn
 
 from policies.coordconv import CoordConv2d, coordinate_channels, plain_convolution
 from tests.policies.concatenation import concatenate_coordinates, make_layer, reference
+from tests.refusals import refusal
 
 # Coordinates
 
@@ -377,6 +378,4 @@ NOT_PLAIN = (
     ],
 )
 def test_misuse_is_named(misuse, message):
-    with pytest.raises(ValueError) as error:  # noqa: PT011  # the whole message is compared
-        misuse()
-    assert str(error.value) == message
+    assert refusal(misuse) == message

@@ -140,7 +140,7 @@ def test_a_write_that_the_system_cuts_short_leaves_the_old_file(old):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
-        message = refusal(write_atomically, old, bytes(1 << 20))
+        message = refusal(write_atomically, old, bytes(1 << 20), error=FileWriteError)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     words = "File too large); raise the limit on file sizes"
