@@ -22,13 +22,12 @@ from experiments.comparison.report.records import (
     read_run,
 )
 from runtime.command_line import OneLineParser, exit_on_user_error, parse_path
-from runtime.files import read_bytes, write_atomically
+from runtime.files import write_atomically
 from runtime.run_directory import RunDirectory
 
 FAILED = 1
 _NEEDED = ("config.json", "status.json", "provenance.json")
 _EVALUATIONS = ("evaluation/returns.json", "evaluation/ablation.json")
-_MAX_PLAN_BYTES = 1 << 20
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,15 +68,12 @@ def pack_runs(runs: Path, archive: Path) -> tuple[int, int, list[str]]:
     if plan is not None:
         if archived_plan is not None:
             continue_plan(archived_plan, plan, judged=False)
-        document = read_bytes(runs / PLAN_NAME, max_bytes=_MAX_PLAN_BYTES)
-        _write_if_changed(archive / PLAN_NAME, document)
+        _write_if_changed(archive / PLAN_NAME, plan.to_json().encode())
     packed, unfinished, unreadable = 0, 0, []
     for directory in directories:
         name = directory.path.relative_to(runs).as_posix()
         try:
             run = read_run(directory)
-            if run.config.name != name:
-                raise ValueError(f"its config is that of {run.config.name}")
             if not run.has_ended:
                 unfinished += 1
                 continue

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from agents.algorithms.device import find_device
 from experiments.comparison.execution.forecast import check_needs, describe_plan
-from experiments.comparison.execution.live_table import LiveTable
 from experiments.comparison.execution.pool import LocalWorker, execute, find_unfinished
 from experiments.comparison.execution.ray_cluster import connect
 from experiments.comparison.plan import ComparisonPlan, continue_plan, load_plan, save_plan
@@ -29,15 +28,15 @@ def run_comparison(
     dry_run: bool,
     declare: bool,
 ) -> int:
-    """Carry out a plan, or go on with it, and write its report.
+    """Carry out the plan of a command, or go on with it, and write its report.
 
     Args:
-        asked: The plan of the command.
+        asked: The plan.
         runs: The folder of the runs.
         jobs: Runs at a time; None: one per core, or what the Ray cluster has room for.
         ray_address: Of a Ray cluster, or "auto"; None for this machine.
-        dry_run: Whether only to say what would be done.
-        declare: Whether only to say it and to write the plan, to be carried out later.
+        dry_run: Only say what would be done.
+        declare: Only say it and write the plan, to be carried out later.
 
     Returns:
         0 if all runs ended; 1 if some failed or could not be saved; 129, 130 or 143 if all were
@@ -77,7 +76,6 @@ def run_comparison(
             threads=threads,
             launch=LocalWorker if cluster is None else cluster.launcher(jobs, threads),
             stop=stop,
-            table=LiveTable(),
         )
         if stop.signal is None:
             print(f"written: {write_report(runs)}", flush=True)

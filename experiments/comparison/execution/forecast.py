@@ -10,29 +10,29 @@ from agents.training.requirements import count_needs
 from configs.run_config import RunConfig
 from configs.settings import load_preset
 from experiments.comparison.plan import ComparisonPlan
-from experiments.comparison.report.records import (
-    find_runs,
-    has_ended,
-    read_episodes,
-    read_progress,
-)
+from experiments.comparison.report.records import find_runs, has_ended, read_episodes, read_progress
 from experiments.comparison.statistics.power import find_detectable_difference
 from experiments.comparison.statistics.verdicts import alpha_at_look
 from runtime.run_directory import RunDirectory
 
 PROCESS_BYTES = 600_000_000  # of the program itself, in one training process
+_SHOWN = 8  # runs, of the order
 
 
 def describe_plan(plan: ComparisonPlan, runs: Path, jobs: int) -> str:
     """What `--dry-run` prints."""
     configs = plan.runs()
     left = [config for config in configs if not has_ended(RunDirectory(runs / config.name), config)]
-    done = sum(_trained_steps(config, runs) for config in configs)
-    steps = plan.total_agent_steps * len(configs)
+    steps, total = plan.total_agent_steps * len(configs), plan.total_agent_steps
+    done = total * (len(configs) - len(left)) + sum(
+        min(read_progress(RunDirectory(runs / config.name)).agent_steps, total) for config in left
+    )
     rate, source = find_rate(plan, runs)
     needs = count_needs(left, runs, jobs, PROCESS_BYTES)
     running = min(jobs, len(left))
     seconds = (steps - done) / (rate * max(running, 1))
+    memory = needs.available_memory
+    available = "" if memory is None else f"; {memory / 1e9:.1f} GB available"
     lines = [
         f"games      {' '.join(plan.games)}",
         f"arms       {' '.join(plan.arms)}; {plan.arms[0]} is the baseline",
@@ -45,15 +45,12 @@ def describe_plan(plan: ComparisonPlan, runs: Path, jobs: int) -> str:
         f"time       {format_seconds(seconds)} at {rate:.0f} agent steps/s a job ({source})",
         f"disk       {needs.disk / 1e9:.1f} GB at most to come; "
         f"{needs.free_disk / 1e9:.1f} GB free",
-        f"memory     {needs.memory / 1e9:.1f} GB"
-        + (
-            ""
-            if needs.available_memory is None
-            else f"; {needs.available_memory / 1e9:.1f} GB available"
-        ),
+        f"memory     {needs.memory / 1e9:.1f} GB{available}",
         f"verdicts   {describe_power(plan)}",
-        "order      " + "\n           ".join(_shorten([config.name for config in configs])),
+        "order      " + "\n           ".join(config.name for config in configs[:_SHOWN]),
     ]
+    if len(configs) > _SHOWN:
+        lines.append(f"           ... {len(configs) - _SHOWN} more")
     return "\n".join(lines)
 
 
@@ -61,7 +58,7 @@ def describe_power(plan: ComparisonPlan) -> str:
     """The smallest difference that the plan could tell from its margin."""
     criteria = plan.criteria
     alpha = alpha_at_look(plan.look, criteria.alpha, criteria.look_share) / len(plan.games)
-    smallest = find_detectable_difference(len(plan.seeds), 1.0, alpha=alpha, power=criteria.power)
+    smallest = find_detectable_difference(len(plan.seeds), alpha, criteria.power)
     if smallest is None:
         return f"none possible with {len(plan.seeds)} seeds; 3 or more are needed"
     return (
@@ -73,25 +70,20 @@ def describe_power(plan: ComparisonPlan) -> str:
 
 def find_rate(plan: ComparisonPlan, runs: Path) -> tuple[float, str]:
     """Agent steps a second of one job, and where the figure is from."""
-    rates = []
+    planned, rates = plan.template.run, []
     for directory in find_runs(runs):
         try:
             run = directory.read_config().run
             episodes = read_episodes(directory.episodes_path)
         except (OSError, ValueError):
             continue
-        same = (run.algo, run.precision) == (
-            plan.template.run.algo,
-            plan.template.run.precision,
-        )
+        same = (run.algo, run.precision) == (planned.algo, planned.precision)
         if same and len(episodes.seconds) and episodes.seconds[-1] > 0:
             rates.append(episodes.agent_steps[-1] / episodes.seconds[-1])
     if rates:
         return float(np.median(rates)), f"median of {len(rates)} runs below {runs}"
-    preset = load_preset("comparison")["agent_steps_per_second"]
-    return float(
-        preset[plan.template.run.algo]
-    ), "configs/comparison.toml; nothing measured here yet"
+    rate = float(load_preset("comparison")["agent_steps_per_second"][planned.algo])
+    return rate, "configs/comparison.toml; nothing measured here yet"
 
 
 def check_needs(left: Sequence[RunConfig], runs: Path, jobs: int) -> None:
@@ -111,14 +103,3 @@ def check_needs(left: Sequence[RunConfig], runs: Path, jobs: int) -> None:
             f"{min(jobs, len(left))} jobs need {needs.memory / 1e9:.1f} GB of memory, "
             f"{needs.available_memory / 1e9:.1f} GB are available; give fewer --jobs."
         )
-
-
-def _trained_steps(config: RunConfig, runs: Path) -> int:
-    directory = RunDirectory(runs / config.name)
-    if has_ended(directory, config):
-        return config.run.total_agent_steps
-    return min(read_progress(directory).agent_steps, config.run.total_agent_steps)
-
-
-def _shorten(names: list[str], shown: int = 8) -> list[str]:
-    return names if len(names) <= shown else [*names[:shown], f"... {len(names) - shown} more"]

@@ -13,7 +13,13 @@ from agents.training.progress import format_seconds
 from configs.run_config import RunConfig
 from experiments.comparison.execution.forecast import find_rate
 from experiments.comparison.plan import ComparisonPlan
-from experiments.comparison.report.records import RunProgress, count_saved_steps, read_progress
+from experiments.comparison.report.records import (
+    RunProgress,
+    count_saved_steps,
+    read_progress,
+    read_run,
+)
+from experiments.comparison.statistics.curves import final_score
 from runtime.run_directory import RunDirectory
 from runtime.text_table import align_columns
 
@@ -25,17 +31,11 @@ _COLUMNS = ("run", "agent steps", "done", "steps/s", "return", "time left")
 class LiveTable:
     """The active runs and the whole plan: steps, rate, return, time left."""
 
-    def __init__(self) -> None:
+    def __init__(self, plan: ComparisonPlan, runs: Path, unfinished: Sequence[RunConfig]) -> None:
+        """Say what is about to be done."""
         self._on_terminal = _is_terminal()
         self._drawn: list[str] = []
         self._shown = -math.inf
-        self._runs = Path()
-        self._unfinished = 0
-        self._expected_rate = 0.0
-        self._saved_steps: dict[str, int] = {}
-
-    def begin(self, plan: ComparisonPlan, runs: Path, unfinished: Sequence[RunConfig]) -> None:
-        """Say what is about to be done."""
         self._runs, self._unfinished = runs, len(unfinished)
         self._saved_steps = {
             config.name: count_saved_steps(RunDirectory(runs / config.name))
@@ -57,12 +57,10 @@ class LiveTable:
         """Say how a run ended."""
         directory = RunDirectory(self._runs / config.name)
         with suppress(OSError, ValueError):  # what is shown ends no training
-            status, mean = directory.read_status(), read_progress(directory).mean_return
+            run = read_run(directory)
+            mean = final_score(run.episodes.returns)
             games = "no finished game" if mean is None else f"mean return {mean:.1f}"
-            state, steps = (
-                ("not started", 0) if status is None else (status.state, status.agent_steps)
-            )
-            self.say(f"{config.name}: {state}, {steps:_} agent steps, {games}.")
+            self.say(f"{config.name}: {run.state}, {run.agent_steps:_} agent steps, {games}.")
 
     def say(self, line: str) -> None:
         """Print a line above the table."""
@@ -86,10 +84,6 @@ class LiveTable:
         if self._on_terminal:
             self._drawn = lines = fit_to_terminal(lines, *shutil.get_terminal_size())
         print(erase + "\n".join(lines), flush=True)
-
-    def close(self) -> None:
-        """Leave the table as it is."""
-        self._drawn = []
 
     def _describe_time_left(
         self,

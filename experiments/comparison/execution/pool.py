@@ -1,6 +1,5 @@
 """Carrying out a plan: one process per run, several at a time, each failure tried once more."""
 
-import json
 import subprocess
 import sys
 import time
@@ -82,7 +81,7 @@ class LocalWorker:
             )
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(json.loads(config.to_json())).encode() + b"\n")
+            self._process.stdin.write(config.to_json().replace("\n", "").encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             pass  # it died at once; its exit status and log tell
@@ -137,7 +136,6 @@ def execute(
     threads: int,
     launch: Launch,
     stop: StopRequest,
-    table: LiveTable,
 ) -> list[Failure]:
     """Train all unfinished runs of a plan.
 
@@ -149,7 +147,6 @@ def execute(
         threads: Of each run that has no number of its own yet.
         launch: Starts a run.
         stop: When asked to stop, all runs are saved and stopped.
-        table: Told what goes on.
 
     Returns:
         The runs that failed, also when tried once more, and those that could not be saved.
@@ -157,7 +154,7 @@ def execute(
     waiting = [(config, 1) for config in unfinished]
     active: list[_Job] = []
     failures: list[Failure] = []
-    table.begin(plan, runs, unfinished)
+    table = LiveTable(plan, runs, unfinished)
     told_to_stop = False
     try:
         while active or (waiting and not stop):
@@ -194,7 +191,6 @@ def execute(
     finally:
         if active:
             _end([job.worker for job in active], table)
-        table.close()
     return failures
 
 

@@ -1,8 +1,8 @@
 """From the runs on the disk to every number of the report, as typed rows."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -10,9 +10,13 @@ from configs.comparison import MIN_SEEDS
 from configs.protocols import load_protocol
 from configs.run_config import parse_arm
 from envs.games import find_game
-from experiments.comparison.report.network_cost import compute_network_cost, find_weight_shares
+from experiments.comparison.report.network_cost import (
+    NetworkCost,
+    compute_network_cost,
+    find_weight_shares,
+)
 from experiments.comparison.report.position_use import VARIANTS, Variant, read_ablation
-from experiments.comparison.report.records import ENDED, Comparison, Episodes, RunRecord
+from experiments.comparison.report.records import Comparison, LeftOutRun, RunRecord
 from experiments.comparison.statistics.bootstrap import (
     Estimate,
     estimate_interquartile_mean,
@@ -23,7 +27,6 @@ from experiments.comparison.statistics.curves import (
     find_steps_to_reach,
     mean_return_over_training,
 )
-from experiments.comparison.statistics.intervals import Interval
 from experiments.comparison.statistics.verdicts import (
     VERDICTS,
     GameScores,
@@ -34,21 +37,6 @@ from experiments.comparison.statistics.verdicts import (
 FORMAT_VERSION = 1
 _SEED = 0  # of every bootstrap
 _CIRCUMSTANCES = ("commit", "python", "platform", "processor", "cores", "device", "threads")
-_Value = TypeVar("_Value")
-
-
-@dataclass(frozen=True)
-class PlanRow:
-    """What was planned; `declared` says whether before the runs."""
-
-    declared: bool
-    games: tuple[str, ...]
-    arms: tuple[str, ...]
-    seeds: tuple[int, ...]
-    total_agent_steps: int
-    look: int
-    earlier_looks_at_seeds: tuple[int, ...]
-    criteria: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -69,21 +57,10 @@ class ArmScores:
 
 
 @dataclass(frozen=True)
-class GameRow:
-    """The verdict on one game; see `GameVerdict`. In raw return, but for the level and the last."""
+class GameRow(GameVerdict):
+    """The verdict on one game, and how often a candidate's run beats one of the baseline."""
 
-    game: str
-    verdict: str
-    label: str
-    pairs: int
-    mean_difference: float | None
-    standard_deviation: float | None
-    interval_95: Interval
-    margin: float | None
-    judged_level: float | None
-    judged_interval: Interval
-    more_seeds: int | None
-    probability_of_improvement: Estimate | None
+    probability_of_improvement: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -107,13 +84,10 @@ class ScoresOverGames:
 
 
 @dataclass(frozen=True)
-class CostRow:
-    """What an arm's network and its ended runs took; see `NetworkCost`."""
+class CostRow(NetworkCost):
+    """What an arm's network and its ended runs took."""
 
     arm: str
-    parameters: int
-    multiply_adds: int
-    multiply_adds_per_update: int
     runs: int
     hours: float
     median_agent_steps_per_second: float | None
@@ -143,25 +117,12 @@ class RunRow:
     games_played: int = 0
     message: str = ""
 
-    @property
-    def has_ended(self) -> bool:
-        """Whether there is nothing left to do: a diverged run has ended, too."""
-        return self.state in ENDED
-
-
-@dataclass(frozen=True)
-class LeftOutRow:
-    """A run below the same folder that is not part of the comparison."""
-
-    run: str
-    reason: str
-
 
 @dataclass(frozen=True)
 class Analysis:
     """Everything the report says; as JSON it is `report.json`."""
 
-    plan: PlanRow
+    plan: dict[str, Any]  # what was planned; `declared` says whether before the runs
     games: dict[str, dict[str, ArmScores]]
     comparisons: list[ArmsCompared]
     scores_over_games: ScoresOverGames
@@ -169,7 +130,7 @@ class Analysis:
     coordinate_use: list[PositionUseRow]
     settings: dict[str, Any]  # that all runs share, and what their starts say of the machine
     runs: list[RunRow]  # in the order of the plan
-    left_out: list[LeftOutRow]
+    left_out: list[LeftOutRun]
     format_version: int = FORMAT_VERSION
 
 
@@ -180,16 +141,13 @@ def analyse(comparison: Comparison) -> Analysis:
         game: {arm: _score_arm(comparison, game, arm) for arm in plan.arms} for game in plan.games
     }
     return Analysis(
-        plan=PlanRow(
-            declared=comparison.is_declared,
-            games=plan.games,
-            arms=plan.arms,
-            seeds=plan.seeds,
-            total_agent_steps=plan.total_agent_steps,
-            look=plan.look,
-            earlier_looks_at_seeds=plan.looks,
-            criteria=plan.criteria.model_dump(),
-        ),
+        plan={
+            **plan.model_dump(include={"games", "arms", "seeds", "criteria"}),
+            "declared": comparison.is_declared,
+            "total_agent_steps": plan.total_agent_steps,
+            "look": plan.look,
+            "earlier_looks_at_seeds": plan.looks,
+        },
         games=scores,
         comparisons=[_compare_arms(comparison, scores, candidate) for candidate in plan.arms[1:]],
         scores_over_games=_summarise_arms(comparison, scores),
@@ -197,7 +155,7 @@ def analyse(comparison: Comparison) -> Analysis:
         coordinate_use=_describe_position_use(comparison),
         settings=_describe_settings(comparison),
         runs=_list_runs(comparison),
-        left_out=[LeftOutRow(name, reason) for name, reason in comparison.left_out],
+        left_out=comparison.left_out,
     )
 
 
@@ -205,34 +163,24 @@ def analyse(comparison: Comparison) -> Analysis:
 
 
 def _score_arm(comparison: Comparison, game: str, arm: str) -> ArmScores:
-    plan = comparison.plan
-    runs = [_ended(comparison, game, arm, seed) for seed in plan.seeds]
-    baseline = [_ended(comparison, game, plan.arms[0], seed) for seed in plan.seeds]
+    baseline = comparison.ended_runs(game, comparison.plan.arms[0])
     threshold = _mean(final_score(run.episodes.returns) for run in baseline if run is not None)
+    scores = [_score_run(run, threshold) for run in comparison.ended_runs(game, arm)]
+    means, finals, normalised, steps, games = map(list, zip(*scores, strict=True))
+    return ArmScores(means, finals, normalised, _mean(finals), steps, games)
 
-    def of_each(function: Callable[[Episodes], _Value | None]) -> list[_Value | None]:
-        return [None if run is None else function(run.episodes) for run in runs]
 
-    def measure(episodes: Episodes) -> float | None:
-        steps, returns = episodes.agent_steps, episodes.returns
-        return mean_return_over_training(steps, returns, plan.total_agent_steps)
-
-    def find_steps(episodes: Episodes) -> int | None:
-        if threshold is None:
-            return None
-        return find_steps_to_reach(episodes.agent_steps, episodes.returns, threshold)
-
-    def normalise(score: float | None) -> float | None:
-        return None if score is None else find_game(game).human_normalised_score(score)
-
-    finals = of_each(lambda episodes: final_score(episodes.returns))
-    return ArmScores(
-        mean_return_over_training=of_each(measure),
-        final_score=finals,
-        final_human_normalised=list(map(normalise, finals)),
-        mean_final_score=_mean(finals),
-        agent_steps_to_baselines_final_score=of_each(find_steps),
-        games_played=of_each(lambda episodes: len(episodes.returns)),
+def _score_run(run: RunRecord | None, threshold: float | None) -> tuple[float | None, ...]:
+    if run is None:
+        return (None,) * 5
+    steps, returns = run.episodes.agent_steps, run.episodes.returns
+    final = final_score(returns)
+    return (
+        mean_return_over_training(steps, returns, run.config.run.total_agent_steps),
+        final,
+        None if final is None else find_game(run.config.run.game).human_normalised_score(final),
+        None if threshold is None else find_steps_to_reach(steps, returns, threshold),
+        len(returns),
     )
 
 
@@ -240,51 +188,31 @@ def _compare_arms(
     comparison: Comparison, scores: dict[str, dict[str, ArmScores]], candidate: str
 ) -> ArmsCompared:
     plan, baseline = comparison.plan, comparison.plan.arms[0]
-    complete = {game: comparison.is_complete(game, (baseline, candidate)) for game in plan.games}
-    verdicts = judge_games(
-        [
-            GameScores(
-                game=game,
-                baseline=arms[baseline].mean_return_over_training,
-                candidate=arms[candidate].mean_return_over_training,
-                baseline_final=arms[baseline].final_score,
-                candidate_final=arms[candidate].final_score,
-                complete=complete[game],
-                random_return=find_game(game).random_return,
-                human_return=find_game(game).human_return,
-            )
-            for game, arms in scores.items()
-        ],
-        plan.criteria,
-        plan.look,
-    )
-    pairs = {game: _pairs(arms[baseline], arms[candidate]) for game, arms in scores.items()}
-    complete_games = [game for game in plan.games if complete[game] and pairs[game]]
+    games = [
+        GameScores(
+            game=game,
+            baseline=arms[baseline].mean_return_over_training,
+            candidate=arms[candidate].mean_return_over_training,
+            baseline_final=arms[baseline].final_score,
+            candidate_final=arms[candidate].final_score,
+            complete=comparison.is_complete(game, (baseline, candidate)),
+            random_return=find_game(game).random_return,
+            human_return=find_game(game).human_return,
+        )
+        for game, arms in scores.items()
+    ]
+    verdicts = judge_games(games, plan.criteria, plan.look)
+    complete = [game for game in games if game.complete and game.pairs]
     return ArmsCompared(
         baseline=baseline,
         candidate=candidate,
-        games=[_describe_verdict(verdict, pairs[verdict.game]) for verdict in verdicts],
+        games=[
+            GameRow(**vars(verdict), probability_of_improvement=_improvement([game]))
+            for game, verdict in zip(games, verdicts, strict=True)
+        ],
         count={name: sum(v.verdict == name for v in verdicts) for name in VERDICTS},
-        complete_games=complete_games,
-        probability_of_improvement=_improvement([pairs[game] for game in complete_games]),
-    )
-
-
-def _describe_verdict(verdict: GameVerdict, pairs: list[tuple[float, float]]) -> GameRow:
-    difference = verdict.difference
-    return GameRow(
-        game=verdict.game,
-        verdict=verdict.verdict,
-        label=verdict.label,
-        pairs=len(pairs),
-        mean_difference=None if difference is None else difference.mean,
-        standard_deviation=None if difference is None else difference.standard_deviation,
-        interval_95=None if difference is None else difference.interval,
-        margin=verdict.margin,
-        judged_level=verdict.judged_level,
-        judged_interval=verdict.judged_interval,
-        more_seeds=verdict.more_seeds,
-        probability_of_improvement=_improvement([pairs]),
+        complete_games=[game.game for game in complete],
+        probability_of_improvement=_improvement(complete),
     )
 
 
@@ -298,7 +226,7 @@ def _summarise_arms(
     games = [
         game
         for game in comparison.plan.games
-        if comparison.is_complete(game)
+        if comparison.is_complete(game, comparison.plan.arms)
         and not any(None in by_game[game] for by_game in normalised.values())
     ]
 
@@ -310,24 +238,12 @@ def _summarise_arms(
     return ScoresOverGames(games, {arm: estimate(arm) for arm in comparison.plan.arms})
 
 
-def _pairs(baseline: ArmScores, candidate: ArmScores) -> list[tuple[float, float]]:
-    """Both arms' mean returns over the training, of the seeds that have both."""
-    return [
-        (before, after)
-        for before, after in zip(
-            baseline.mean_return_over_training, candidate.mean_return_over_training, strict=True
-        )
-        if before is not None and after is not None
-    ]
-
-
-def _improvement(games: Sequence[list[tuple[float, float]]]) -> Estimate | None:
+def _improvement(games: Sequence[GameScores]) -> Estimate | None:
     """Nothing where too few seeds allow no verdict: a probability would be read as one."""
-    if not games or min(map(len, games)) < MIN_SEEDS:
+    pairs = [game.pairs for game in games]
+    if not pairs or min(map(len, pairs)) < MIN_SEEDS:
         return None
-    before, after = zip(*(zip(*pairs, strict=True) for pairs in games), strict=True)
-    rng = np.random.default_rng(_SEED)
-    return estimate_probability_of_improvement(before, after, rng)
+    return estimate_probability_of_improvement(pairs, np.random.default_rng(_SEED))
 
 
 # --- what the runs cost and used ------------------------------------------------------------------
@@ -342,8 +258,8 @@ def _describe_cost(comparison: Comparison, arm: str) -> CostRow:
     ]
     rates = [steps / seconds for steps, seconds in last if seconds > 0]
     return CostRow(
-        arm,
-        **asdict(compute_network_cost(arm)),
+        **vars(compute_network_cost(arm)),
+        arm=arm,
         runs=len(ended),
         hours=sum(seconds for _, seconds in last) / 3600,
         median_agent_steps_per_second=float(np.median(rates)) if rates else None,
@@ -351,20 +267,11 @@ def _describe_cost(comparison: Comparison, arm: str) -> CostRow:
 
 
 def _describe_position_use(comparison: Comparison) -> list[PositionUseRow]:
-    plan = comparison.plan
     return [
-        _describe_use(
-            game,
-            arm,
-            [
-                run
-                for seed in plan.seeds
-                if (run := _ended(comparison, game, arm, seed)) is not None
-            ],
-        )
-        for arm in plan.arms
+        _describe_use(game, arm, [run for run in comparison.ended_runs(game, arm) if run])
+        for arm in comparison.plan.arms
         if parse_arm(arm).coord_layers
-        for game in plan.games
+        for game in comparison.plan.games
     ]
 
 
@@ -429,11 +336,6 @@ def _list_runs(comparison: Comparison) -> list[RunRow]:
             )
         )
     return rows
-
-
-def _ended(comparison: Comparison, game: str, arm: str, seed: int) -> RunRecord | None:
-    run = comparison.runs.get((game, arm, seed))
-    return run if run is not None and run.has_ended else None
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -19,14 +19,9 @@ from configs.comparison import MIN_SEEDS
 from envs.games import find_game
 from experiments.comparison.report.analysis import Analysis, ArmsCompared
 from experiments.comparison.report.records import Comparison
-from experiments.comparison.statistics.curves import (
-    BINS,
-    compute_curve_band,
-    smooth_learning_curve,
-)
+from experiments.comparison.statistics.curves import BINS, compute_curve_band, smooth_learning_curve
 from experiments.comparison.statistics.intervals import FloatArray
 
-_DOTS_PER_INCH = 110
 _BASELINE_COLOUR = "#4d4d4d"
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Wong 2011
 _LINES = ("-", "-", "--", "-.", ":")
@@ -35,7 +30,7 @@ _PANELS_ACROSS = 3
 
 def draw_figures(comparison: Comparison, analysis: Analysis) -> dict[str, bytes]:
     """Draw the figures; PNG by name."""
-    style = {"font.size": 9, "axes.titlesize": 8, "savefig.dpi": _DOTS_PER_INCH}
+    style = {"font.size": 9, "axes.titlesize": 8, "figure.labelsize": 9, "savefig.dpi": 110}
     with mpl.style.context(["default", style]):
         figures = {"learning-curves": _draw_curves(comparison, analysis)}
         for compared in analysis.comparisons:
@@ -50,9 +45,7 @@ def smooth_curves(comparison: Comparison, game: str, arm: str) -> FloatArray:
     return np.array(
         [
             smooth_learning_curve(
-                run.episodes.agent_steps,
-                run.episodes.returns,
-                comparison.plan.total_agent_steps,
+                run.episodes.agent_steps, run.episodes.returns, comparison.plan.total_agent_steps
             )
             for seed in comparison.plan.seeds
             if (run := comparison.runs.get((game, arm, seed))) is not None
@@ -66,8 +59,10 @@ def bin_middles(total_agent_steps: int) -> FloatArray:
     return middles
 
 
-def _colour(place: int) -> str:
-    return _BASELINE_COLOUR if place == 0 else _COLOURS[(place - 1) % len(_COLOURS)]
+def _line_of(place: int) -> dict[str, Any]:
+    """The colour and style of an arm's lines, by its place in the plan."""
+    colour = _BASELINE_COLOUR if place == 0 else _COLOURS[(place - 1) % len(_COLOURS)]
+    return {"color": colour, "ls": _LINES[min(place, len(_LINES) - 1)]}
 
 
 def _draw_curves(comparison: Comparison, analysis: Analysis) -> Figure:
@@ -77,10 +72,11 @@ def _draw_curves(comparison: Comparison, analysis: Analysis) -> Figure:
     down = -(-len(plan.games) // across)
     figure = Figure(figsize=(3.4 * across + 0.4, 2.5 * down + 0.7), layout="constrained")
     grid = figure.subplots(down, across, squeeze=False, sharex=True)
-    labels: dict[str, str] = {}  # by game, on the first candidate
-    for compared in analysis.comparisons[:1]:
-        for row in compared.games:
-            labels[row.game] = f"\n{compared.candidate}: {row.label}"
+    labels = {
+        row.game: f"\n{compared.candidate}: {row.label}"
+        for compared in analysis.comparisons[:1]
+        for row in compared.games
+    }
     steps = bin_middles(plan.total_agent_steps)
     for axes, game in zip(grid.flat, plan.games, strict=False):
         curves = [smooth_curves(comparison, game, arm) for arm in plan.arms]
@@ -90,42 +86,34 @@ def _draw_curves(comparison: Comparison, analysis: Analysis) -> Figure:
         _limit_to_curves(axes, np.concatenate(curves), random_return)
         if random_return is not None:
             axes.axhline(random_return, color="black", lw=0.8, ls=(0, (1, 3)), zorder=1)
-        axes.set_title(game + labels.get(game, ""))
+        axes.set(title=game + labels.get(game, ""), xlim=(0, plan.total_agent_steps))
         axes.grid(alpha=0.25)
-        axes.set_xlim(0, plan.total_agent_steps)
         axes.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
         axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5))
         axes.tick_params(labelbottom=True)
     for axes in grid.flat[len(plan.games) :]:
         axes.set_axis_off()
-    for panels in grid:
-        panels[0].set_ylabel("return")
-    for number in range(across):
-        lowest = [axes for axes in grid[:, number] if axes.axison]
-        if lowest:
-            lowest[-1].set_xlabel("agent steps")
+    figure.supxlabel("agent steps")
+    figure.supylabel("return")
     handles: list[Any] = [
-        Line2D([], [], color=_colour(place), ls=_LINES[min(place, 4)], lw=2, label=arm)
-        for place, arm in enumerate(plan.arms)
+        Line2D([], [], **_line_of(place), lw=2, label=arm) for place, arm in enumerate(plan.arms)
     ]
     handles.append(Patch(fc="#bbbbbb", label="95 % band of the mean"))
     handles.append(Line2D([], [], color="black", lw=0.8, ls=(0, (1, 3)), label="random play"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
     return figure
 
 
 def _plot_arm(axes: Axes, steps: FloatArray, curves: FloatArray, place: int) -> None:
     if not len(curves):
         return
-    colour = _colour(place)
+    line = _line_of(place)
     for curve in curves:
-        axes.plot(steps, curve, color=colour, lw=0.6, alpha=0.5, zorder=2)
+        axes.plot(steps, curve, color=line["color"], lw=0.6, alpha=0.5, zorder=2)
     band = compute_curve_band(curves)
-    enough = band.seeds >= MIN_SEEDS
-    axes.fill_between(
-        steps, band.low, band.high, where=enough, color=colour, alpha=0.18, lw=0, zorder=1
-    )
-    axes.plot(steps, band.mean, color=colour, ls=_LINES[min(place, 4)], lw=1.8, zorder=3)
+    ends = np.where(band.seeds >= MIN_SEEDS, (band.low, band.high), np.nan)
+    axes.fill_between(steps, *ends, color=line["color"], alpha=0.18, lw=0, zorder=1)
+    axes.plot(steps, band.mean, **line, lw=1.8, zorder=3)
 
 
 def _limit_to_curves(axes: Axes, curves: FloatArray, random_return: float | None) -> None:
@@ -139,9 +127,7 @@ def _limit_to_curves(axes: Axes, curves: FloatArray, random_return: float | None
 def _draw_differences(compared: ArmsCompared, fraction: float) -> Figure | None:
     """The paired differences of the primary metric, in shares of what the baseline gained.
 
-    Args:
-        compared: The arms.
-        fraction: The margin, in that share.
+    `fraction` is the margin, in that share.
     """
     rows = [
         (game, game.mean_difference, fraction / game.margin)

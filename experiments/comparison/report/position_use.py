@@ -12,10 +12,9 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from pydantic import Field
-from stable_baselines3.dqn.policies import CnnPolicy as DQNCnnPolicy
 from torch import Tensor
 
-from agents.evaluation.agent import TrainedAgent, load_agent
+from agents.evaluation.agent import load_agent
 from agents.evaluation.games import play_games
 from configs.settings import Settings
 from experiments.comparison.plan import load_plan
@@ -89,11 +88,9 @@ def read_ablation(run: RunRecord) -> dict[Variant, Sequence[int]] | None:
 
 
 def take_position(extractor: NatureCoordCNN, variant: Variant) -> None:
-    """Replace the maps of an extractor's position by those of a variant, in place.
+    """Replace the maps of a trained extractor's position by those of a variant, in place.
 
-    Args:
-        extractor: Trained.
-        variant: "intact" keeps what it computes, but as a fixed map.
+    "intact" keeps what it computes, but as a fixed map.
     """
     generator = torch.Generator().manual_seed(_SEED)
 
@@ -117,14 +114,7 @@ def take_position(extractor: NatureCoordCNN, variant: Variant) -> None:
 def _play(run: RunRecord, variant: Variant, games: int) -> list[int]:
     """The returns of the agent's games; an actor samples, a DQN agent explores as it ended."""
     agent = load_agent(run.directory.path, None, None, torch.device("cpu"))
-    take_position(_extractor_of(agent), variant)
+    policy: Any = agent.policy
+    take_position(getattr(policy, "q_net", policy).features_extractor, variant)
     played = dict(play_games(agent, games, _SEED, agent.final_epsilon))
     return [played[number].raw_return for number in range(games)]
-
-
-def _extractor_of(agent: TrainedAgent) -> NatureCoordCNN:
-    policy: Any = agent.policy
-    owner = policy.q_net if isinstance(policy, DQNCnnPolicy) else policy
-    extractor = owner.features_extractor
-    assert isinstance(extractor, NatureCoordCNN)
-    return extractor

@@ -65,6 +65,14 @@ class RunRecord:
         return describe_source(self.starts)
 
 
+@dataclass(frozen=True, order=True)
+class LeftOutRun:
+    """A run below the same folder that is not part of the comparison."""
+
+    run: str
+    reason: str
+
+
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """The runs of a plan, and what is below the same folder but not part of it."""
@@ -72,15 +80,16 @@ class Comparison:
     plan: ComparisonPlan
     is_declared: bool  # the plan was made before the runs; else it was read off them
     runs: dict[tuple[str, str, int], RunRecord]  # that were started, by game, arm and seed
-    left_out: list[tuple[str, str]]  # names of other runs, each with the reason
+    left_out: list[LeftOutRun]
 
-    def is_complete(self, game: str, arms: Sequence[str] | None = None) -> bool:
-        """Whether every planned run of a game (in the given arms) has ended."""
-        return all(
-            (run := self.runs.get((game, arm, seed))) is not None and run.has_ended
-            for arm in (self.plan.arms if arms is None else arms)
-            for seed in self.plan.seeds
-        )
+    def ended_runs(self, game: str, arm: str) -> list[RunRecord | None]:
+        """One for each planned seed; None where it has not ended."""
+        runs = [self.runs.get((game, arm, seed)) for seed in self.plan.seeds]
+        return [run if run is not None and run.has_ended else None for run in runs]
+
+    def is_complete(self, game: str, arms: Sequence[str]) -> bool:
+        """Whether every planned run of a game in these arms has ended."""
+        return all(None not in self.ended_runs(game, arm) for arm in arms)
 
 
 @dataclass(frozen=True)
@@ -100,12 +109,15 @@ def read_run(directory: RunDirectory) -> RunRecord:
 
     Raises:
         OSError: If a file is missing; one line.
-        ValueError: If a file is damaged; one line.
+        ValueError: If a file is damaged, or it is the directory of another run; one line.
     """
-    status = directory.read_status()
+    config, status = directory.read_config(), directory.read_status()
+    find_game(config.run.game)
+    if not directory.path.absolute().match(config.name):
+        raise ValueError(f"its config is that of {config.name}")
     return RunRecord(
         directory=directory,
-        config=directory.read_config(),
+        config=config,
         state="not started" if status is None else status.state,
         agent_steps=max(0 if status is None else status.agent_steps, count_saved_steps(directory)),
         message="" if status is None else status.message,
@@ -255,17 +267,11 @@ def gather(runs: Path, plan: ComparisonPlan | None) -> Comparison:
     """
     records, left_out = [], []
     for directory in find_runs(runs):
-        name = directory.path.relative_to(runs).as_posix()
         try:
-            record = read_run(directory)
-            find_game(record.config.run.game)
+            records.append(read_run(directory))
         except (OSError, ValueError) as error:
-            left_out.append((name, str(error).replace(f"{directory.path}/", "")))
-            continue
-        if record.config.name == name:
-            records.append(record)
-        else:
-            left_out.append((name, f"its config is that of {record.config.name}"))
+            name = directory.path.relative_to(runs).as_posix()
+            left_out.append(LeftOutRun(name, str(error).replace(f"{directory.path}/", "")))
     is_declared = plan is not None
     if plan is None:
         if not records:
@@ -273,18 +279,17 @@ def gather(runs: Path, plan: ComparisonPlan | None) -> Comparison:
                 f"{runs} has no readable runs; train some first: python train.py --compare."
             )
         plan = _infer_plan(records)
-    planned = {(c.run.game, c.arm, c.run.seed): c for c in plan.runs()}
     included = {}
     for record in records:
-        reason = _find_misfit(record, planned.get(record.key), plan)
+        reason = _find_misfit(record, plan)
         if reason is None:
             included[record.key] = record
         else:
-            left_out.append((record.config.name, reason))
+            left_out.append(LeftOutRun(record.config.name, reason))
     return Comparison(plan, is_declared, included, sorted(left_out))
 
 
-def _find_misfit(record: RunRecord, planned: RunConfig | None, plan: ComparisonPlan) -> str | None:
+def _find_misfit(record: RunRecord, plan: ComparisonPlan) -> str | None:
     """Why a run cannot be pooled with the plan's; None if it can."""
     run = record.config.run
     if run.algo != plan.template.run.algo:
@@ -300,7 +305,8 @@ def _find_misfit(record: RunRecord, planned: RunConfig | None, plan: ComparisonP
         return f"another length ({run.total_agent_steps:_} agent steps)"
     if record.starts and record.source != plan.source:
         return f"another source version ({record.source})"
-    return None if planned is not None else "not in the plan"
+    planned = run.game in plan.games and record.config.arm in plan.arms and run.seed in plan.seeds
+    return None if planned else "not in the plan"
 
 
 def _infer_plan(records: Sequence[RunRecord]) -> ComparisonPlan:

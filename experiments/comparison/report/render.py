@@ -14,7 +14,7 @@ from configs.comparison import MIN_SEEDS
 from experiments.comparison.plan import load_plan
 from experiments.comparison.report.analysis import Analysis, ArmScores, analyse
 from experiments.comparison.report.figures import draw_figures
-from experiments.comparison.report.records import gather
+from experiments.comparison.report.records import ENDED, gather
 from experiments.comparison.report.tensorboard_pages import write_tensorboard
 from experiments.comparison.statistics.bootstrap import Estimate
 from experiments.comparison.statistics.curves import BINS, FINAL_GAMES, SMOOTHING_BINS
@@ -83,10 +83,11 @@ def render(analysis: Analysis, figures: Mapping[str, bytes], form: str) -> str:
     text = environment.get_template("report.jinja").render(
         parts=f"{form}.jinja",
         analysis=analysis,
-        card=_list_settings(analysis.settings, analysis.plan.criteria),
+        card=_list_settings(analysis.settings, analysis.plan["criteria"]),
         figures={name: base64.b64encode(png).decode("ascii") for name, png in figures.items()},
         figure_folder=FIGURE_FOLDER,
         sections=[],
+        ended=ENDED,
         verdicts=VERDICTS,
         paper_count=PAPER_COUNT,
         bins=BINS,

@@ -36,11 +36,8 @@ def estimate_interquartile_mean(scores: Sequence[ArrayLike], rng: np.random.Gene
     Args:
         scores: For each game the (human-normalised) scores of its seeds; shapes (S_g,).
         rng: Source of the resampling.
-
-    Raises:
-        ValueError: If there are no scores.
     """
-    values = _check_strata(scores)
+    values = [np.asarray(game, dtype=np.float64) for game in scores]
     resampled = np.concatenate(
         [game[rng.integers(len(game), size=(RESAMPLES, len(game)))] for game in values], axis=-1
     )
@@ -49,9 +46,7 @@ def estimate_interquartile_mean(scores: Sequence[ArrayLike], rng: np.random.Gene
 
 
 def estimate_probability_of_improvement(
-    baseline: Sequence[ArrayLike],
-    candidate: Sequence[ArrayLike],
-    rng: np.random.Generator,
+    games: Sequence[ArrayLike], rng: np.random.Generator
 ) -> Estimate:
     """Probability that a run of the candidate beats one of the baseline in a game drawn at random.
 
@@ -60,31 +55,19 @@ def estimate_probability_of_improvement(
     together; its interval is made as that of `estimate_interquartile_mean`.
 
     Args:
-        baseline: For each game a score per seed; shapes (S_g,). One game gives that game's value.
-        candidate: The scores of the same seeds.
+        games: For each game its seeds' pairs, the baseline's score first; shapes (S_g, 2). One game
+            gives that game's value.
         rng: Source of the resampling.
-
-    Raises:
-        ValueError: If there are no scores, or the arms do not pair up.
     """
-    before, after = _check_strata(baseline), _check_strata(candidate)
-    if [len(game) for game in before] != [len(game) for game in after]:
-        raise ValueError("`baseline` and `candidate` must have the same games and seeds.")
+    pairs = [np.asarray(game, dtype=np.float64) for game in games]
     observed, resampled = [], []
-    for plain, other in zip(before, after, strict=True):
-        seeds = len(plain)
-        wins = (np.sign(other[:, None] - plain[None, :]) + 1) / 2
+    for game in pairs:
+        seeds = len(game)
+        wins = (np.sign(game[:, None, 1] - game[None, :, 0]) + 1) / 2
         counts = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=RESAMPLES)
         observed.append(wins.mean())
         resampled.append(((counts @ wins) * counts).sum(axis=-1) / seeds**2)
-    return _make_estimate(np.mean(observed), np.mean(resampled, axis=0), before)
-
-
-def _check_strata(scores: Sequence[ArrayLike]) -> list[FloatArray]:
-    values = [np.asarray(game, dtype=np.float64) for game in scores]
-    if not values or any(game.ndim != 1 or not game.size for game in values):
-        raise ValueError("every game must have a score; leave out those without.")
-    return values
+    return _make_estimate(np.mean(observed), np.mean(resampled, axis=0), pairs)
 
 
 def _make_estimate(value: ArrayLike, resampled: FloatArray, strata: list[FloatArray]) -> Estimate:

@@ -31,9 +31,6 @@ def mean_return_over_training(
         returns: Raw return of each game; shape (games,).
         total_agent_steps: The training's length; games that ended later are left out. None is
             returned if no other was finished.
-
-    Raises:
-        ValueError: If the two differ in length or hold an impossible value.
     """
     bin_means = bin_returns(agent_steps, returns, total_agent_steps)
     if np.isnan(bin_means).all():
@@ -50,12 +47,7 @@ def final_score(returns: ArrayLike) -> float | None:
 def moving_means(returns: ArrayLike) -> FloatArray:
     """Mean return of each game and those before it that make up `FINAL_GAMES`.
 
-    Args:
-        returns: Raw return of each game; shape (games,).
-
-    Returns:
-        One for each game that has as many before it, shape (games - `FINAL_GAMES` + 1,); none if
-        there are fewer games.
+    From [games] to [games - `FINAL_GAMES` + 1]; empty if there are fewer games.
     """
     values = np.asarray(returns, dtype=np.float64)
     if len(values) < FINAL_GAMES:
@@ -71,9 +63,8 @@ def find_steps_to_reach(agent_steps: ArrayLike, returns: ArrayLike, threshold: f
     None if it was never reached, or fewer than `FINAL_GAMES` games finished. Games as for
     `mean_return_over_training`; the threshold is a mean return.
     """
-    steps, values = _check_games(agent_steps, returns)
-    reached = np.flatnonzero(moving_means(values) >= threshold)
-    return int(steps[reached[0] + FINAL_GAMES - 1]) if len(reached) else None
+    reached = np.flatnonzero(moving_means(returns) >= threshold)
+    return int(np.asarray(agent_steps)[reached[0] + FINAL_GAMES - 1]) if len(reached) else None
 
 
 def bin_returns(
@@ -82,11 +73,10 @@ def bin_returns(
     """Mean return of the games that ended in each of `bins` equal bins of agent steps.
 
     Bin b holds the games with b < agent_steps * bins / total_agent_steps <= b + 1. Shape (B,); NaN
-    where no game ended. Arguments and errors as for `mean_return_over_training`.
+    where no game ended. Arguments as for `mean_return_over_training`.
     """
-    if total_agent_steps < 1:
-        raise ValueError(f"`total_agent_steps` must be at least 1, got {total_agent_steps}.")
-    steps, values = _check_games(agent_steps, returns)
+    steps = np.asarray(agent_steps, dtype=np.int64)
+    values = np.asarray(returns, dtype=np.float64)
     inside = steps <= total_agent_steps
     index = (steps[inside] * bins - 1) // total_agent_steps
     counts = np.bincount(index, minlength=bins)
@@ -102,7 +92,7 @@ def smooth_learning_curve(
     Empty bins between two with games repeat the one before; near the ends the average is over the
     bins there are. Nothing is drawn (NaN) before the first or after the last bin with a game.
     Shape (B,), bin b's value belonging to agent step (b + 1/2) * total_agent_steps / B. Arguments
-    and errors as for `mean_return_over_training`.
+    as for `mean_return_over_training`.
     """
     curve = bin_returns(agent_steps, returns, total_agent_steps, bins)
     drawn = np.flatnonzero(~np.isnan(curve))
@@ -113,23 +103,6 @@ def smooth_learning_curve(
         windows = np.lib.stride_tricks.sliding_window_view(padded, SMOOTHING_BINS)
         curve[part] = np.nanmean(windows, axis=-1)
     return curve
-
-
-def _check_games(
-    agent_steps: ArrayLike, returns: ArrayLike
-) -> tuple[NDArray[np.int64], FloatArray]:
-    steps = np.asarray(agent_steps, dtype=np.int64)
-    values = np.asarray(returns, dtype=np.float64)
-    if steps.shape != values.shape or steps.ndim != 1:
-        raise ValueError(
-            f"`agent_steps` and `returns` must have one entry per game, got shapes "
-            f"{steps.shape} and {values.shape}."
-        )
-    if len(steps) and steps.min() < 1:
-        raise ValueError(f"`agent_steps` must be at least 1, got {steps.min()}.")
-    if not np.isfinite(values).all():
-        raise ValueError(f"`returns` must be finite, got {values[~np.isfinite(values)][0]}.")
-    return steps, values
 
 
 def _carry_forward(bin_means: FloatArray) -> FloatArray:
@@ -149,16 +122,14 @@ class CurveBand:
     seeds: NDArray[np.int64]  # that have a value in the bin
 
 
-def compute_curve_band(curves: ArrayLike, confidence: float = 0.95) -> CurveBand:
-    """Average curves over seeds, bin by bin, with the t interval of each mean.
+def compute_curve_band(curves: ArrayLike) -> CurveBand:
+    """Average the seeds' smoothed curves [S, B], NaN where one has no value, bin by bin.
 
-    Args:
-        curves: One smoothed curve per seed, NaN where it has no value; shape (S, B).
-        confidence: Of the interval in each bin by itself.
+    With the 95 % t interval of each bin's mean by itself.
     """
     values = np.ma.masked_invalid(np.asarray(curves, dtype=np.float64))
     seeds = values.count(axis=0)
     mean = values.mean(axis=0).filled(np.nan)
     error = values.std(axis=0, ddof=1).filled(np.nan) / np.sqrt(np.maximum(seeds, 1))
-    half = t_quantile(1 - confidence, np.maximum(seeds - 1, 1)) * error
+    half = t_quantile(0.05, np.maximum(seeds - 1, 1)) * error
     return CurveBand(mean=mean, low=mean - half, high=mean + half, seeds=seeds)

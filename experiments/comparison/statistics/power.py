@@ -6,20 +6,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, special
 
-from configs.comparison import MIN_SEEDS
+from configs.comparison import MIN_SEEDS, Criteria
 from experiments.comparison.statistics.intervals import FloatArray, t_quantile
 
 
 def find_seeds_needed(
-    mean: float,
-    standard_deviation: float,
-    margin: float,
-    *,
-    alpha: float,
-    power: float,
-    max_seeds: int,
+    mean: float, standard_deviation: float, margin: float, alpha: float, criteria: Criteria
 ) -> int | None:
-    """The fewest seeds that give a verdict with probability `power`, by the noncentral t.
+    """The fewest seeds that give a verdict with probability `criteria.power`, by the noncentral t.
 
     A difference beyond the margin aims at better or worse, one within it at similar (both of whose
     one-sided tests must reject: the sum of their powers less 1, a lower bound).
@@ -29,13 +23,12 @@ def find_seeds_needed(
         standard_deviation: Of the paired differences, above 0.
         margin: As in the verdict.
         alpha: Level of the two-sided interval that the verdict is read off.
-        power: Target probability.
-        max_seeds: Where to give up.
+        criteria: The target probability, and where to give up.
 
     Returns:
         Seeds in all, or None if even `max_seeds` are too few.
     """
-    seeds = np.arange(MIN_SEEDS, max_seeds + 1)
+    seeds = np.arange(MIN_SEEDS, criteria.max_seeds + 1)
     scale = np.sqrt(seeds) / standard_deviation
     distance = abs(mean) - margin
     if distance > 0:
@@ -46,20 +39,16 @@ def find_seeds_needed(
             + compute_power((margin + abs(mean)) * scale, seeds - 1, alpha)
             - 1
         )
-    enough = np.flatnonzero(reached >= power)
+    enough = np.flatnonzero(reached >= criteria.power)
     return int(seeds[enough[0]]) if len(enough) else None
 
 
-def find_detectable_difference(
-    seeds: int, standard_deviation: float, *, alpha: float, power: float
-) -> float | None:
+def find_detectable_difference(seeds: int, alpha: float, power: float) -> float | None:
     """The smallest mean difference beyond the margin that a plan tells from it.
 
-    For a plan of G games before any data, `alpha` is `alpha_at_look(1, ...) / G`: what the smallest
-    of Holm's steps allows.
-
-    In the unit of `standard_deviation`, that of the paired differences; None with fewer than
-    `MIN_SEEDS` seeds. Arguments as for `find_seeds_needed`.
+    In standard deviations of the paired differences; None with fewer than `MIN_SEEDS` seeds. For a
+    plan of G games before any data, `alpha` is `alpha_at_look(1, ...) / G`: what the smallest of
+    Holm's steps allows.
     """
     if seeds < MIN_SEEDS:
         return None
@@ -69,7 +58,7 @@ def find_detectable_difference(
         0.0,
         3 * float(t_quantile(alpha, freedom)) + 10,
     )
-    return float(noncentrality * standard_deviation / math.sqrt(seeds))
+    return float(noncentrality / math.sqrt(seeds))
 
 
 def compute_power(noncentrality: ArrayLike, freedom: ArrayLike, alpha: float) -> FloatArray:

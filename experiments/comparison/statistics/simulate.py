@@ -1,6 +1,6 @@
 """How far the verdicts can be trusted: the comparison's statistics on data with a known truth.
 
-    python -m experiments.comparison.statistics.simulate [--families N] [--seed S] [--out FILE]
+    python -m experiments.comparison.statistics.simulate [--families N]
 
 A family is a comparison of nine games. A run's learning curve rises from random play to a plateau
 along a logistic function of training time. Plateau (Student t, 4 degrees of freedom) and take-off
@@ -13,7 +13,6 @@ those of `verdicts.decide`.
 
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,6 @@ from configs.comparison import default_criteria
 from experiments.comparison.statistics.intervals import FloatArray, t_quantile
 from experiments.comparison.statistics.verdicts import alpha_at_look, decide
 from runtime.command_line import OneLineParser, exit_on_user_error
-from runtime.files import write_atomically
 
 SEEDS = (3, 5, 10)
 EFFECTS = (0.25, 0.5, 1.0)  # of the baseline's gain, for coverage and power
@@ -51,22 +49,15 @@ def simulate_gains(
 ) -> tuple[FloatArray, FloatArray]:
     """Draw the primary metric of every run, less random play, without any effect.
 
-    Args:
-        rng: Source of all variation.
-        families: F, comparisons drawn independently.
-        seeds: S, pairs per game.
-
     Returns:
-        The baseline's and the candidate's runs, paired by the last axis; each (F, G, S).
+        The baseline's and the candidate's runs, paired by the last axis; each of shape (families,
+        games, seeds).
     """
     shape = (2, families, GAMES, seeds)
-
-    def vary(draws: FloatArray, common: FloatArray) -> FloatArray:
-        mixed: FloatArray = np.sqrt(1 - _SHARED) * draws + np.sqrt(_SHARED) * common
-        return mixed
-
-    heavy = vary(rng.standard_t(4, shape), rng.standard_t(4, shape[1:])) / np.sqrt(2)
-    normal = vary(rng.standard_normal(shape), rng.standard_normal(shape[1:]))
+    own, common = np.sqrt(1 - _SHARED), np.sqrt(_SHARED)
+    heavy = own * rng.standard_t(4, shape) + common * rng.standard_t(4, shape[1:])
+    heavy /= np.sqrt(2)
+    normal = own * rng.standard_normal(shape) + common * rng.standard_normal(shape[1:])
     plateau = _PLATEAU[:, None] * (1 + _PLATEAU_SPREAD[:, None] * heavy)
     take_off = _TAKE_OFF * np.exp(_TAKE_OFF_SPREAD[:, None] * normal)
     noise = _PLATEAU[:, None] * _NOISE * rng.standard_normal(shape)
@@ -122,21 +113,17 @@ def simulate_comparisons(families: int, seeds: int, rng: np.random.Generator) ->
 
 def format_table(columns: dict[int, dict[str, float]], families: int) -> str:
     """The rates by number of seeds as a Markdown table, with a line that says how precise it is."""
-
-    def percent(value: float) -> str:
-        return f"{100 * value:.1f} %"
-
     lines = [
         "| | " + " | ".join(f"{seeds} seeds" for seeds in columns) + " |",
         "|---|" + "---:|" * len(columns),
     ]
     for name in next(iter(columns.values())):
-        shown = " | ".join(percent(rates[name]) for rates in columns.values())
+        shown = " | ".join(f"{100 * rates[name]:.1f} %" for rates in columns.values())
         lines.append(f"| {name} | {shown} |")
-    error = np.sqrt(0.05 * 0.95 / families)
+    error = 100 * np.sqrt(0.05 * 0.95 / families)
     return "\n".join(lines) + (
         f"\n\n{families:,} families of {GAMES} games for each number of seeds, judged at the first "
-        f"look. The simulation's own standard error of a 5 % rate per family: {percent(error)}.\n"
+        f"look. The simulation's own standard error of a 5 % rate per family: {error:.1f} %.\n"
     )
 
 
@@ -178,24 +165,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__.splitlines()[0],
     )
     parser.add_argument("--families", type=int, default=2000, help="simulated comparisons (2000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the simulation (0)")
-    parser.add_argument("--out", type=Path, help="write the table to this file, too")
-    options = parser.parse_args(arguments)
+    families = parser.parse_args(arguments).families
     with exit_on_user_error():
-        if options.families < 1:
-            raise ValueError(f"--families must be at least 1, got {options.families}.")
-        if options.seed < 0:
-            raise ValueError(f"--seed must be at least 0, got {options.seed}.")
+        if families < 1:
+            raise ValueError(f"--families must be at least 1, got {families}.")
         columns = {
-            seeds: simulate_comparisons(
-                options.families, seeds, np.random.default_rng([options.seed, seeds])
-            )
+            seeds: simulate_comparisons(families, seeds, np.random.default_rng([0, seeds]))
             for seeds in SEEDS
         }
-        table = format_table(columns, options.families)
-        print(table, end="")
-        if options.out is not None:
-            write_atomically(options.out, table)
+        print(format_table(columns, families), end="")
     return 0
 
 

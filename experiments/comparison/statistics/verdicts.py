@@ -55,12 +55,7 @@ def alpha_at_look(look: int, alpha: float, share: float) -> float:
     A look is a report on a finished plan; adding seeds to the plan and judging again is the next.
     Look k spends alpha * share * (1 - share)^(k - 1). However many looks there are, these sum to at
     most alpha, so that (Bonferroni over the looks) no rule for going on inflates the error.
-
-    Raises:
-        ValueError: If `look` is less than 1.
     """
-    if look < 1:
-        raise ValueError(f"`look` must be at least 1, got {look}.")
     return alpha * share * (1 - share) ** (look - 1)
 
 
@@ -147,24 +142,27 @@ class GameScores:
     random_return: float | None  # mean return of a random player, if it is known
     human_return: float | None  # mean return of a human tester, likewise
 
-    def __post_init__(self) -> None:
-        arms = (self.baseline, self.candidate, self.baseline_final, self.candidate_final)
-        if len({len(arm) for arm in arms}) > 1:
-            raise ValueError(
-                f"{self.game}: both arms must have a score (or None) for every seed, got "
-                f"{', '.join(str(len(arm)) for arm in arms)} of them."
-            )
+    @property
+    def pairs(self) -> list[tuple[float, float]]:
+        """The primary metric of both arms, of the seeds that have both."""
+        return [
+            (before, after)
+            for before, after in zip(self.baseline, self.candidate, strict=True)
+            if before is not None and after is not None
+        ]
 
 
 @dataclass(frozen=True)
-class GameVerdict:
-    """The verdict on one game: where the judged interval lies."""
+class GameVerdict(PairedDifference):
+    """The verdict on one game's difference in the primary metric: where the judged interval lies.
+
+    In raw return, but for the level.
+    """
 
     game: str
     verdict: Verdict
-    reason: str | None  # why it is undecided, for a reader
-    difference: PairedDifference | None  # of the primary metric; None without a pair of scores
-    margin: float | None  # in raw return; None where it cannot be told
+    label: str  # the verdict as tables show it: "better", "undecided (not learned)"
+    margin: float | None  # None where it cannot be told
     judged_level: float | None = None  # alpha of the interval that the verdict was read off
     judged_interval: Interval = None
     # How many more seeds would give a verdict with probability `Criteria.power` if the observed
@@ -172,9 +170,9 @@ class GameVerdict:
     more_seeds: int | None = None
 
     @property
-    def label(self) -> str:
-        """The verdict as tables show it: "better", "undecided (not learned)"."""
-        return self.verdict if self.reason is None else f"{self.verdict} ({self.reason})"
+    def is_open(self) -> bool:
+        """Whether nothing in the game itself keeps it from being decided."""
+        return self.label == "undecided"
 
 
 def judge_games(
@@ -193,94 +191,73 @@ def judge_games(
 
     Returns:
         A verdict per game, in the order given.
-
-    Raises:
-        ValueError: If the arms of a game do not pair up, or `look` is less than 1.
     """
     if not games:
         return ()
     results = [_prepare(game, criteria) for game in games]
     verdicts, levels = decide(
-        mean=[result.difference.mean if result.difference else 0.0 for result in results],
-        standard_error=[
-            math.nan
-            if result.reason or result.difference is None
-            else result.difference.standard_error
-            for result in results
-        ],
+        mean=[result.mean_difference or 0.0 for result in results],
+        standard_error=[result.standard_error if result.is_open else 0.0 for result in results],
         margin=[result.margin or 0.0 for result in results],
-        seeds=[result.difference.seeds if result.difference else 0 for result in results],
+        seeds=[result.pairs for result in results],
         alpha=alpha_at_look(look, criteria.alpha, criteria.look_share),
     )
     return tuple(
-        result if result.reason else _complete(result, verdict, level, criteria)
+        _complete(result, verdict, level, criteria) if result.is_open else result
         for result, verdict, level in zip(results, verdicts.tolist(), levels.tolist(), strict=True)
     )
 
 
 def _prepare(game: GameScores, criteria: Criteria) -> GameVerdict:
     """All that can be said of a game by itself; undecided, with the reason if it must stay so."""
-    pairs = [
-        (before, after)
-        for before, after in zip(game.baseline, game.candidate, strict=True)
-        if before is not None and after is not None
-    ]
-    difference = compare_pairs(*np.transpose(pairs)) if pairs else None
+    difference = compare_pairs(game.pairs)
     known, margin = [score for score in game.baseline if score is not None], None
     if game.random_return is not None and known:
         gain = float(np.mean(known)) - game.random_return
         margin = criteria.margin_fraction * max(gain, 0.0)
     obstacle = _find_obstacle(game, difference, criteria)
-    return GameVerdict(game.game, "undecided", obstacle, difference, margin)
+    label = "undecided" if obstacle is None else f"undecided ({obstacle})"
+    return GameVerdict(
+        **vars(difference), game=game.game, verdict="undecided", label=label, margin=margin
+    )
 
 
 def _complete(
     result: GameVerdict, verdict: Verdict, level: float, criteria: Criteria
 ) -> GameVerdict:
     """Add what the family decided, and to an undecided game how many more seeds it would take."""
-    difference, margin = result.difference, result.margin
-    assert difference is not None
+    mean, deviation, margin = result.mean_difference, result.standard_deviation, result.margin
+    assert mean is not None
+    assert deviation is not None
     assert margin is not None
-    half = float(t_quantile(level, difference.seeds - 1)) * difference.standard_error
-    reason, more_seeds = None, None
+    half = float(t_quantile(level, result.pairs - 1)) * result.standard_error
+    label, more_seeds = str(verdict), None
     if verdict == "undecided":
         next_level = level * (1 - criteria.look_share)
-        reason, more_seeds = _suggest_seeds(difference, margin, next_level, criteria)
+        needed = find_seeds_needed(mean, deviation, margin, next_level, criteria)
+        if needed is None:
+            label = f"undecided (it would take more than {criteria.max_seeds} seeds)"
+        else:
+            more_seeds = max(needed - result.pairs, 1)
+            label = f"undecided (about {more_seeds} more seed{'s' if more_seeds > 1 else ''})"
     return replace(
         result,
         verdict=verdict,
-        reason=reason,
+        label=label,
         judged_level=level,
-        judged_interval=(difference.mean - half, difference.mean + half),
+        judged_interval=(mean - half, mean + half),
         more_seeds=more_seeds,
     )
 
 
-def _suggest_seeds(
-    difference: PairedDifference, margin: float, alpha: float, criteria: Criteria
-) -> tuple[str, int | None]:
-    needed = find_seeds_needed(
-        difference.mean,
-        difference.standard_error * math.sqrt(difference.seeds),
-        margin,
-        alpha=alpha,
-        power=criteria.power,
-        max_seeds=criteria.max_seeds,
-    )
-    if needed is None:
-        return f"it would take more than {criteria.max_seeds} seeds", None
-    more = max(needed - difference.seeds, 1)
-    return f"about {more} more seed{'s' if more > 1 else ''}", more
-
-
 def _find_obstacle(
-    game: GameScores, difference: PairedDifference | None, criteria: Criteria
+    game: GameScores, difference: PairedDifference, criteria: Criteria
 ) -> str | None:
     if not game.complete:
         return "incomplete"
-    if difference is None or None in (*game.baseline, *game.candidate):
+    if None in (*game.baseline, *game.candidate) or not difference.pairs:
         return "no finished game"
-    if difference.seeds < MIN_SEEDS:
+    if difference.pairs < MIN_SEEDS:
         return f"needs {MIN_SEEDS} seeds"
     if game.random_return is None or game.human_return is None:
         return "no random and human scores"

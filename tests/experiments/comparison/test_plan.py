@@ -130,18 +130,12 @@ def test_a_saved_plan_comes_back(tmp_path):
         ({"arms": ["cnn", "x"]}, UNKNOWN_ARM.format("x")),
         ({"arms": ["cnn", "cnn"]}, "`arms` name cnn twice; name it once."),
         ({"games": ["Pong", "pong"]}, "`games` name Pong twice; name it once."),
-        (
-            {"games": ["Pongg"]},
-            "Unknown game 'Pongg'. Did you mean Pong? --list-games lists them.",
-        ),
+        ({"games": ["Pongg"]}, "Unknown game 'Pongg'. Did you mean Pong? --list-games lists them."),
         (
             {"overrides": {"with_radius": True}},
             "`with_radius` is set by the arms of a comparison; leave it out.",
         ),
-        (
-            {"overrides": {"seed": 3}},
-            "`seed` is set by --seeds in a comparison; leave it out.",
-        ),
+        ({"overrides": {"seed": 3}}, "`seed` is set by --seeds in a comparison; leave it out."),
         (
             {"overrides": {"margin_fraction": 2.0}},
             "`margin_fraction` must be a number at least 0 and at most 1, got 2.",

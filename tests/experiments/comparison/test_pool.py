@@ -102,7 +102,6 @@ def run(plan: ComparisonPlan, runs: Path, cluster: Cluster, stop: StopRequest | 
         runs,
         **(options | how),
         stop=StopRequest() if stop is None else stop,
-        table=LiveTable(),
     )
 
 
@@ -253,8 +252,7 @@ def test_the_table_fits_its_terminal_and_is_redrawn_whole(tmp_path, monkeypatch,
         directory = write_run(tmp_path, config, [1.0], state="interrupted")  # 10 steps a second
         directory.checkpoints_path.mkdir()
         (directory.checkpoints_path / "400.zip").touch()
-    table = LiveTable()
-    table.begin(plan, tmp_path, plan.runs())
+    table = LiveTable(plan, tmp_path, plan.runs())
     table.run_starts(going_on)
     table.run_starts(last)
     assert capsys.readouterr().out.splitlines() == [

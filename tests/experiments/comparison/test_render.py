@@ -9,8 +9,8 @@ import pytest
 
 from configs.run_config import make_config
 from experiments.comparison.plan import make_plan
-from experiments.comparison.report.analysis import Analysis, LeftOutRow, analyse
-from experiments.comparison.report.records import gather
+from experiments.comparison.report.analysis import Analysis, analyse
+from experiments.comparison.report.records import LeftOutRun, gather
 from experiments.comparison.report.render import render
 from experiments.comparison.statistics.bootstrap import Estimate
 from tests.synthetic_runs import write_run
@@ -50,7 +50,7 @@ def test_both_forms_say_the_same(analysis: Analysis, form: str) -> None:
 
 
 def test_markdown_tables_and_contents(analysis: Analysis) -> None:
-    text = render(replace(analysis, left_out=[LeftOutRow("a|b", "c")]), FIGURES, "markdown")
+    text = render(replace(analysis, left_out=[LeftOutRun("a|b", "c")]), FIGURES, "markdown")
     assert "\n\n| run | why left out |\n| --- | --- |\n| a\\|b | c |\n\n" in text
     assert "\n\n| arm | parameters |" in text
     assert "\n\n- [Learning curves](#learning-curves)\n- [coordconv against cnn](#coord" in text
@@ -89,7 +89,7 @@ def test_html_is_well_formed_and_its_contents_lead_to_the_sections(analysis: Ana
 
 def test_what_runs_say_cannot_become_markup(analysis: Analysis) -> None:
     hostile = "<script>alert(1)</script>"
-    text = render(replace(analysis, left_out=[LeftOutRow(hostile, hostile)]), FIGURES, "html")
+    text = render(replace(analysis, left_out=[LeftOutRun(hostile, hostile)]), FIGURES, "html")
     assert "<script>" not in text
     assert text.count("&lt;script&gt;") == 2
 

@@ -261,10 +261,7 @@ def test_tensorboard_gets_the_charts_the_text_and_the_pictures(tmp_path):
     write_plan_and_runs(tmp_path, plan)
     write_report(tmp_path)
     events = EventAccumulator(str(tmp_path / "tensorboard" / "report")).Reload()
-    assert events.Tags()["images"] == [
-        "report/learning-curves",
-        "report/differences-coordconv",
-    ]
+    assert events.Tags()["images"] == ["report/learning-curves", "report/differences-coordconv"]
     assert set(events.Tags()["tensors"]) == {"custom_scalars__config__", "report/text_summary"}
     layout = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
     assert b"^mean_return/Breakout$" in layout

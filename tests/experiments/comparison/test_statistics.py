@@ -1,5 +1,4 @@
 import math
-import re
 from dataclasses import replace
 from typing import Any
 
@@ -22,11 +21,7 @@ from experiments.comparison.statistics.curves import (
     mean_return_over_training,
     smooth_learning_curve,
 )
-from experiments.comparison.statistics.intervals import (
-    FloatArray,
-    PairedDifference,
-    compare_pairs,
-)
+from experiments.comparison.statistics.intervals import FloatArray, PairedDifference, compare_pairs
 from experiments.comparison.statistics.power import (
     compute_power,
     find_detectable_difference,
@@ -41,10 +36,6 @@ from experiments.comparison.statistics.verdicts import (
 )
 
 NAN = math.nan
-
-
-def improvement(baseline, candidate) -> Estimate:
-    return estimate_probability_of_improvement(baseline, candidate, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(
@@ -118,28 +109,28 @@ def test_curve_band_by_hand():
 
 
 def test_paired_difference_by_hand():
-    result = compare_pairs([10, 20, 30], [11, 22, 33])
-    assert (result.seeds, result.mean, result.standard_deviation) == (3, 2.0, 1.0)
+    result = compare_pairs([(10, 11), (20, 22), (30, 33)])
+    assert (result.pairs, result.mean_difference, result.standard_deviation) == (3, 2.0, 1.0)
     half = 4.302653 / math.sqrt(3)
-    assert result.interval == pytest.approx((2 - half, 2 + half), rel=1e-6)
+    assert result.interval_95 == pytest.approx((2 - half, 2 + half), rel=1e-6)
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5, 10])
 def test_paired_interval_equals_scipy(seeds):
     rng = np.random.default_rng(seeds)
     baseline, candidate = rng.normal(size=(2, seeds))
-    for confidence in (0.9, 0.95):
-        expected = stats.ttest_rel(candidate, baseline).confidence_interval(confidence)
-        result = compare_pairs(baseline, candidate, confidence)
-        assert result.interval == pytest.approx((expected.low, expected.high))
+    expected = stats.ttest_rel(candidate, baseline).confidence_interval(0.95)
+    result = compare_pairs([*zip(baseline, candidate, strict=True)])
+    assert result.interval_95 == pytest.approx((expected.low, expected.high))
 
 
 def test_no_interval_from_one_pair_or_without_variation():
-    assert compare_pairs([1.0], [3.0]) == PairedDifference(1, 2.0, None, None)
-    assert compare_pairs([0.0, 0.0], [0.0, 0.0]) == PairedDifference(2, 0.0, 0.0, None)
+    assert compare_pairs([]) == PairedDifference(0, None, None, None)
+    assert compare_pairs([(1.0, 3.0)]) == PairedDifference(1, 2.0, None, None)
+    assert compare_pairs([(0.0, 0.0)] * 2) == PairedDifference(2, 0.0, 0.0, None)
     # 0.1 added to each, which differs in the last bits
-    result = compare_pairs([0.1, 0.2, 0.7], [0.2, 0.1 + 0.2, 0.8])
-    assert (result.standard_deviation, result.interval) == (0.0, None)
+    result = compare_pairs([(0.1, 0.2), (0.2, 0.1 + 0.2), (0.7, 0.8)])
+    assert (result.standard_deviation, result.interval_95) == (0.0, None)
 
 
 def test_looks_spend_no_more_than_alpha():
@@ -278,7 +269,7 @@ def test_verdict_labels(differences, changes: dict[str, Any], label):
     (result,) = judge_games([_game(differences, **changes)], default_criteria())
     assert result.label == label
     assert (result.judged_interval is None) == (
-        result.verdict == "undecided" and "more" not in (result.reason or "")
+        result.verdict == "undecided" and "more" not in label
     )
 
 
@@ -288,9 +279,8 @@ def test_margin_and_judged_interval_by_hand():
     assert result.judged_level == pytest.approx(0.04)
     half = stats.t.ppf(0.98, 2) / math.sqrt(3)
     assert result.judged_interval == pytest.approx((20 - half, 20 + half))
-    assert result.difference is not None
     half = 4.302653 / math.sqrt(3)
-    assert result.difference.interval == pytest.approx((20 - half, 20 + half))
+    assert result.interval_95 == pytest.approx((20 - half, 20 + half))
 
 
 def test_margin_is_never_negative():
@@ -331,20 +321,18 @@ def test_power_is_the_noncentral_t(freedom):
 
 def test_detectable_difference_by_simulation_and_known_value():
     # The usual table: 2.0 standard deviations need 4.2 pairs, 1.0 need 9.94 (two-sided 5 %, 80 %).
-    assert find_detectable_difference(10, 1.0, alpha=0.05, power=0.8) == pytest.approx(
-        1.0, abs=0.01
-    )
-    difference = find_detectable_difference(5, 3.0, alpha=0.01, power=0.8)
+    assert find_detectable_difference(10, 0.05, 0.8) == pytest.approx(1.0, abs=0.01)
+    difference = find_detectable_difference(5, 0.01, 0.8)
     assert difference is not None
-    samples = difference + 3.0 * np.random.default_rng(0).normal(size=(40_000, 5))
+    samples = difference + np.random.default_rng(0).normal(size=(40_000, 5))
     half = stats.t.ppf(0.995, 4) * samples.std(-1, ddof=1) / math.sqrt(5)
     assert (samples.mean(-1) - half > 0).mean() == pytest.approx(0.8, abs=0.01)
-    assert find_detectable_difference(2, 1.0, alpha=0.05, power=0.8) is None
+    assert find_detectable_difference(2, 0.05, 0.8) is None
 
 
 @pytest.mark.parametrize("mean", [4.0, -4.0, 0.0, 0.5])
 def test_seeds_needed_reach_the_power_in_a_simulation(mean):
-    needed = find_seeds_needed(mean, 2.0, 1.5, alpha=0.05, power=0.8, max_seeds=200)
+    needed = find_seeds_needed(mean, 2.0, 1.5, 0.05, default_criteria())  # a power of 80 %
     assert needed is not None
     rng = np.random.default_rng(1)
 
@@ -361,8 +349,8 @@ def test_seeds_needed_reach_the_power_in_a_simulation(mean):
 
 
 def test_seeds_needed_gives_up():
-    assert find_seeds_needed(1.0, 1.0, 1.0, alpha=0.05, power=0.8, max_seeds=50) is None
-    assert find_seeds_needed(0.0, 1.0, 0.0, alpha=0.05, power=0.8, max_seeds=50) is None
+    for mean, margin in ((1.0, 1.0), (0.0, 0.0)):
+        assert find_seeds_needed(mean, 1.0, margin, 0.05, default_criteria()) is None
 
 
 def test_interquartile_mean_by_hand():
@@ -375,11 +363,12 @@ def test_interquartile_mean_by_hand():
 def test_probability_of_improvement_by_hand_and_by_mann_whitney():
     rng = np.random.default_rng(0)
     # First game 3 wins and a tie of 4 pairs; second game none of 4.
-    by_hand = estimate_probability_of_improvement([[1, 2], [5, 6]], [[2, 3], [1, 2]], rng)
+    games = [[(1, 2), (2, 3)], [(5, 1), (6, 2)]]
+    by_hand = estimate_probability_of_improvement(games, rng)
     assert by_hand.value == (3.5 / 4 + 0) / 2
     baseline, candidate = rng.integers(10, size=(2, 6))
     expected = stats.mannwhitneyu(candidate, baseline).statistic / 36
-    result = estimate_probability_of_improvement([baseline], [candidate], rng)
+    result = estimate_probability_of_improvement([np.transpose([baseline, candidate])], rng)
     assert result.value == pytest.approx(expected)
     assert result.interval_95 is not None
     assert 0 <= result.interval_95[0] < result.value < result.interval_95[1] <= 1
@@ -403,50 +392,8 @@ def test_bootstrap_is_expanded_and_stratified():
 def test_no_interval_where_resampling_changes_nothing():
     rng = np.random.default_rng(0)
     assert estimate_interquartile_mean([[1.0], [3.0]], rng) == Estimate(2.0, None)
-    won = estimate_probability_of_improvement([[1.0, 2.0]], [[3.0, 4.0]], rng)
+    won = estimate_probability_of_improvement([[(1.0, 3.0), (2.0, 4.0)]], rng)
     assert won == Estimate(1.0, None)
-
-
-SHAPES = "`baseline` and `candidate` must have one value per seed, got shapes"
-NO_SCORE = "every game must have a score; leave out those without."
-
-
-@pytest.mark.parametrize(
-    ("function", "arguments", "message"),
-    [
-        (
-            mean_return_over_training,
-            ([1, 2], [1.0], 10),
-            "`agent_steps` and `returns` must have one entry per game, got shapes (2,) and (1,).",
-        ),
-        (mean_return_over_training, ([0], [1.0], 10), "`agent_steps` must be at least 1, got 0."),
-        (mean_return_over_training, ([1], [NAN], 10), "`returns` must be finite, got nan."),
-        (
-            mean_return_over_training,
-            ([1], [1.0], 0),
-            "`total_agent_steps` must be at least 1, got 0.",
-        ),
-        (compare_pairs, ([1.0, 2.0], [1.0]), f"{SHAPES} (2,) and (1,)."),
-        (compare_pairs, ([], []), f"{SHAPES} (0,) and (0,)."),
-        (compare_pairs, ([1.0, NAN], [1.0, 2.0]), "`baseline` and `candidate` must be finite."),
-        (alpha_at_look, (0, 0.05, 0.8), "`look` must be at least 1, got 0."),
-        (
-            lambda candidate: _game([1.0, 2.0, 3.0], candidate=candidate),
-            ([1.0],),
-            "Pong: both arms must have a score (or None) for every seed, got 3, 1, 3, 3 of them.",
-        ),
-        (improvement, ([], []), NO_SCORE),
-        (improvement, ([[1.0], []], [[1.0], []]), NO_SCORE),
-        (
-            improvement,
-            ([[1.0, 2.0]], [[1.0]]),
-            "`baseline` and `candidate` must have the same games and seeds.",
-        ),
-    ],
-)
-def test_impossible_values_are_refused(function, arguments, message):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        function(*arguments)
 
 
 @pytest.mark.parametrize("seeds", simulate.SEEDS)
@@ -473,32 +420,23 @@ def test_simulated_gains_have_the_expected_mean_and_correlate_by_seed():
         assert 0.1 < correlation < 0.6
 
 
-def test_simulation_prints_and_writes_the_same_table_each_time(tmp_path, capsys):
-    out = tmp_path / "table.md"
-    assert simulate.main(["--families", "20", "--seed", "5", "--out", str(out)]) == 0
-    table = capsys.readouterr().out
-    assert out.read_text(encoding="utf-8") == table
-    assert table.startswith("| | 3 seeds | 5 seeds | 10 seeds |\n|---|---:|---:|---:|\n")
-    assert "20 families of 9 games" in table
-    assert simulate.main(["--families", "20", "--seed", "5"]) == 0
-    assert capsys.readouterr().out == table
-    assert simulate.main(["--families", "20", "--seed", "6"]) == 0
-    assert capsys.readouterr().out != table
+def test_simulation_prints_the_same_table_each_time(capsys):
+    tables = []
+    for _ in range(2):
+        assert simulate.main(["--families", "20"]) == 0
+        tables.append(capsys.readouterr().out)
+    assert tables[0] == tables[1]
+    assert tables[0].startswith("| | 3 seeds | 5 seeds | 10 seeds |\n|---|---:|---:|---:|\n")
+    assert "20 families of 9 games" in tables[0]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--families", "0"], "error: --families must be at least 1, got 0."),
-        (["--families", "many"], "argument --families: invalid int value: 'many'"),
-        (["--seed", "-1"], "error: --seed must be at least 0, got -1."),
-        (["--families", "1", "--out", "."], "error: . is a directory; give the path of a file."),
-    ],
+    ("families", "message"),
+    [("0", "error: --families must be at least 1, got 0."), ("many", "invalid int value: 'many'")],
 )
-def test_simulation_names_wrong_options_in_one_line(arguments, message, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        simulate.main(arguments)
+def test_simulation_names_wrong_options_in_one_line(families, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        simulate.main(["--families", families])
     error = capsys.readouterr().err
-    assert stopped.value.code == 2
     assert message in error
     assert error.count("\n") == 1
