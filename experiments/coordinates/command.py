@@ -1,9 +1,10 @@
 """The command: train the cells that are asked for, then print their table and draw them."""
 
 import argparse
+import itertools
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from experiments.coordinates.config import (
     CellConfig,
     CellSettings,
     ModelName,
-    group_name,
     make_config,
     settable_names,
 )
@@ -44,23 +44,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         overrides = _overrides(options)
         # CoordConv first: the plain network then gets at least the same time.
         models: Sequence[ModelName] = ("coordconv", "cnn")
-        groups = [
-            [
-                make_config(task, split, model, overrides)
-                for model in models
-                if options.model in (model, "both")
-            ]
-            for task in _chosen(options.task, TASKS)
-            for split in _chosen(options.split, SPLITS)
+        configs = [
+            make_config(task, split, model, overrides)
+            for task in (TASKS if options.task == "all" else (options.task,))
+            for split in (SPLITS if options.split == "all" else (options.split,))
+            for model in (models if options.model == "both" else (options.model,))
         ]
-        return _run(
-            groups,
-            parse_path(options.runs, "--runs"),
-            not {"total_steps", "total_seconds"}.isdisjoint(overrides),
-        )
+        budget_is_asked = not {"total_steps", "total_seconds"}.isdisjoint(overrides)
+        return _run(configs, parse_path(options.runs, "--runs"), budget_is_asked)
 
 
-def _run(groups: Iterable[Sequence[CellConfig]], runs: Path, budget_is_asked: bool) -> int:
+def _run(configs: Sequence[CellConfig], runs: Path, budget_is_asked: bool) -> int:
     results: list[dict[str, Any]] = []
     status = 0
     if not budget_is_asked:
@@ -68,7 +62,7 @@ def _run(groups: Iterable[Sequence[CellConfig]], runs: Path, budget_is_asked: bo
             "A training takes 15 to 45 s of processor time, longer by the clock where other\n"
             "programs want the core; --seconds sets a limit. What is finished is skipped."
         )
-    for group in groups:
+    for directory, group in itertools.groupby(configs, lambda c: (runs / c.name).parents[1]):
         for config in group:
             if not budget_is_asked and config.cell.model == "cnn":
                 config = _give_time_of_coordconv(config, runs)
@@ -77,8 +71,7 @@ def _run(groups: Iterable[Sequence[CellConfig]], runs: Path, budget_is_asked: bo
             except Divergence as error:
                 print(f"{config.name}: {error}", file=sys.stderr)
                 status = FAILED
-        cell = group[0].cell
-        for path in draw_group(runs / group_name(cell.task, cell.split), cell.seed):
+        for path in draw_group(directory, config.cell.seed):
             _say(f"drawn: {path}")
     if results:
         _say("\n" + format_table(results))
@@ -103,10 +96,8 @@ def _train(directory: CellDirectory, config: CellConfig, budget_is_asked: bool) 
 
 def _give_time_of_coordconv(config: CellConfig, runs: Path) -> CellConfig:
     """Give a plain network at least the time that CoordConv had on the same task."""
-    cell = config.cell
-    other = CellDirectory(
-        runs / group_name(cell.task, cell.split) / "coordconv" / f"seed{cell.seed}"
-    )
+    plain = runs / config.name
+    other = CellDirectory(plain.parents[1] / "coordconv" / plain.name)
     if not other.is_finished():
         return config
     seconds = max(config.budget.total_seconds, math.ceil(other.read_result()["seconds"]))
@@ -119,10 +110,6 @@ def _overrides(options: argparse.Namespace) -> dict[str, Any]:
     if {"total_steps", "total_seconds"} <= given.keys():
         raise ValueError("--steps and --seconds both set the budget; give one of them.")
     return parse_assignments(options.set, settable_names(), given)
-
-
-def _chosen(choice: str, names: Sequence[Any]) -> Sequence[Any]:
-    return names if choice == "all" else (choice,)
 
 
 def _say(line: str) -> None:

@@ -155,14 +155,9 @@ class CellConfig(SavedSettings):
 
     @property
     def name(self) -> str:
-        """Where the cell lives below the runs folder."""
+        """Where the cell lives below the runs folder; two folders up are its group's pictures."""
         cell = self.cell
-        return f"{group_name(cell.task, cell.split)}/{cell.model}/seed{cell.seed}"
-
-
-def group_name(task: TaskName, split: SplitName) -> str:
-    """Where the cells of a task and a split, and their pictures, live below the runs folder."""
-    return f"coordinates/{task}-{split}"
+        return f"coordinates/{cell.task}-{cell.split}/{cell.model}/seed{cell.seed}"
 
 
 def settable_names() -> list[str]:
@@ -173,14 +168,9 @@ def settable_names() -> list[str]:
 def make_config(
     task: TaskName, split: SplitName, model: ModelName, overrides: Mapping[str, Any]
 ) -> CellConfig:
-    """The preset of a cell with some settings replaced.
+    """The preset of a cell with some settings replaced, whichever section they are in.
 
-    Args:
-        task: As in the paper.
-        split: As in the paper.
-        model: "cnn" (the plain network) or "coordconv".
-        overrides: Values by setting name, whichever section it is in. A budget replaces the whole
-            budget of the preset.
+    A budget replaces the whole budget of the preset.
 
     Raises:
         ValueError: If a setting is unknown, ill-typed or out of range, or does not apply; one line.

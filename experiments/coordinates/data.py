@@ -17,25 +17,16 @@ _TEST_SHARE = 768 / 3136  # of the uniform split, as the released data set has i
 
 
 class Split(NamedTuple):
-    """The examples to learn from, and those to generalise to.
-
-    Attributes:
-        train: [N, 2], int64.
-        test: [N, 2], int64.
-    """
+    """The examples to learn from, and those to generalise to; each [N, 2], int64."""
 
     train: Tensor
     test: Tensor
 
 
 def all_positions(canvas_size: int) -> Tensor:
-    """List the centres at which the whole square is on the canvas, row by row.
+    """List the centres at which the whole square is on the canvas, row by row: [N, 2], int64.
 
-    Args:
-        canvas_size: H = W, in pixels.
-
-    Returns:
-        [N, 2], int64; 3136 positions, 4 to 59 each way, for the paper's 64 x 64 pixels.
+    3136 positions, 4 to 59 each way, for the paper's 64 x 64 pixels.
     """
     centres = torch.arange(SQUARE_RADIUS, canvas_size - SQUARE_RADIUS)
     return torch.cartesian_prod(centres, centres)
@@ -46,7 +37,7 @@ def split_positions(split: SplitName, canvas_size: int, seed: int) -> Split:
 
     Args:
         split: "uniform": a random quarter is held out (768 of 3136). "quadrant": all positions
-            right of and below the centre are (729 of 3136); the seed has no part in it.
+            right of and below the centre are (729 of 3136).
         canvas_size: H = W, in pixels.
         seed: Of the uniform split's permutation.
 
@@ -57,10 +48,16 @@ def split_positions(split: SplitName, canvas_size: int, seed: int) -> Split:
     if split == "quadrant":
         held_out = (positions > canvas_size // 2).all(1)
     else:
-        order = torch.randperm(len(positions), generator=torch.Generator().manual_seed(seed))
+        places = shuffle(torch.arange(len(positions)), seed)
         held_out = torch.zeros(len(positions), dtype=torch.bool)
-        held_out[order[: round(len(positions) * _TEST_SHARE)]] = True
+        held_out[places[: round(len(positions) * _TEST_SHARE)]] = True
     return Split(positions[~held_out], positions[held_out])
+
+
+def shuffle(values: Tensor, seed: int) -> Tensor:
+    """Bring the rows of a tensor into an order that follows from a seed, on every device."""
+    order = torch.randperm(len(values), generator=torch.Generator().manual_seed(seed))
+    return values[order.to(values.device)]
 
 
 def batches_of(positions: Tensor, size: int) -> Iterator[Tensor]:
@@ -70,15 +67,7 @@ def batches_of(positions: Tensor, size: int) -> Iterator[Tensor]:
 
 
 def draw_points(positions: Tensor, canvas_size: int) -> Tensor:
-    """Draw every position as one pixel.
-
-    Args:
-        positions: [B, 2], int64.
-        canvas_size: H = W, in pixels.
-
-    Returns:
-        [B, 1, H, W], float32: 1 at the position, 0 elsewhere.
-    """
+    """Draw positions [B, 2] as one pixel each: [B, 1, H, W], float32, 1 there and 0 elsewhere."""
     images = positions.new_zeros(len(positions), 1, canvas_size, canvas_size, dtype=torch.float32)
     examples = torch.arange(len(positions), device=positions.device)
     images[examples, 0, positions[:, 0], positions[:, 1]] = 1
@@ -86,15 +75,7 @@ def draw_points(positions: Tensor, canvas_size: int) -> Tensor:
 
 
 def draw_squares(positions: Tensor, canvas_size: int) -> Tensor:
-    """Draw the 9 x 9 square around every position.
-
-    Args:
-        positions: [B, 2], int64.
-        canvas_size: H = W, in pixels.
-
-    Returns:
-        [B, H, W], float32: 1 within the square, 0 elsewhere.
-    """
+    """Draw the 9 x 9 square around positions [B, 2]: [B, H, W], float32, 1 within, 0 elsewhere."""
     axis = torch.arange(canvas_size, device=positions.device)
     rows, columns = (
         (axis - centre[:, None]).abs() <= SQUARE_RADIUS for centre in positions.unbind(1)
@@ -103,13 +84,8 @@ def draw_squares(positions: Tensor, canvas_size: int) -> Tensor:
 
 
 def scale_positions(positions: Tensor, canvas_size: int) -> Tensor:
-    """Scale positions to [-1, 1], as CoordConv scales the coordinates of the canvas.
+    """Scale positions [B, 2] as CoordConv scales the coordinates of the canvas, to float32.
 
-    Args:
-        positions: [B, 2], int64.
-        canvas_size: H = W, in pixels.
-
-    Returns:
-        [B, 2], float32: -1 at the first row or column, 1 at the last.
+    -1 is the first row or column, 1 the last.
     """
     return positions * (2 / (canvas_size - 1)) - 1

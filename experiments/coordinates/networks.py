@@ -16,9 +16,6 @@ from policies.coordconv import CoordConv2d
 class SameConv2d(nn.Conv2d):
     """A convolution whose output has ceil(H / stride) rows and ceil(W / stride) columns."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1):
-        super().__init__(in_channels, out_channels, kernel_size, stride)
-
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # the name nn.Conv2d gives it
         """Pad and convolve: [B, C_in, H, W] to [B, C_out, H', W']."""
         (kernel, _), (stride, _) = self.kernel_size, self.stride
@@ -33,7 +30,7 @@ class DoublingDeconv2d(nn.ConvTranspose2d):
     """A transposed convolution of stride 2 that doubles the rows and the columns."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
-        super().__init__(in_channels, out_channels, kernel_size, stride=2, bias=True)
+        super().__init__(in_channels, out_channels, kernel_size, stride=2)
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:  # noqa: A002
         """Convolve and crop: [B, C_in, H, W] to [B, C_out, 2 H, 2 W]."""
@@ -46,10 +43,8 @@ class DoublingDeconv2d(nn.ConvTranspose2d):
 class DeconvPainter(nn.Module):
     """The plain network that paints: it doubles 1 x 1 up to the canvas, with batch norm and ReLU.
 
-    Args:
-        canvas_size: H = W, a power of two; 64 in the paper, which makes six layers.
-        kernel_size: 2, 3 or 4 in the paper's grid.
-        width_multiplier: 1, 2 or 3 in the paper's grid.
+    A canvas of 64 pixels, the paper's, makes six layers. The paper's grid has kernel sizes of 2, 3
+    and 4 and width multipliers of 1, 2 and 3.
     """
 
     def __init__(self, canvas_size: int, kernel_size: int, width_multiplier: int):
@@ -61,7 +56,7 @@ class DeconvPainter(nn.Module):
         for out_channels in widths[-(layer_count - 1) :]:
             layers += [
                 DoublingDeconv2d(in_channels, out_channels, kernel_size),
-                nn.BatchNorm2d(out_channels, eps=1e-5, momentum=0.1),
+                nn.BatchNorm2d(out_channels),
                 nn.ReLU(inplace=True),
             ]
             in_channels = out_channels
@@ -79,9 +74,6 @@ class CoordConvPainter(nn.Module):
     Its input is a pair of numbers on every pixel of the canvas. A 1 x 1 convolution of that is the
     same on every pixel, up to what the coordinates add: the first layer is computed on one pixel,
     and its coordinate map (`CoordConv2d.fold`) added, which is the same function.
-
-    Args:
-        canvas_size: H = W.
     """
 
     def __init__(self, canvas_size: int):
@@ -111,12 +103,8 @@ class CoordConvRenderer(nn.Module):
     """`CoordConvPainter`, a softmax over the canvas, and five convolutions that draw the shape.
 
     The softmax is multiplied by the number of rows: at the start it is nearly uniform, and values
-    of 1 / (H W) would leave the convolutions without a gradient.
-
-    Args:
-        canvas_size: H = W.
-        kernel_size: Of the five convolutions; 1 or 3.
-        width_multiplier: 1 or 2 in the paper's grid.
+    of 1 / (H W) would leave the convolutions without a gradient. The paper's grid has kernel sizes
+    of 1 and 3 and width multipliers of 1 and 2.
     """
 
     def __init__(self, canvas_size: int, kernel_size: int, width_multiplier: int):
@@ -139,14 +127,12 @@ class CoordConvRenderer(nn.Module):
 
 
 def coordconv_regressor(canvas_size: int) -> nn.Sequential:
-    """Build the linear CoordConv network whose maximum over the canvas is the position.
+    """Build the linear CoordConv network, [B, 1, H, W] to [B, 2].
 
-    Returns:
-        A network from [B, 1, H, W] to [B, 2].
+    Its maximum over the canvas is the position.
     """
-    first = CoordConv2d(1, 8, 1)
     return nn.Sequential(
-        first,
+        CoordConv2d(1, 8, 1),
         SameConv2d(8, 8, 1),
         SameConv2d(8, 8, 1),
         SameConv2d(8, 8, 3),
@@ -157,10 +143,9 @@ def coordconv_regressor(canvas_size: int) -> nn.Sequential:
 
 
 def pooled_regressor(canvas_size: int) -> nn.Sequential:
-    """Build the plain network of the uniform split: convolutions, pooling, fully connected layers.
+    """Build the plain network of the uniform split, [B, 1, H, W] to [B, 2].
 
-    Returns:
-        A network from [B, 1, H, W] to [B, 2].
+    Convolutions, pooling, fully connected layers.
     """
     layers: list[nn.Module] = []
     for in_channels in (1, 16, 16):
@@ -177,53 +162,37 @@ def pooled_regressor(canvas_size: int) -> nn.Sequential:
 
 
 def convolutional_regressor() -> nn.Sequential:
-    """Build the plain network of the quadrant split: convolutions and global average pooling.
+    """Build the plain network of the quadrant split, [B, 1, H, W] to [B, 2].
 
-    Returns:
-        A network from [B, 1, H, W] to [B, 2].
+    Convolutions and global average pooling.
     """
-
-    def norm() -> nn.BatchNorm2d:
-        return nn.BatchNorm2d(16, eps=1e-5, momentum=0.1)
-
-    def relu() -> nn.ReLU:
-        return nn.ReLU(inplace=True)
-
     return nn.Sequential(
-        *(SameConv2d(1, 16, 5, stride=2), relu()),
-        *(SameConv2d(16, 16, 1), relu(), norm()),
-        *(SameConv2d(16, 16, 3), relu()),
-        *(SameConv2d(16, 16, 3, stride=2), relu()),
-        *(SameConv2d(16, 16, 3, stride=2), norm(), relu()),
-        *(SameConv2d(16, 16, 3, stride=2), relu()),
-        *(SameConv2d(16, 16, 1), relu()),
-        *(SameConv2d(16, 16, 3, stride=2), relu()),
-        *(SameConv2d(16, 2, 3), relu()),
+        *(SameConv2d(1, 16, 5, stride=2), nn.ReLU()),
+        *(SameConv2d(16, 16, 1), nn.ReLU(), nn.BatchNorm2d(16)),
+        *(SameConv2d(16, 16, 3), nn.ReLU()),
+        *(SameConv2d(16, 16, 3, stride=2), nn.ReLU()),
+        *(SameConv2d(16, 16, 3, stride=2), nn.BatchNorm2d(16), nn.ReLU()),
+        *(SameConv2d(16, 16, 3, stride=2), nn.ReLU()),
+        *(SameConv2d(16, 16, 1), nn.ReLU()),
+        *(SameConv2d(16, 16, 3, stride=2), nn.ReLU()),
+        *(SameConv2d(16, 2, 3), nn.ReLU()),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
     )
 
 
 def initialise(network: nn.Module, kernel_scale: float, generator: Generator) -> None:
-    """Draw all kernels from He's normal distribution and set all biases to zero.
+    """Draw all kernels from He's normal distribution and set all biases to zero, in place.
 
-    The fully connected layers of `pooled_regressor` are drawn from Glorot's uniform distribution,
-    TensorFlow's default.
-
-    Args:
-        network: Changed in place.
-        kernel_scale: The standard deviation of the kernels, as a multiple of He's.
-        generator: What to draw from.
+    `kernel_scale` is the kernels' standard deviation, as a multiple of He's. The fully connected
+    layers of `pooled_regressor` are drawn from Glorot's uniform distribution, TensorFlow's default.
     """
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             # A transposed convolution keeps its output channels second.
-            mode: Literal["fan_in", "fan_out"] = (
-                "fan_out" if isinstance(layer, nn.ConvTranspose2d) else "fan_in"
-            )
-            nn.init.kaiming_normal_(
-                layer.weight, mode=mode, nonlinearity="relu", generator=generator
-            )
+            is_transposed = isinstance(layer, nn.ConvTranspose2d)
+            fan: Literal["fan_in", "fan_out"] = "fan_out" if is_transposed else "fan_in"
+            nn.init.kaiming_normal_(layer.weight, 0, fan, "relu", generator)
             with torch.no_grad():
                 layer.weight.mul_(kernel_scale)
         elif isinstance(layer, nn.Linear):

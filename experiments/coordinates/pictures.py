@@ -15,15 +15,14 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Picture
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from experiments.coordinates.config import MODELS, CellConfig
-from experiments.coordinates.data import SQUARE_RADIUS, Split, batches_of, split_positions
+from experiments.coordinates.data import SQUARE_RADIUS, Split, batches_of
 from experiments.coordinates.table import headline_of, show_figure
-from experiments.coordinates.tasks import Figure, judge_positions, make_task
+from experiments.coordinates.tasks import Figure, judge_positions, make_task, split_of
 from experiments.coordinates.training import CellDirectory
 from runtime.files import write_atomically
 
@@ -49,13 +48,17 @@ class _Trained:
     def name(self) -> str:
         return f"{_NAMES[self.config.cell.model]} ({self.result['parameters']:,} weights)"
 
+    @property
+    def group(self) -> str:
+        cell = self.config.cell
+        return f"{cell.task}, {cell.split} split, seed {cell.seed}"
+
     @torch.no_grad()
     def answer(self, positions: Tensor) -> Tensor:
         """The network's output for positions [N, 2]."""
         size = self.config.data.canvas_size
-        output: Tensor = self.network(
-            make_task(self.config.cell.task, size).encode(positions, size)
-        )
+        task = make_task(self.config.cell.task, size)
+        output: Tensor = self.network(task.encode(positions, size))
         return output
 
     def chances(self, positions: Tensor) -> Tensor:
@@ -76,18 +79,14 @@ def draw_group(directory: Path, seed: int) -> list[Path]:
     Returns:
         The PNG files, in `directory`; none if no cell has finished.
     """
-    trained = [
-        _open(cell)
-        for model in MODELS
-        if (cell := CellDirectory(directory / model / f"seed{seed}")).is_finished()
-    ]
+    cells = [CellDirectory(directory / model / f"seed{seed}") for model in MODELS]
+    trained = [_open(cell) for cell in cells if cell.is_finished()]
     if not trained:
         return []
-    config = trained[0].config
-    split = split_positions(config.cell.split, config.data.canvas_size, config.data.split_seed)
+    split = split_of(trained[0].config)
     with mpl.rc_context({"font.size": 9, "axes.titlesize": 9, "savefig.dpi": _DOTS_PER_INCH}):
         pictures = {"canvas": _draw_canvas(trained, split), "curve": _draw_curve(trained)}
-        if config.cell.task != "regression":
+        if trained[0].config.cell.task != "regression":
             pictures["prediction"] = _draw_prediction(trained, split)
     suffix = f".seed{seed}"
     for events in directory.glob(f"events.out.*{suffix}"):
@@ -109,10 +108,9 @@ def draw_group(directory: Path, seed: int) -> list[Path]:
 
 def _open(cell: CellDirectory) -> _Trained:
     config, network = cell.load_network()
-    split = split_positions(config.cell.split, config.data.canvas_size, config.data.split_seed)
     judged = {
         part: judge_positions(network, config, positions)
-        for part, positions in split._asdict().items()
+        for part, positions in split_of(config)._asdict().items()
     }
     return _Trained(config, cell.read_result(), network, judged)
 
@@ -137,25 +135,18 @@ def _draw_canvas(trained: Sequence[_Trained], split: Split) -> Picture:
             else:
                 values = cell.judged[part]["accuracy" if task == "classification" else "iou"]
                 shown = _plot_values(axes, values, positions, size, task == "classification")
-    cell_of = f"{task}, {config.cell.split} split, seed {config.cell.seed}"
-    picture.suptitle(f"{cell_of}: every example at its place on the canvas")
+    picture.suptitle(f"{trained[0].group}: every example at its place on the canvas")
+    handles: list[Any] = []
     if task == "rendering":
         label = "intersection over union (white: no example)"
         picture.colorbar(shown, ax=grid, location="bottom", shrink=0.5, aspect=30, label=label)
-        return picture
-    handles: list[Any] = (
-        [
-            Patch(fc=_RIGHT, label="right"),
-            Patch(fc=_WRONG, label="wrong"),
-            Patch(fc=_NO_EXAMPLE, ec="black", lw=0.5, label="no example"),
-        ]
-        if task == "classification"
-        else [
-            Line2D([], [], ls="", marker="s", ms=4, color=_TRUE, label="true position"),
-            Line2D([], [], ls="", marker=".", ms=5, color=_DARK, label="predicted"),
-        ]
-    )
-    picture.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    elif task == "classification":
+        handles += [Patch(fc=_RIGHT, label="right"), Patch(fc=_WRONG, label="wrong")]
+        handles += [Patch(fc=_NO_EXAMPLE, ec="black", lw=0.5, label="no example")]
+    else:
+        handles += axes.lines
+    if handles:
+        picture.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     return picture
 
 
@@ -173,13 +164,12 @@ def _plot_values(
 
 def _plot_predicted_points(axes: Axes, predicted: Tensor, positions: Tensor) -> None:
     (true_rows, true_columns), (rows, columns) = positions.numpy().T, predicted.numpy().T
-    axes.plot(true_columns, true_rows, "s", ms=3.4, color=_TRUE, mew=0)
-    axes.plot(columns, rows, ".", ms=2.4, color=_DARK, mew=0)
+    axes.plot(true_columns, true_rows, "s", ms=3.4, color=_TRUE, mew=0, label="true position")
+    axes.plot(columns, rows, ".", ms=2.4, color=_DARK, mew=0, label="predicted")
 
 
 def _draw_curve(trained: Sequence[_Trained]) -> Picture:
     """The headline figure against training time."""
-    config = trained[0].config
     picture = Picture(figsize=(7.0, 3.8), layout="constrained")
     axes = picture.subplots()
     figure = headline_of(trained[0].result)
@@ -204,52 +194,38 @@ def _draw_curve(trained: Sequence[_Trained]) -> Picture:
         perfect = cell.result["seconds_to_perfect"]
         if perfect is not None:
             axes.axvline(perfect, color=colour, lw=0.8, ls=":")
-            axes.annotate(
-                f" all right after {perfect:.1f} s", (perfect, 0.5), color=colour, fontsize=8
-            )
-    labels = {
-        "accuracy": "accuracy",
-        "iou": "intersection over union",
-        "error_pixels": "mean error (pixels)",
-    }
-    axes.set(xlabel="training time (seconds of processor time)", ylabel=labels[figure])
+            text = f" all right after {perfect:.1f} s"
+            axes.annotate(text, (perfect, 0.5), color=colour, fontsize=8)
+    labels = {"iou": "intersection over union", "error_pixels": "mean error (pixels)"}
+    axes.set(xlabel="training time (seconds of processor time)", ylabel=labels.get(figure, figure))
     if figure == "error_pixels":
         axes.set_yscale("log")
     else:
         axes.set_ylim(-0.03, 1.03)
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
-    axes.set_title(
-        f"{config.cell.task}, {config.cell.split} split, seed {config.cell.seed} "
-        f"(on {config.training.evaluate_examples} examples of each part)"
-    )
+    examples = trained[0].config.training.evaluate_examples
+    axes.set_title(f"{trained[0].group} (on {examples} examples of each part)")
     picture.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return picture
 
 
 def _draw_prediction(trained: Sequence[_Trained], split: Split) -> Picture:
     """The prediction around the target of three examples per network, the target boxed."""
-    config = trained[0].config
-    radius = 0 if config.cell.task == "classification" else SQUARE_RADIUS
+    is_one_pixel = trained[0].config.cell.task == "classification"
+    radius = 0 if is_one_pixel else SQUARE_RADIUS
     reach = radius + _MARGIN
     picture = Picture(figsize=(7.4, 0.9 + 2.6 * len(trained)), layout="constrained")
     grid = picture.subplots(len(trained), 3, squeeze=False)
     for row, cell in zip(grid, trained, strict=True):
         for axes, (title, position) in zip(row, _choose_examples(cell, split), strict=True):
             image = cell.chances(position[None])[0]
-            black = float(image.max()) if config.cell.task == "classification" else 1.0
+            black = float(image.max()) if is_one_pixel else 1.0
             target_row, target_column = map(int, position)
             axes.set_facecolor(_BEYOND)
             axes.imshow(image.numpy(), cmap="gray_r", vmin=0, vmax=black)
-            axes.add_patch(
-                Rectangle(
-                    (target_column - radius - 0.5, target_row - radius - 0.5),
-                    *(2 * radius + 1, 2 * radius + 1),
-                    fill=False,
-                    ec="red",
-                    lw=2,
-                )
-            )
+            corner, side = (target_column - radius - 0.5, target_row - radius - 0.5), 2 * radius + 1
+            axes.add_patch(Rectangle(corner, side, side, fill=False, ec="red", lw=2))
             axes.set(
                 xlim=(target_column - reach - 0.5, target_column + reach + 0.5),
                 ylim=(target_row + reach + 0.5, target_row - reach - 0.5),
@@ -261,10 +237,8 @@ def _draw_prediction(trained: Sequence[_Trained], split: Split) -> Picture:
     for axes in grid[-1]:
         axes.set_xlabel("column")
     picture.suptitle(
-        f"{config.cell.task}, {config.cell.split} split, seed {config.cell.seed}: "
-        "probability around the target (red box)\nblack: "
-        + ("the highest" if config.cell.task == "classification" else "1")
-        + ", white: 0, grey border: beyond the canvas"
+        f"{trained[0].group}: probability around the target (red box)\nblack: "
+        f"{'the highest' if is_one_pixel else '1'}, white: 0, grey border: beyond the canvas"
     )
     return picture
 

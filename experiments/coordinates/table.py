@@ -52,20 +52,16 @@ def _row(result: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _same_time(results: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     """Say what the plain network had reached when CoordConv was perfect."""
+    results_of = {(r["task"], r["split"], r["seed"], r["model"]): r for r in results}
     for ours in results:
-        if ours["model"] != "coordconv" or ours["seconds_to_perfect"] is None:
+        plain = results_of.get((ours["task"], ours["split"], ours["seed"], "cnn"))
+        perfect = ours["seconds_to_perfect"]
+        if ours["model"] == "cnn" or plain is None or perfect is None:
             continue
         figure = headline_of(ours)
-        for plain in results:
-            if plain["model"] != "cnn" or any(
-                plain[key] != ours[key] for key in ("task", "split", "seed")
-            ):
-                continue
-            before = [r for r in plain["curve"] if r["seconds"] <= ours["seconds_to_perfect"]]
-            if before:
-                yield (
-                    f"After the {ours['seconds_to_perfect']:.1f} s that CoordConv took on "
-                    f"{ours['task']}-{ours['split']}, the plain network had "
-                    f"{show_figure(figure, before[-1][f'train_{figure}'])} (train) and "
-                    f"{show_figure(figure, before[-1][f'test_{figure}'])} (test) on a sample."
-                )
+        for row in [row for row in plain["curve"] if row["seconds"] <= perfect][-1:]:
+            yield (
+                f"After the {perfect:.1f} s that CoordConv took on {ours['task']}-{ours['split']}, "
+                f"the plain network had {show_figure(figure, row[f'train_{figure}'])} (train) and "
+                f"{show_figure(figure, row[f'test_{figure}'])} (test) on a sample."
+            )

@@ -9,7 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from experiments.coordinates.config import CellConfig, TaskName
-from experiments.coordinates.data import batches_of, draw_points, draw_squares, scale_positions
+from experiments.coordinates.data import (
+    Split,
+    batches_of,
+    draw_points,
+    draw_squares,
+    scale_positions,
+    split_positions,
+)
 from experiments.coordinates.networks import (
     CoordConvPainter,
     CoordConvRenderer,
@@ -28,21 +35,16 @@ Figure = Literal["accuracy", "error_pixels", "iou"]
 class Task:
     """One task. Positions are [B, 2], int64; H = W is the canvas size.
 
-    Attributes:
-        figures: What is measured, the headline first: "accuracy" (share of examples whose brightest
-            pixel is the target), "error_pixels" (mean Euclidean distance), "iou" (mean intersection
-            over union, a pixel being on above probability 0.5).
-        can_be_perfect: Whether the headline figure can be 1, which ends training.
-        encode: (positions, H) to the network's input.
-        loss: (output, positions) to the mean loss of the batch.
-        judge: (output, positions) to every example's figures, each [B], float32.
+    What is measured, the headline first: "accuracy" (share of examples whose brightest pixel is the
+    target), "error_pixels" (mean Euclidean distance), "iou" (mean intersection over union, a pixel
+    being on above probability 0.5).
     """
 
     figures: tuple[Figure, ...]
-    can_be_perfect: bool
-    encode: Callable[[Tensor, int], Tensor]
-    loss: Callable[[Tensor, Tensor], Tensor]
-    judge: Callable[[Tensor, Tensor], dict[Figure, Tensor]]
+    can_be_perfect: bool  # whether the headline figure can be 1, which ends training
+    encode: Callable[[Tensor, int], Tensor]  # positions and H to the network's input
+    loss: Callable[[Tensor, Tensor], Tensor]  # output and positions to the mean loss of the batch
+    judge: Callable[[Tensor, Tensor], dict[Figure, Tensor]]  # to every example's, each [B], float32
 
 
 def _classification_loss(logits: Tensor, positions: Tensor) -> Tensor:
@@ -81,30 +83,22 @@ def _judge_rendering(logits: Tensor, positions: Tensor) -> dict[Figure, Tensor]:
     return {"iou": both / either}
 
 
-def _make_regression(canvas_size: int) -> Task:
-    def loss(output: Tensor, positions: Tensor) -> Tensor:
+def make_task(name: TaskName, canvas_size: int) -> Task:
+    """Describe a task on a canvas."""
+
+    def regression_loss(output: Tensor, positions: Tensor) -> Tensor:
         """Mean squared error of the position as a share of the canvas."""
         return F.mse_loss(output, positions / canvas_size)
 
-    def judge(output: Tensor, positions: Tensor) -> dict[Figure, Tensor]:
+    def judge_regression(output: Tensor, positions: Tensor) -> dict[Figure, Tensor]:
         return {"error_pixels": _distance(output * canvas_size, positions)}
 
-    return Task(("error_pixels",), False, draw_points, loss, judge)
-
-
-def make_task(name: TaskName, canvas_size: int) -> Task:
-    """Describe a task on a canvas."""
     if name == "regression":
-        return _make_regression(canvas_size)
-    if name == "classification":
-        return Task(
-            ("accuracy", "error_pixels"),
-            True,
-            scale_positions,
-            _classification_loss,
-            _judge_classification,
-        )
-    return Task(("iou",), True, scale_positions, _rendering_loss, _judge_rendering)
+        return Task(("error_pixels",), False, draw_points, regression_loss, judge_regression)
+    if name == "rendering":
+        return Task(("iou",), True, scale_positions, _rendering_loss, _judge_rendering)
+    figures: tuple[Figure, ...] = ("accuracy", "error_pixels")
+    return Task(figures, True, scale_positions, _classification_loss, _judge_classification)
 
 
 def make_network(config: CellConfig) -> nn.Module:
@@ -113,10 +107,8 @@ def make_network(config: CellConfig) -> nn.Module:
     In the regression network the coordinates' weights start at zero: otherwise the maximum over the
     canvas may stand in the corner where the coordinates are largest, whatever the image shows.
     """
-    network = _architecture(config)
-    initialise(
-        network, config.network.kernel_scale, torch.Generator().manual_seed(config.cell.seed)
-    )
+    network, generator = _architecture(config), torch.Generator().manual_seed(config.cell.seed)
+    initialise(network, config.network.kernel_scale, generator)
     if config.cell.task == "regression":
         for layer in network.modules():
             if isinstance(layer, CoordConv2d):
@@ -130,15 +122,19 @@ def _architecture(config: CellConfig) -> nn.Module:
         case "regression", "coordconv":
             return coordconv_regressor(size)
         case "regression", "cnn":
-            if config.cell.split == "uniform":
-                return pooled_regressor(size)
-            return convolutional_regressor()
+            uniform = config.cell.split == "uniform"
+            return pooled_regressor(size) if uniform else convolutional_regressor()
         case "classification", "coordconv":
             return CoordConvPainter(size)
         case "rendering", "coordconv":
             return CoordConvRenderer(size, choices.kernel_size, choices.width_multiplier)
         case _:
             return DeconvPainter(size, choices.kernel_size, choices.width_multiplier)
+
+
+def split_of(config: CellConfig) -> Split:
+    """The positions that a cell learns from, and those it is tested on."""
+    return split_positions(config.cell.split, config.data.canvas_size, config.data.split_seed)
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -161,11 +157,7 @@ def examples_per_pass(config: CellConfig) -> int:
 def judge_positions(
     network: nn.Module, config: CellConfig, positions: Tensor
 ) -> dict[Figure, Tensor]:
-    """Judge a cell's network on positions [N, 2], a few at a time.
-
-    Returns:
-        Every example's figures, each [N], float32, on the CPU.
-    """
+    """Judge a cell's network on positions [N, 2]: every example's figures, each [N], on the CPU."""
     size, was_training = config.data.canvas_size, network.training
     task = make_task(config.cell.task, size)
     network.eval()

@@ -6,7 +6,6 @@ leaves an earlier result as it was, and starts again.
 
 import io
 import math
-import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,15 +17,15 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from experiments.coordinates.config import CellConfig, cell_differences, load_config
-from experiments.coordinates.data import Split, batches_of, split_positions
+from experiments.coordinates.data import Split, batches_of, shuffle
 from experiments.coordinates.table import headline_of, show_figure
 from experiments.coordinates.tasks import (
-    Figure,
     count_parameters,
     examples_per_pass,
     judge_positions,
     make_network,
     make_task,
+    split_of,
 )
 from runtime.files import read_bytes, read_json, write_atomically, write_json
 from runtime.process_settings import count_cores
@@ -66,19 +65,14 @@ class CellDirectory(RunDirectory):
         return self.path / "weights.pth"
 
     def is_finished(self) -> bool:
-        """Whether the cell has its figures.
-
-        Raises:
-            ValueError: If nothing could be here.
-        """
+        """Whether the cell has its figures."""
         return self.exists() and self.result_path.exists()
 
     def read_result(self) -> dict[str, Any]:
         """The figures of a finished cell.
 
         Raises:
-            FileNotFoundError: If it has not finished.
-            ValueError: If the file is damaged.
+            ValueError: If the file is damaged; one line.
         """
         result = read_json(self.result_path)
         if not _is_result(result):
@@ -89,21 +83,16 @@ class CellDirectory(RunDirectory):
         """The config of a finished cell and its trained network, on the CPU and not training.
 
         Raises:
-            FileNotFoundError: If it has not finished.
-            ValueError: If a file is damaged.
+            ValueError: If a file is damaged; one line.
         """
         config = load_config(self.config_path)
         network = make_network(config)
         data = io.BytesIO(read_bytes(self.weights_path, max_bytes=_MAX_BYTES))
         try:
             network.load_state_dict(torch.load(data, map_location="cpu", weights_only=True))
-        except (
-            *(RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError),
-            pickle.UnpicklingError,
-        ):
-            raise ValueError(
-                f"{self.weights_path} is damaged; delete {self.path} and run again."
-            ) from None
+        except Exception:  # of many kinds, as the damage is
+            line = f"{self.weights_path} is damaged; delete {self.path} and run again."
+            raise ValueError(line) from None
         return config, network.eval()
 
 
@@ -111,10 +100,9 @@ def _is_result(values: Any) -> bool:
     """Tell whether values have what the table and the pictures read."""
     try:
         figure = headline_of(values)
-        numbers = [values[key] for key in ("parameters", "steps", "seconds")]
+        numbers = [values["parameters"], values["steps"], values["seconds_to_perfect"] or 0]
         for row in (values, *values["curve"]):
             numbers += [row[key] for key in ("seconds", f"train_{figure}", f"test_{figure}")]
-        numbers.append(values["seconds_to_perfect"] or 0)
     except (KeyError, TypeError):
         return False
     has_names = values.keys() >= {"split", "model", "seed", "stopped"}
@@ -124,16 +112,9 @@ def _is_result(values: Any) -> bool:
 def find_result(
     directory: CellDirectory, asked: CellConfig, *, budget_is_asked: bool
 ) -> dict[str, Any] | None:
-    """The result of a finished cell, if it answers what is asked.
+    """The content of `result.json` if it answers what is asked; None if the cell is to be trained.
 
-    Args:
-        directory: The cell's directory, which need not exist.
-        asked: The config of the command.
-        budget_is_asked: Whether its budget was asked for, or is a default that only ever makes a
-            cell longer.
-
-    Returns:
-        The content of `result.json`; None if the cell is to be trained.
+    A budget that is not asked for is a default, which only ever makes a cell longer.
 
     Raises:
         ValueError: If the directory holds a finished cell of other settings, or a longer one.
@@ -193,16 +174,11 @@ def train_cell(directory: CellDirectory, config: CellConfig, say: Say = print) -
 
 
 def measure(network: nn.Module, config: CellConfig) -> dict[str, float]:
-    """Compute a network's figures on all training and all test examples.
-
-    Returns:
-        Means by name, such as `train_accuracy` and `test_error_pixels`.
-    """
-    split = split_positions(config.cell.split, config.data.canvas_size, config.data.split_seed)
+    """Compute a network's means over all training and all test examples: `train_accuracy`, ..."""
     device = next(network.parameters()).device
     return {
         f"{part}_{figure}": float(values.double().mean())
-        for part, positions in split._asdict().items()
+        for part, positions in split_of(config)._asdict().items()
         for figure, values in judge_positions(network, config, positions.to(device)).items()
     }
 
@@ -225,20 +201,19 @@ class _Trainer:
         self.steps, self.perfect_evaluations, self._loss_sum = 0, 0, 0.0
         self.perfect_at: tuple[int, float] | None = None
         self.curve: list[dict[str, float]] = []
-        device, size = config.execution.device, config.data.canvas_size
-        self.task = make_task(config.cell.task, size)
+        device = config.execution.device
+        self.task = make_task(config.cell.task, config.data.canvas_size)
         self.network = make_network(config).to(device)
-        # Betas and epsilon: the released code.
+        # Betas: the released code, whose epsilon is the default here, too.
         self._optimizer = torch.optim.Adam(
-            self.network.parameters(),
-            lr=config.training.learning_rate,
-            betas=(0.9, 0.99),
-            eps=1e-8,
-            fused=True,
+            self.network.parameters(), config.training.learning_rate, (0.9, 0.99), fused=True
         )
-        split = split_positions(config.cell.split, size, config.data.split_seed)
-        self._split = Split(*(part.to(device) for part in split))
-        self._samples = Split(*map(self._sample, self._split))
+        self._split = Split(*(part.to(device) for part in split_of(config)))
+        # The examples that the curve is measured on.
+        self._samples = [
+            shuffle(part, config.data.split_seed)[: config.training.evaluate_examples]
+            for part in self._split
+        ]
         # On the CPU time is the thread's own: other programs then take nothing from a budget in
         # seconds. A GPU is waited for, which costs no processor time.
         self._clock = time.thread_time if device == "cpu" else time.perf_counter
@@ -292,25 +267,17 @@ class _Trainer:
         what = "looking at every example" if checking else f"{train} (train), {test} (test)"
         self._say(f"  step {steps}, {self.seconds:.0f} s: {what}")
 
-    def _sample(self, positions: Tensor) -> Tensor:
-        """Draw the examples that the curve is measured on."""
-        generator = torch.Generator().manual_seed(self.config.data.split_seed)
-        order = torch.randperm(len(positions), generator=generator)
-        return positions[order[: self.config.training.evaluate_examples].to(positions.device)]
-
     def _batches(self) -> Iterator[Tensor]:
         """Yield batches, epoch after epoch; an epoch's order follows from its number."""
         training, positions, epoch = self.config.training, self._split.train, 0
         while True:
             if drops := training.learning_rate_drop_epochs:
                 rate = training.learning_rate * 0.1 ** min(epoch // drops, _MAX_DROPS)
-                for group in self._optimizer.param_groups:
-                    group["lr"] = rate
-            seed = self.config.cell.seed + (epoch << 31)
-            order = torch.randperm(len(positions), generator=torch.Generator().manual_seed(seed))
+                self._optimizer.param_groups[0]["lr"] = rate
             size = min(training.batch_size, len(positions))
             whole = len(positions) // size * size  # the rest of an epoch is left out
-            yield from batches_of(positions[order[:whole].to(positions.device)], size)
+            seed = self.config.cell.seed + (epoch << 31)
+            yield from batches_of(shuffle(positions, seed)[:whole], size)
             epoch += 1
 
     def _step(self, positions: Tensor) -> None:
@@ -344,30 +311,27 @@ class _Trainer:
 
     def _evaluate(self) -> None:
         figure = self.task.figures[0]
-        train, test = (float(self._judge(part)[figure].mean()) for part in self._samples)
+        train, test = (float(self._judge(part).mean()) for part in self._samples)
         if self.task.can_be_perfect:
             right = train == 1 and self._all_right(self._split.train)
             self.perfect_evaluations = self.perfect_evaluations + 1 if right else 0
             if right and test == 1 and not self.perfect_at and self._all_right(self._split.test):
                 self.perfect_at = self.steps, self.seconds
-        row = {
-            "steps": self.steps,
-            "seconds": self.seconds,
-            f"train_{figure}": train,
-            f"test_{figure}": test,
-        }
+        row = {"steps": self.steps, "seconds": self.seconds}
+        row |= {f"train_{figure}": train, f"test_{figure}": test}
         if self.steps:
             row["loss"] = self._loss_sum / self.config.training.evaluate_every_steps
         self._loss_sum = 0.0
         self.curve.append(row)
 
-    def _judge(self, positions: Tensor) -> dict[Figure, Tensor]:
-        return judge_positions(self.network, self.config, positions)
+    def _judge(self, positions: Tensor) -> Tensor:
+        """The headline figure of every example."""
+        return judge_positions(self.network, self.config, positions)[self.task.figures[0]]
 
     def _all_right(self, positions: Tensor) -> bool:
         """Tell whether the headline figure is 1 for every example; ends at the first that fails."""
         for part in batches_of(positions, 128):
-            if not (self._judge(part)[self.task.figures[0]] == 1).all():
+            if not (self._judge(part) == 1).all():
                 return False
             self._speak_if_due(checking=True)
         return True

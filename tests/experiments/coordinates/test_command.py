@@ -326,7 +326,7 @@ def test_table_and_the_comparison_at_the_same_time() -> None:
     assert len({len(line) for line in lines[:3]}) == 1
     assert lines[3:] == [
         "After the 6.5 s that CoordConv took on classification-uniform, the plain network had 25 % "
-        "(train) and 6.25 % (test) on a sample.",
+        "(train) and 6.25 % (test) on a sample."
     ]
 
 

@@ -47,8 +47,7 @@ def test_overrides_reach_every_section() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "budget"),
-    [({"total_steps": 9}, "9 steps"), ({"total_seconds": 2.5}, "2.5 s")],
+    ("overrides", "budget"), [({"total_steps": 9}, "9 steps"), ({"total_seconds": 2.5}, "2.5 s")]
 )
 def test_an_asked_budget_replaces_the_presets(overrides: dict[str, Any], budget: str) -> None:
     for model in MODELS:
