@@ -46,7 +46,6 @@ def test_table_of_variants_and_the_zoo(tmp_path):
         ("FOLDER --marks 0", "--marks must be above 0, got 0."),
     ],
 )
-def test_what_cannot_be_shown_is_one_line(tmp_path, capsys, arguments, message):
-    with pytest.raises(SystemExit, match="2"):
-        main(arguments.replace("FOLDER", str(tmp_path)).split())
-    assert capsys.readouterr().err == f"error: {message}\n".replace("FOLDER", str(tmp_path))
+def test_what_cannot_be_shown_is_one_line(tmp_path, refuse, arguments, message):
+    line = refuse(main, arguments.replace("FOLDER", str(tmp_path)).split())
+    assert line == f"error: {message}".replace("FOLDER", str(tmp_path))

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -301,23 +300,6 @@ def test_coordinate_weight_share_by_hand():
     assert layer.coordinate_weight_share() == pytest.approx(4 / 5)
     layer.init_coordinate_weights("zero")
     assert layer.coordinate_weight_share() == 0
-
-
-@pytest.mark.parametrize("bias", [False, True])
-def test_folded_weight_and_map_compute_what_the_layer_computes(bias):
-    options: dict[str, Any] = {"stride": 2, "padding": 1, "bias": bias, "dtype": torch.float64}
-    layer = make_layer(**options, with_radius=True)
-    images = torch.rand(2, 2, 6, 7, dtype=torch.float64)
-    weight, added_map = layer.fold(6, 7)
-    output = F.conv2d(images, weight, stride=2, padding=1) + added_map
-    torch.testing.assert_close(output, layer(images))
-    parameters = list(layer.parameters())
-    for actual, wanted in zip(
-        torch.autograd.grad(output.square().sum(), parameters),
-        torch.autograd.grad(layer(images).square().sum(), parameters),
-        strict=True,
-    ):
-        torch.testing.assert_close(actual, wanted)
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,12 @@
-"""The layer as a module of torch: gradients, copies, types, devices, compilers and exports."""
+"""The layer as a module of torch: gradients, types, devices, transforms and exports."""
 
 import copy
-import pickle
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from policies.coordconv import CoordConv2d, plain_convolution
+from policies.coordconv import plain_convolution
 from tests.policies.concatenation import make_layer, reference
 
 close = torch.testing.assert_close
@@ -43,18 +42,6 @@ def test_frozen_weights_pass_gradients_on(images):
     close(gradient, expected)
 
 
-def test_training_goes_on_after_inference_mode(images):
-    layer = make_layer()
-    with torch.inference_mode():
-        layer.coordinate_map(6, 7)
-        layer(images)
-    output = layer(images)
-    output.square().sum().backward()
-    close(output, reference(layer, images))
-    assert layer.weight.grad is not None
-    assert layer.weight.grad[:, 2:].abs().min() > 0
-
-
 def test_only_the_bias_learns(images):
     layer = make_layer()
     layer.weight.requires_grad_(False)
@@ -64,21 +51,7 @@ def test_only_the_bias_learns(images):
     assert layer.bias.grad.tolist() == [2 * 4 * 5] * 3
 
 
-# Copies, types, devices
-
-
-@pytest.mark.parametrize(
-    "duplicate", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))]
-)
-def test_a_copy_lives_alone(duplicate, images):
-    layer = make_layer(with_radius=True)
-    expected = layer(images)
-    other = duplicate(layer)
-    assert isinstance(other, CoordConv2d)
-    assert torch.equal(other(images), expected)
-    other.weight.data += 1
-    assert torch.equal(layer(images), expected)
-    close(other(images), reference(other, images))
+# Types, devices
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -129,7 +102,7 @@ def test_gives_the_same_on_a_gpu(images):
     close(layer(images.cuda()).cpu(), expected, rtol=1e-3, atol=1e-3)
 
 
-# Transforms, compilers, exports
+# Transforms, exports
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
@@ -165,16 +138,6 @@ def test_is_traced_by_fx(options):
     for traced in (torch.fx.symbolic_trace(layer), torch.fx.symbolic_trace(nn.Sequential(layer))):
         for images in (torch.rand(2, 2, 6, 7), torch.rand(2, 5, 4)):
             assert torch.equal(traced(images), layer(images))
-
-
-@pytest.mark.parametrize("with_gradient", [True, False])
-def test_compiles_into_one_graph(with_gradient, images):
-    layer = make_layer(with_radius=True, padding=1, padding_mode="reflect")
-    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    with torch.set_grad_enabled(with_gradient):
-        close(compiled(images), reference(layer, images))
-        layer.weight.data += 1
-        close(compiled(images), reference(layer, images))
 
 
 def test_exports(images):

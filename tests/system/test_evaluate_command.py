@@ -222,10 +222,6 @@ def test_what_is_wrong_with_a_run_is_one_line(tmp_path, refuse, flags, message):
     [
         ([], "{model} does not say its game; add --game, such as --game Pong."),
         (["--game", "Pongg"], "Unknown game 'Pongg'. Did you mean Pong? --list-games lists them."),
-        (
-            ["--game", "Breakout", "--protocol", "machad"],
-            "unknown protocol 'machad'; did you mean `machado`?",
-        ),
     ],
 )
 def test_what_is_wrong_with_somebody_elses_model_is_one_line(tmp_path, refuse, flags, message):

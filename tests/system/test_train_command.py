@@ -18,7 +18,7 @@ from agents.models.model_file import read_model_zip
 from configs.run_config import RunConfig, make_config
 from envs.games import all_games
 from runtime.run_directory import RunDirectory, RunStatus
-from tests.short_runs import command_line, short_config
+from tests.short_runs import ShortRun, command_line, short_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,40 +102,25 @@ def test_killed_stopped_interrupted_and_gone_on(tmp_path):
 def test_two_processes_train_the_same_agent(algo, tmp_path):
     """Whatever seeds Python's hashes, and with two threads of arithmetic."""
     config = short_config(algo, total_agent_steps=120, coord_layers=[0], threads=2)
-    arguments = [*command_line(config, tmp_path), "--coordconv"]
-    folders = [tmp_path / "1", tmp_path / "2"]
-    first, second = (
-        [argument.replace(f"--runs={tmp_path}", f"--runs={folder}") for argument in arguments]
-        for folder in folders
-    )
+    runs = [ShortRun(tmp_path / number, config) for number in "12"]
+    arguments = [[*command_line(config, run.runs), "--coordconv"] for run in runs]
     with (
-        started(first, PYTHONHASHSEED="1") as one,
-        started(second, PYTHONHASHSEED="2") as other,
+        started(arguments[0], PYTHONHASHSEED="1") as one,
+        started(arguments[1], PYTHONHASHSEED="2") as other,
     ):
-        for process, folder in ((one, folders[0]), (other, folders[1])):
+        for process, run in zip((one, other), runs, strict=True):
             out, err = process.communicate()
             assert (process.returncode, err) == (0, "")
-            assert out == f"{folder / config.name}: finished, 120 agent steps.\n"
-    states = [read_model_zip(folder / config.name / "final.zip").policy_state for folder in folders]
+            assert out == f"{run.directory.path}: finished, 120 agent steps.\n"
+    states = [read_model_zip(run.directory.final_path).policy_state for run in runs]
     assert states[0].keys() == states[1].keys()
     for name, tensor in states[0].items():
         assert torch.equal(tensor, states[1][name]), name
 
 
-def test_a_run_tells_the_steps_it_trained(tmp_path, capsys):
-    """Two environments of five steps each are ten agent steps; 40 are four of these updates."""
-    config = short_config(total_agent_steps=31, n_envs=2, n_steps=5)
-    directory = RunDirectory(tmp_path / config.name)
-    for end in ("", "; a larger --steps extends it"):
-        assert train.main(command_line(config, tmp_path)) == 0
-        assert capsys.readouterr().out == f"{directory.path}: finished, 40 agent steps{end}.\n"
-
-
-def test_a_game_that_its_protocol_cannot_start_leaves_nothing(tmp_path, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        train.main(["--game", "Backgammon", "--runs", str(tmp_path)])
-    assert stopped.value.code == 2
-    assert capsys.readouterr().err.startswith("error: Backgammon: FIRE is not action 1")
+def test_a_game_that_its_protocol_cannot_start_leaves_nothing(tmp_path, refuse):
+    line = refuse(train.main, ["--game", "Backgammon", "--runs", str(tmp_path)])
+    assert line.startswith("error: Backgammon: FIRE is not action 1")
     assert not list(tmp_path.iterdir())
 
 
@@ -155,25 +140,39 @@ def test_a_reader_that_has_gone_ends_it_quietly(unbuffered):
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-def test_a_finished_run_is_left_alone(tmp_path, capsys):
-    config = short_config(total_agent_steps=40)
-    directory = RunDirectory(tmp_path / config.name)
-    arguments = command_line(config, tmp_path)
+def test_a_finished_run_tells_the_steps_it_trained_and_is_left_alone(tmp_path, capsys):
+    """Two environments of five steps each are ten agent steps; 40 are four of these updates."""
+    run = ShortRun(tmp_path, short_config(total_agent_steps=31, n_envs=2, n_steps=5))
+    path = run.directory.path
+    arguments = command_line(run.config, tmp_path)
     assert train.main(arguments) == 0
-    assert capsys.readouterr().out == f"{directory.path}: finished, 40 agent steps.\n"
-    before = {path: path.stat().st_mtime_ns for path in directory.path.rglob("*")}
+    assert capsys.readouterr().out == f"{path}: finished, 40 agent steps.\n"
+    before = {file: file.stat().st_mtime_ns for file in path.rglob("*")}
     assert train.main(arguments) == 0
     assert capsys.readouterr().out == (
-        f"{directory.path}: finished, 40 agent steps; a larger --steps extends it.\n"
+        f"{path}: finished, 40 agent steps; a larger --steps extends it.\n"
     )
-    assert {path: path.stat().st_mtime_ns for path in directory.path.rglob("*")} == before
+    assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == before
 
 
-def test_dry_run_prints_the_config_and_writes_nothing(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    flags = "--coord-layers 0 2 --radius --coord-init zero --steps 1e6 --seed 3 --n-envs 4"
-    flags += " --protocol machado --precision bf16 --device cpu --set learning_rate=2.5e-4"
-    assert train.main(["--game", "ms_pacman", "--algo", "dqn", "--dry-run", *flags.split()]) == 0
+@pytest.fixture
+def dry_run(capsys):
+    """Runs `train.py --dry-run`: gives the config that it prints, and the line on stderr."""
+
+    def dry_run(arguments: str) -> tuple[RunConfig, str]:
+        assert train.main([*arguments.split(), "--dry-run"]) == 0
+        captured = capsys.readouterr()
+        return RunConfig.from_mapping(json.loads(captured.out), "output"), captured.err
+
+    return dry_run
+
+
+def test_dry_run_prints_the_config_and_writes_nothing(here, dry_run):
+    printed, told = dry_run(
+        "--game ms_pacman --algo dqn --coord-layers 0 2 --radius --coord-init zero --steps 1e6 "
+        "--seed 3 --n-envs 4 --protocol machado --precision bf16 --device cpu "
+        "--set learning_rate=2.5e-4"
+    )
     expected = {
         "coord_layers": [0, 2],
         "with_radius": True,
@@ -186,28 +185,24 @@ def test_dry_run_prints_the_config_and_writes_nothing(tmp_path, monkeypatch, cap
         "device": "cpu",
         "learning_rate": 2.5e-4,
     }
-    captured = capsys.readouterr()
-    printed = RunConfig.from_mapping(json.loads(captured.out), "output")
     assert printed == make_config("MsPacman", "dqn", expected)
-    assert captured.err == f"would go to runs/{printed.name}\n"
-    assert list(tmp_path.iterdir()) == []
+    assert told == f"would go to runs/{printed.name}\n"
+    assert list(here.iterdir()) == []
 
 
-def test_coordconv_alone_means_the_first_layer(capsys):
-    assert train.main(["--game", "Pong", "--coordconv", "--dry-run"]) == 0
-    printed = RunConfig.from_mapping(json.loads(capsys.readouterr().out), "output")
+def test_coordconv_alone_means_the_first_layer(dry_run):
+    printed, _ = dry_run("--game Pong --coordconv")
     assert printed == make_config("Pong", "a2c", {"coord_layers": [0]})
 
 
-def test_a_preset_a_multiple_and_the_home_folder(monkeypatch, capsys):
+def test_a_preset_a_multiple_and_the_home_folder(monkeypatch, dry_run):
     monkeypatch.setenv("HOME", "/nowhere")
-    arguments = "--game Pong --algo A2C --preset zoo --steps 2M --runs=~/x --dry-run"
-    assert train.main([*arguments.split(), "--set", "n_steps=0.01k"]) == 0
-    captured = capsys.readouterr()
-    printed = RunConfig.from_mapping(json.loads(captured.out), "output")
+    printed, told = dry_run(
+        "--game Pong --algo A2C --preset zoo --steps 2M --runs=~/x --set n_steps=0.01k"
+    )
     expected = {"total_agent_steps": 2_000_000, "n_steps": 10}
     assert printed == make_config("Pong", "a2c", expected, "zoo")
-    assert captured.err == "would go to /nowhere/x/Pong/a2c-cnn/seed0\n"
+    assert told == "would go to /nowhere/x/Pong/a2c-cnn/seed0\n"
 
 
 def test_list_games(capsys):

@@ -19,9 +19,7 @@ from tests.short_runs import short_config
         ("adam", torch.optim.Adam, {"eps": 1e-3, "betas": (0.9, 0.999)}),
     ],
 )
-def test_a2c_learns_by_the_optimiser_that_is_asked_for(
-    optimizer: str, kind: type, options: dict[str, Any]
-) -> None:
+def test_a2c_learns_by_the_optimiser_that_is_asked_for(optimizer, kind, options):
     asked: dict[str, Any] = {"learning_rate": 0.25, "rms_prop_eps": 1e-3, "rms_prop_alpha": 0.9}
     config = short_config(optimizer=optimizer, **asked)
     env = AtariVecEnv(find_game("Breakout"), load_protocol("baselines"), 2, seed=0)

@@ -21,6 +21,7 @@ from agents.evaluation.video import (
 )
 from configs.protocols import load_protocol
 from envs.games import find_game
+from tests.refusals import refusal
 
 
 def play_at_random(name: str, protocol):
@@ -96,9 +97,8 @@ def test_a_replay_shows_what_the_agent_saw():
 def test_a_replay_that_comes_out_differently_is_refused(change, message):
     protocol = load_protocol("machado").replace(max_frames_per_game=60)
     scored, _ = play_at_random("Breakout", protocol)
-    with pytest.raises(AssertionError) as error:
-        list(replay_game(find_game("Breakout"), protocol, replace(scored, **change)))
-    assert str(error.value) == message
+    frames = replay_game(find_game("Breakout"), protocol, replace(scored, **change))
+    assert refusal(list, frames, error=AssertionError) == message
 
 
 # --- the file -------------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ def striped_frames(count: int, rows: int = 210) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize(("rows", "fps"), [(210, 60), (250, 50)])  # NTSC, PAL
-def test_a_video_has_every_frame_sharp_and_in_colour(tmp_path: Path, rows, fps):
+def test_a_video_has_every_frame_sharp_and_in_colour(tmp_path, rows, fps):
     frames = striped_frames(7, rows)
     path = tmp_path / "game.mp4"
     write_video(path, iter(frames))
@@ -150,7 +150,7 @@ def test_a_video_has_every_frame_sharp_and_in_colour(tmp_path: Path, rows, fps):
     assert [left.name for left in tmp_path.iterdir()] == ["game.mp4"]
 
 
-def test_a_gif_shows_the_first_20_seconds_and_what_flickers(tmp_path: Path):
+def test_a_gif_shows_the_first_20_seconds_and_what_flickers(tmp_path):
     """A quarter of the frames, each the brighter of two; twice as wide and 6/5 as high."""
     dark, bright = np.zeros((210, 160, 3), np.uint8), np.zeros((210, 160, 3), np.uint8)
     bright[100:110, 50:60] = (200, 72, 72)  # drawn in every other frame
@@ -167,7 +167,7 @@ def test_a_gif_shows_the_first_20_seconds_and_what_flickers(tmp_path: Path):
     assert sum(durations) == pytest.approx(20_000, abs=100)
 
 
-def test_a_gif_of_any_game_stays_below_2_mb(tmp_path: Path):
+def test_a_gif_of_any_game_stays_below_2_mb(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (260, 210, 160), dtype=np.uint8)
     write_gif(
         tmp_path / "game.gif", (COLOURS[frame % 4] ^ (frame[..., None] // 9) for frame in noise)
@@ -191,7 +191,7 @@ def test_the_games_at_50_frames_a_second_are_those_of_pal():
     assert set(rates.values()) == {50, 60}
 
 
-def test_frames_are_encoded_as_they_come(tmp_path: Path):
+def test_frames_are_encoded_as_they_come(tmp_path):
     """Never more than a few frames are in memory: the next is asked for when one is written."""
     alive: list[int] = []
 
@@ -210,7 +210,7 @@ def test_frames_are_encoded_as_they_come(tmp_path: Path):
     write_video(tmp_path / "game.mp4", frames())
 
 
-def test_a_failing_game_leaves_the_old_video(tmp_path: Path):
+def test_a_failing_game_leaves_the_old_video(tmp_path):
     path = tmp_path / "game.mp4"
     path.write_bytes(b"old")
 
@@ -238,7 +238,7 @@ def test_a_failing_game_leaves_the_old_video(tmp_path: Path):
         ),
     ],
 )
-def test_a_failing_ffmpeg_is_one_line(tmp_path: Path, monkeypatch, complaint, message):
+def test_a_failing_ffmpeg_is_one_line(tmp_path, monkeypatch, complaint, message):
     ffmpeg = tmp_path / "ffmpeg"
     ffmpeg.write_text(f"#!/bin/sh\nprintf '{complaint}' >&2\nexit 1\n")
     ffmpeg.chmod(0o755)
@@ -246,9 +246,8 @@ def test_a_failing_ffmpeg_is_one_line(tmp_path: Path, monkeypatch, complaint, me
     folder = tmp_path / "evaluation"
     folder.mkdir()
     path = folder / "game.mp4"
-    with pytest.raises(OSError, match=r"\.$") as error:
-        write_video(path, striped_frames(50))
-    assert str(error.value) == message.format(path=path)
+    line = refusal(write_video, path, striped_frames(50), error=OSError)
+    assert line == message.format(path=path)
     assert list(folder.iterdir()) == []
 
 
@@ -257,8 +256,6 @@ def test_no_ffmpeg_is_one_line(monkeypatch):
         raise RuntimeError("No ffmpeg exe could be found.")
 
     monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", fail)
-    with pytest.raises(FileNotFoundError) as error:
-        find_ffmpeg()
-    assert str(error.value) == (
+    assert refusal(find_ffmpeg, error=FileNotFoundError) == (
         "imageio-ffmpeg has no ffmpeg for this platform; set IMAGEIO_FFMPEG_EXE to one."
     )

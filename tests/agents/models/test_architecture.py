@@ -1,6 +1,5 @@
 """Which network a stranger's zip is for, by its weights' shapes and by what SB3 wrote in words."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ from torch import Tensor, nn
 from agents.models.architecture import Architecture, infer_architecture
 from agents.models.model_file import ModelFile, read_model_zip
 from policies.extractors import NatureCoordCNN
+from tests.agents.models.conftest import FEATURES, SMALL
 from tests.random_frames import RandomFrames
-
-FEATURES = 8
+from tests.refusals import refusal
 
 
 class _LeakyCNN(NatureCNN):
@@ -37,23 +36,16 @@ def save(path: Path, algorithm: str, policy: Any = "CnnPolicy", **policy_kwargs:
         policy,
         RandomFrames(1),
         device="cpu",
-        policy_kwargs={"features_extractor_kwargs": {"features_dim": FEATURES}} | policy_kwargs,
+        policy_kwargs=SMALL | policy_kwargs,
         **({"buffer_size": 10} if algorithm == "DQN" else {}),
     )
     model.save(path)
     return model
 
 
-@pytest.fixture(scope="module")
-def a2c_state(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
-    model = save(tmp_path_factory.mktemp("models") / "a2c.zip", "A2C")
-    return dict(model.policy.state_dict())
-
-
-def refusal(call: Callable[[], object]) -> str:
-    with pytest.raises(ValueError, match=r"\A.*\Z") as caught:
-        call()
-    return str(caught.value)
+@pytest.fixture
+def a2c_state(a2c) -> dict[str, Tensor]:
+    return dict(a2c.policy.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -82,23 +74,21 @@ def refusal(call: Callable[[], object]) -> str:
         ),
     ],
 )
-def test_what_a_zip_of_sb3_tells(
-    tmp_path: Path, algorithm: str, policy_kwargs: dict[str, Any], expected: Any
-) -> None:
+def test_what_a_zip_of_sb3_tells(tmp_path, algorithm, policy_kwargs, expected):
     save(tmp_path / "m.zip", algorithm, **policy_kwargs)
     kind, share, normalize = expected
     found = infer_architecture(read_model_zip(tmp_path / "m.zip"))
     assert found == Architecture(kind, 5, 4, FEATURES, share, normalize)
 
 
-def test_a_zip_of_before_sb3_1_7_has_shared_weights_once(a2c_state: dict[str, Tensor]) -> None:
+def test_a_zip_of_before_sb3_1_7_has_shared_weights_once(a2c_state):
     old = {name: a2c_state[name] for name in a2c_state if not name.startswith(("pi_", "vf_"))}
     assert len(old) == 12
     file = ModelFile(Path("m.zip"), {"policy_kwargs": {}}, old, None, None)
     assert infer_architecture(file) == Architecture("actor-critic", 5, 4, FEATURES, True, True)
 
 
-def test_actor_and_critic_that_differ_share_nothing(a2c_state: dict[str, Tensor]) -> None:
+def test_actor_and_critic_that_differ_share_nothing(a2c_state):
     state = {name: tensor.clone() for name, tensor in a2c_state.items()}
     state["vf_features_extractor.linear.0.bias"] += 1
     assert not infer_architecture(
@@ -106,17 +96,17 @@ def test_actor_and_critic_that_differ_share_nothing(a2c_state: dict[str, Tensor]
     ).share_features_extractor
 
 
-def test_another_extractor_or_policy_of_the_same_shapes_is_refused(tmp_path: Path) -> None:
+def test_another_extractor_or_policy_of_the_same_shapes_is_refused(tmp_path):
     path = tmp_path / "m.zip"
     other = "which makes another network of its weights"
     remedy = "give an agent of SB3's own CnnPolicy on uint8 frames."
     save(path, "PPO", features_extractor_class=_LeakyCNN, net_arch=[])
-    assert refusal(lambda: infer_architecture(read_model_zip(path))) == (
+    assert refusal(infer_architecture, read_model_zip(path)) == (
         f"{path} was trained with 'features_extractor_class' = \"<class '{__name__}._LeakyCNN'>\", "
         f"{other}; {remedy}"
     )
     save(path, "A2C", _HotPolicy)
-    assert refusal(lambda: infer_architecture(read_model_zip(path))) == (
+    assert refusal(infer_architecture, read_model_zip(path)) == (
         f"{path} was trained with 'policy_class' = {__name__!r}, {other}; {remedy}"
     )
 
@@ -135,17 +125,15 @@ def test_another_extractor_or_policy_of_the_same_shapes_is_refused(tmp_path: Pat
         ({"observation_space": {"dtype": "float32"}}, "'observation_space' = 'float32'"),
     ],
 )
-def test_settings_that_are_not_known_are_refused(
-    a2c_state: dict[str, Tensor], data: dict[str, Any], named: str
-) -> None:
+def test_settings_that_are_not_known_are_refused(a2c_state, data, named):
     file = ModelFile(Path("m.zip"), data, a2c_state, None, None)
-    assert refusal(lambda: infer_architecture(file)) == (
+    assert refusal(infer_architecture, file) == (
         f"m.zip was trained with {named}, which makes another network of its weights; give an "
         "agent of SB3's own CnnPolicy on uint8 frames."
     )
 
 
-def test_frames_that_are_scaled_already_are_not_those_of_the_games(tmp_path: Path) -> None:
+def test_frames_that_are_scaled_already_are_not_those_of_the_games(tmp_path):
     env = RandomFrames(1)
     env.observation_space = spaces.Box(0, 1, (4, 84, 84), np.float32)
     kwargs = {"normalize_images": False}
@@ -153,7 +141,7 @@ def test_frames_that_are_scaled_already_are_not_those_of_the_games(tmp_path: Pat
         tmp_path / "m.zip"
     )
     assert "'observation_space' = 'float32'" in refusal(
-        lambda: infer_architecture(read_model_zip(tmp_path / "m.zip"))
+        infer_architecture, read_model_zip(tmp_path / "m.zip")
     )
 
 
@@ -173,13 +161,11 @@ def test_frames_that_are_scaled_already_are_not_those_of_the_games(tmp_path: Pat
         None,
     ],
 )
-def test_other_shapes_are_refused(
-    a2c_state: dict[str, Tensor], change: dict[str, Tensor | None] | None
-) -> None:
+def test_other_shapes_are_refused(a2c_state, change):
     changed: dict[str, Tensor | None] = {} if change is None else {**a2c_state, **change}
     state = {name: tensor for name, tensor in changed.items() if tensor is not None}
     file = ModelFile(Path("m.zip"), {}, state, None, None)
-    assert refusal(lambda: infer_architecture(file)) == (
+    assert refusal(infer_architecture, file) == (
         "m.zip is not an A2C, PPO or DQN agent of Stable-Baselines3 with the Nature CNN on 84x84 "
         "frames; give such a model, or a run of this project."
     )

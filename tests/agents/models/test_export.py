@@ -10,20 +10,14 @@ import torch
 import evaluate
 from agents.models import export
 from agents.models.model_file import read_model_zip
-from agents.training.run import plan_run, train_run
-from runtime.run_directory import RunDirectory
-from runtime.stop_request import StopRequest
-from tests.short_runs import short_config
+from tests.short_runs import short_config, train
 
 TRAINED = Path(__file__).parents[3] / "trained"
 
 
 @pytest.mark.parametrize("algo", ["a2c", "dqn"])
 def test_a_shared_agent_acts_as_the_run_does(tmp_path, algo, capsys):
-    config = short_config(algo, coord_layers=[0], total_agent_steps=100)
-    directory = RunDirectory(tmp_path / config.name)
-    plan_run(directory, config)
-    train_run(directory, config, StopRequest())
+    directory = train(tmp_path, short_config(algo, coord_layers=[0], total_agent_steps=100))
     out = tmp_path / "shared.zip"
     assert export.main([str(directory.path), str(out)]) == 0
     assert capsys.readouterr().out.endswith(f"written: {out}, {out.stat().st_size / 1e6:.1f} MB\n")
@@ -47,13 +41,11 @@ def test_a_shared_agent_acts_as_the_run_does(tmp_path, algo, capsys):
     assert all(torch.equal(state[name], value) for name, value in expected.items())
 
 
-def test_an_existing_file_is_kept(tmp_path, capsys):
+def test_an_existing_file_is_kept(tmp_path, refuse):
     out = tmp_path / "mine.zip"
     out.write_text("mine")
-    with pytest.raises(SystemExit) as error:
-        export.main([str(tmp_path), str(out)])
-    assert error.value.code == 2
-    assert capsys.readouterr().err == f"error: {out} exists; choose another name.\n"
+    line = refuse(export.main, [str(tmp_path), str(out)])
+    assert line == f"error: {out} exists; choose another name."
     assert out.read_text() == "mine"
 
 
@@ -69,12 +61,10 @@ def test_an_existing_file_is_kept(tmp_path, capsys):
         ("nowhere", "no/out.zip", "there is no folder {out.parent}; make it first."),
     ],
 )
-def test_what_cannot_be_shared(tmp_path, capsys, run, out, line):
+def test_what_cannot_be_shared(tmp_path, refuse, run, out, line):
     run, out = tmp_path / run, tmp_path / out
-    with pytest.raises(SystemExit) as error:
-        export.main([str(run), str(out)])
-    assert error.value.code == 2
-    assert capsys.readouterr().err == f"error: {line.format(run=run, out=out)}\n"
+    answer = refuse(export.main, [str(run), str(out)])
+    assert answer == f"error: {line.format(run=run, out=out)}"
     assert list(tmp_path.iterdir()) == []
 
 

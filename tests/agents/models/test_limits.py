@@ -1,6 +1,5 @@
 """What a reader accepts is more than the program writes, at the ends of its settings' ranges."""
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -34,7 +33,7 @@ def longest_game_state() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("algo", ["a2c", "dqn"])
-def test_a_checkpoint_of_as_many_environments_as_may_be(tmp_path: Path, algo: str) -> None:
+def test_a_checkpoint_of_as_many_environments_as_may_be(tmp_path, algo):
     settings: dict[str, Any] = {"n_envs": 1} | ({"buffer_size": 10} if algo == "dqn" else {})
     config = make_config("Pong", algo, settings)
     agent = make_agent(config, RandomFrames(1), torch.device("cpu"))
@@ -54,7 +53,7 @@ def test_a_checkpoint_of_as_many_environments_as_may_be(tmp_path: Path, algo: st
 
 
 @pytest.mark.parametrize("position", ["coordinates", "bias-map", "random-channels"])
-def test_the_largest_networks(tmp_path: Path, position: str) -> None:
+def test_the_largest_networks(tmp_path, position):
     network: dict[str, Any] = {"coord_layers": [0, 1, 2], "position": position}
     network["with_radius"] = position == "coordinates"
     config = make_config("Pong", "dqn", {"buffer_size": 10, **network})

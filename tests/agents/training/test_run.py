@@ -2,119 +2,47 @@
 
 import csv
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import stable_baselines3
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.models.model_file import read_model_zip
 from agents.training.checkpoints import newest_good_checkpoint
-from agents.training.run import plan_run, train_run
-from configs.run_config import RunConfig, make_config
+from agents.training.run import plan_run
+from benchmarks.soak import compare_runs, read_episodes, read_scalars
+from configs.run_config import RunConfig
 from runtime.files import write_atomically
 from runtime.run_directory import RunDirectory, RunStatus
-from runtime.stop_request import StopRequest, TrainingStopped
+from tests.refusals import refusal
+from tests.short_runs import ShortRun, short_config, train
 
-WALL_CLOCK_TAGS = {"time/fps"}
-
-
-class StopAt(StopRequest):
-    """Asks a run to stop the first time it is asked after a number of updates."""
-
-    def __init__(self, updates: float = float("inf")):
-        super().__init__()
-        self._left = updates
-
-    def __bool__(self) -> bool:
-        self._left -= 1
-        return self._left < 0
+CONSTANT_EPSILON = {"exploration_initial_eps": 0.1, "exploration_final_eps": 0.1}
 
 
-def config_of(algo: str, **overrides) -> RunConfig:
-    common = {
+def config_of(algo: str, **overrides: Any) -> RunConfig:
+    """Long enough for games to end and for the replay buffer to wrap around."""
+    common: dict[str, Any] = {
         "total_agent_steps": 600,
-        "n_envs": 2,
-        "threads": 1,
-        "device": "cpu",
         "log_every_agent_steps": 50,
         "checkpoint_every_agent_steps": 100,
         "coord_layers": [0],
     }
-    if algo == "dqn":
-        common |= {
-            "buffer_size": 150,  # wraps around
-            "learning_starts": 80,
-            "batch_size": 4,
-            "exploration_fraction": 0.6,
-            "target_update_interval": 40,
-            "threads": 2,  # target values are computed ahead
-        }
-    return make_config("Breakout", algo, common | overrides)
-
-
-def train(runs: Path, config: RunConfig, stop=None) -> RunDirectory:
-    directory = RunDirectory(runs / config.name)
-    train_run(directory, plan_run(directory, config).config, StopAt() if stop is None else stop)
-    return directory
-
-
-def train_with_stops(runs: Path, config: RunConfig, updates_before_each: list[int]) -> RunDirectory:
-    for updates in updates_before_each:
-        with pytest.raises(TrainingStopped):
-            train(runs, config, StopAt(updates))
-    return train(runs, config)
-
-
-def read_episodes(directory: RunDirectory) -> list[dict[str, str]]:
-    """All columns but the wall-clock time."""
-    with directory.episodes_path.open() as file:
-        rows = list(csv.DictReader(file))
-    assert all(float(row.pop("seconds")) > 0 for row in rows)
-    return rows
-
-
-def read_scalars(directory: RunDirectory) -> dict[str, list[tuple[int, float]]]:
-    """Steps and values of every tag but those that measure wall-clock time."""
-    events = EventAccumulator(str(directory.path))
-    events.Reload()
-    return {
-        tag: [(event.step, event.value) for event in events.Scalars(tag)]
-        for tag in events.Tags()["scalars"]
-        if tag not in WALL_CLOCK_TAGS
-    }
-
-
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """The leaves of nested dicts and lists, by path."""
-    if not isinstance(value, dict | list):
-        return {prefix: value}
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    return {k: v for key, part in items for k, v in flatten(part, f"{prefix}/{key}").items()}
-
-
-def assert_same_run(one: RunDirectory, other: RunDirectory) -> None:
-    first, second = (read_model_zip(directory.final_path, ours=True) for directory in (one, other))
-    for part in ("policy_state", "optimizer_state"):
-        expected, actual = flatten(getattr(first, part)), flatten(getattr(second, part))
-        assert expected.keys() == actual.keys()
-        for name, value in expected.items():
-            same = (
-                torch.equal(value, actual[name])
-                if torch.is_tensor(value)
-                else value == actual[name]
-            )
-            assert same, f"{part} {name}"
-    assert read_episodes(one) == read_episodes(other)
-    # As text, which is exact, because NaN does not equal itself.
-    assert str(read_scalars(one)) == str(read_scalars(other))
+    if algo == "dqn":  # with two threads, target values are computed ahead
+        common |= {"buffer_size": 150, "learning_starts": 80, "train_freq": 4, "threads": 2}
+    return short_config(algo, **common | overrides)
 
 
 @pytest.fixture(scope="module", params=["a2c", "dqn"])
 def uninterrupted(request, tmp_path_factory) -> RunDirectory:
     return train(tmp_path_factory.mktemp("uninterrupted"), config_of(request.param))
+
+
+@pytest.fixture
+def again(uninterrupted, tmp_path) -> ShortRun:
+    """The same run, not begun."""
+    return ShortRun(tmp_path, uninterrupted.read_config())
 
 
 def test_a_run_leaves_what_it_promises(uninterrupted):
@@ -128,8 +56,10 @@ def test_a_run_leaves_what_it_promises(uninterrupted):
     names = sorted(path.name for path in uninterrupted.checkpoints_path.iterdir())
     assert len(names) == 2
     assert names[-1] == "000000000600.zip"
-    episodes = read_episodes(uninterrupted)
+    with uninterrupted.episodes_path.open() as file:
+        episodes = list(csv.DictReader(file))
     assert len(episodes) >= 2
+    assert all(float(row["seconds"]) > 0 for row in episodes)
     assert all(0 < int(row["agent_steps"]) <= 600 for row in episodes)
     assert all(int(row["length_frames"]) > int(row["length_agent_steps"]) for row in episodes)
 
@@ -154,47 +84,26 @@ def test_tensorboard_has_sb3s_tags_and_the_games(uninterrupted):
     assert steps[-1] == 600
     # The mean of the last 100 games, whichever they were.
     returns = [float(row["return"]) for row in read_episodes(uninterrupted)]
-    assert scalars["return/Breakout"][-1][1] == pytest.approx(sum(returns) / len(returns))
+    mean = float.fromhex(scalars["return/Breakout"][-1][1])
+    assert mean == pytest.approx(sum(returns) / len(returns))
 
 
-def test_stopping_changes_nothing(uninterrupted, tmp_path):
-    config = uninterrupted.read_config()
-    stopped = train_with_stops(tmp_path, config, [13, 1, 29])
-    assert_same_run(uninterrupted, stopped)
+def test_stopping_changes_nothing(uninterrupted, again):
+    for updates in (13, 1, 29):
+        again.stop_after(updates)
+    assert compare_runs(uninterrupted, again.train()) == []
 
 
-def test_going_back_to_an_older_checkpoint_changes_nothing(uninterrupted, tmp_path):
+def test_going_back_to_an_older_checkpoint_changes_nothing(uninterrupted, again):
     """As after a kill: logs and replay buffer are ahead of the checkpoint."""
-    config = uninterrupted.read_config()
-    with pytest.raises(TrainingStopped):
-        train(tmp_path, config, StopAt(45))
-    directory = RunDirectory(tmp_path / config.name)
-    newest = sorted(directory.checkpoints_path.iterdir())[-1]
-    newest.unlink()
-    assert_same_run(uninterrupted, train(tmp_path, config))
+    again.stop_after(45)
+    again.checkpoints()[-1].unlink()
+    assert compare_runs(uninterrupted, again.train()) == []
 
 
-def test_a_damaged_newest_checkpoint_is_reported_and_passed_over(uninterrupted, tmp_path, capsys):
-    config = uninterrupted.read_config()
-    with pytest.raises(TrainingStopped):
-        train(tmp_path, config, StopAt(45))
-    directory = RunDirectory(tmp_path / config.name)
-    newest = sorted(directory.checkpoints_path.iterdir())[-1]
-    content = bytearray(newest.read_bytes())
-    content[len(content) // 2] ^= 1
-    newest.write_bytes(content)
-    assert_same_run(uninterrupted, train(tmp_path, config))
-    assert f"{newest}" in capsys.readouterr().out
-
-
-def test_the_same_seed_gives_the_same_run(uninterrupted, tmp_path):
-    config = uninterrupted.read_config()
-    assert_same_run(uninterrupted, train(tmp_path, config))
-
-
-def test_another_seed_gives_another_run(uninterrupted, tmp_path):
-    config = config_of(uninterrupted.read_config().run.algo, seed=1)
-    other = train(tmp_path, config)
+def test_the_same_seed_gives_the_same_run_and_another_another(uninterrupted, again, tmp_path):
+    assert compare_runs(uninterrupted, again.train()) == []
+    other = train(tmp_path, config_of(again.config.run.algo, seed=1))
     assert read_episodes(other) != read_episodes(uninterrupted)
 
 
@@ -217,15 +126,12 @@ def test_plan(uninterrupted, tmp_path):
     config = uninterrupted.read_config()
     assert plan_run(RunDirectory(tmp_path / "new"), config) == ("start", config, 0)
     assert plan_run(uninterrupted, config) == ("finished", config, 600)
-    with pytest.raises(ValueError, match="holds a run of other settings") as error:
-        plan_run(uninterrupted, config_of(config.run.algo, gamma=0.9, protocol="machado"))
-    assert str(error.value) == (
+    other = config_of(config.run.algo, gamma=0.9, protocol="machado")
+    assert refusal(plan_run, uninterrupted, other) == (
         f"{uninterrupted.path} holds a run of other settings (gamma, protocol); choose another "
         "--runs folder, or delete it."
     )
-    with pytest.raises(ValueError, match="longer than") as error:
-        plan_run(uninterrupted, config.with_total_agent_steps(500))
-    assert str(error.value) == (
+    assert refusal(plan_run, uninterrupted, config.with_total_agent_steps(500)) == (
         f"{uninterrupted.path} is a run of 600 agent steps, longer than the 500 asked for; ask "
         "for at least as many."
     )
@@ -237,7 +143,7 @@ def test_plan(uninterrupted, tmp_path):
         ("a2c", {"learning_rate_schedule": "constant"}, None),
         ("a2c", {"learning_rate_schedule": "linear"}, "learning rate"),
         ("dqn", {}, "epsilon"),
-        ("dqn", {"exploration_initial_eps": 0.1, "exploration_final_eps": 0.1}, None),
+        ("dqn", CONSTANT_EPSILON, None),
     ],
 )
 @pytest.mark.parametrize("state", ["finished", "interrupted"])
@@ -254,9 +160,7 @@ def test_a_run_whose_schedules_depend_on_its_length_is_not_made_longer(
         action = "extend" if state == "finished" else "resume"
         assert plan_run(directory, longer) == (action, longer, 400)
         return
-    with pytest.raises(ValueError, match=f"over which its {falls} falls") as error:
-        plan_run(directory, longer)
-    assert str(error.value) == (
+    assert refusal(plan_run, directory, longer) == (
         f"{tmp_path} is a run of 600 agent steps, over which its {falls} falls, and going on to "
         "800 would raise it again; choose another --runs folder for the longer run."
     )
@@ -264,10 +168,8 @@ def test_a_run_whose_schedules_depend_on_its_length_is_not_made_longer(
 
 @pytest.mark.parametrize("algo", ["a2c", "dqn"])
 def test_a_finished_run_can_be_extended(tmp_path, algo):
-    constant = {"exploration_initial_eps": 0.1, "exploration_final_eps": 0.1}
-    config = config_of(
-        algo, learning_rate_schedule="constant", **(constant if algo == "dqn" else {})
-    )
+    constant = CONSTANT_EPSILON if algo == "dqn" else {}
+    config = config_of(algo, **constant)
     directory = train(tmp_path, config)
     earlier = read_episodes(directory)
     train(tmp_path, config.with_total_agent_steps(720))
@@ -280,10 +182,8 @@ def test_a_finished_run_can_be_extended(tmp_path, algo):
 
 def test_other_threads_are_told(tmp_path, capsys):
     config = config_of("a2c", total_agent_steps=200)
-    with pytest.raises(TrainingStopped):
-        train(tmp_path, config, StopAt(11))
-    asked = config.with_execution(threads=2)
-    train(tmp_path, asked)
+    ShortRun(tmp_path, config).stop_after(11)
+    train(tmp_path, config.with_execution(threads=2))
     assert (
         f"{config.name}: resumed at 110 agent steps. `threads` is 2, and was 1: from here on the "
         "weights are not, to the last bit, those of a run without the change.\n"

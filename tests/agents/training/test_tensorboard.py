@@ -1,4 +1,3 @@
-import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ from stable_baselines3.common.logger import HParam, Image, Logger, TensorBoardOu
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.training.tensorboard import EventFile
+from tests.refusals import refusal
 
 
 def log_rows(logger: Logger) -> None:
@@ -42,7 +42,7 @@ def hyperparameters(folder: Path) -> Any:
     return {tag: value for tag, value in content.items() if "start" not in tag}
 
 
-def test_writes_what_sb3_writes(tmp_path: Path) -> None:
+def test_writes_what_sb3_writes(tmp_path):
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     ours.mkdir()
     log_rows(Logger(str(ours), [EventFile(ours)]))
@@ -52,7 +52,7 @@ def test_writes_what_sb3_writes(tmp_path: Path) -> None:
     assert hyperparameters(ours) == hyperparameters(theirs) != {}
 
 
-def test_a_row_is_in_the_file_when_it_was_written(tmp_path: Path) -> None:
+def test_a_row_is_in_the_file_when_it_was_written(tmp_path):
     file = EventFile(tmp_path)
     size = file.path.stat().st_size
     file.write({"a": 1.0}, {"a": ()}, 3)
@@ -61,33 +61,29 @@ def test_a_row_is_in_the_file_when_it_was_written(tmp_path: Path) -> None:
     file.close()
 
 
-def test_a_full_disk_is_named_and_leaves_no_thread(tmp_path: Path) -> None:
+def test_a_full_disk_is_named_and_leaves_no_thread(tmp_path):
     file = EventFile(tmp_path)
     file._file.close()
     file._file = Path("/dev/full").open("ab")  # noqa: SIM115
-    message = re.escape(
-        f"{file.path} cannot be written (No space left on device); free some space."
-    )
-    with pytest.raises(OSError, match=f"^{message}$"):
-        file.write({"a": 1.0}, {"a": ()}, 3)
-    with pytest.raises(OSError, match=f"^{message}$"):
-        file.close()
+    message = f"{file.path} cannot be written (No space left on device); free some space."
+    assert refusal(file.write, {"a": 1.0}, {"a": ()}, 3, error=OSError) == message
+    assert refusal(file.close, error=OSError) == message
 
 
-def test_what_cannot_be_shown_is_our_own_mistake(tmp_path: Path) -> None:
+def test_what_cannot_be_shown_is_our_own_mistake(tmp_path):
     file = EventFile(tmp_path)
     with pytest.raises(TypeError, match=r"^a: no way to show a list$"):
         file.write({"a": [1]}, {"a": ()})
     file.close()
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_there(tmp_path):
     message = rf"^{tmp_path}/no/events\S+ cannot be written \(No such file or directory\); create "
     with pytest.raises(OSError, match=message + r"its directory first\.$"):
         EventFile(tmp_path / "no")
 
 
-def test_an_open_page_forgets_what_a_resumed_run_takes_back(tmp_path: Path) -> None:
+def test_an_open_page_forgets_what_a_resumed_run_takes_back(tmp_path):
     """TensorBoard's loader in Python, which reads what is appended and never starts again."""
     page = EventAccumulator(str(tmp_path))
     first = EventFile(tmp_path)
