@@ -123,6 +123,9 @@ def test_assignments_raise_nothing_but_one_line(assignments):
         assert "\n" not in line
 
 
+COUNT = "`count` must be a whole number at least 1 and at most 64"
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -131,10 +134,7 @@ def test_assignments_raise_nothing_but_one_line(assignments):
             {name: value for name, value in VALUES.items() if name != "text"},
             "file: `text` is missing; add it.",
         ),
-        (
-            VALUES | {"count": 65},
-            "file: `count` must be a whole number at least 1 and at most 64, got 65.",
-        ),
+        (VALUES | {"count": 65}, f"file: {COUNT}, got 65."),
         (VALUES | {"share": 1}, "file: `share` must be a number above 0 and below 1, got 1."),
         (VALUES | {"free": math.nan}, "file: `free` must be a number, got nan."),
         (VALUES | {"free": math.inf}, "file: `free` must be a number, got inf."),
@@ -147,10 +147,7 @@ def test_assignments_raise_nothing_but_one_line(assignments):
             VALUES | {"layers": [True]},
             "file: `layers` must be a whole number at least 0 and at most 2, got true.",
         ),
-        (
-            VALUES | {"count": Argument("1k", "--count")},
-            "file: --count: `count` must be a whole number at least 1 and at most 64, got 1_000.",
-        ),
+        (VALUES | {"count": Argument("1k", "--count")}, f"file: --count: {COUNT}, got 1_000."),
     ],
 )
 def test_parse_names_what_is_wrong(values, message):

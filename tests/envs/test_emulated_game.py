@@ -23,13 +23,19 @@ def make_game(name: str, protocol: Protocol, **options: Any) -> EmulatedGame:
     return EmulatedGame(find_game(name), protocol, run_seed=0, environment=0, **options)
 
 
+def act(game: EmulatedGame, action: int) -> StepOutcome:
+    """Take one step, and the presses after it if it ends an episode."""
+    game.send(action)
+    outcome = game.receive()
+    while game.restarting:
+        game.continue_restart()
+    return outcome
+
+
 def play(game: EmulatedGame, steps: int, seed: int = 0) -> Iterator[tuple[StepOutcome, Any]]:
     """Play at random; gives each outcome, and the next episode's first frame or None."""
     for action in np.random.default_rng(seed).integers(game.action_count, size=steps).tolist():
-        game.send(action)
-        outcome = game.receive()
-        while game.restarting:
-            game.continue_restart()
+        outcome = act(game, action)
         yield outcome, game.first_frame if outcome.ended else None
 
 
@@ -81,10 +87,7 @@ def test_presses_between_episodes(name, first, lives):
     presses = []
     while not game.unreported:
         before = len(played_actions(game))
-        game.send(ACTION_2)
-        outcome = game.receive()
-        while game.restarting:
-            game.continue_restart()
+        outcome = act(game, ACTION_2)
         added = played_actions(game)[before:]
         assert added[0] == ACTION_2
         if outcome.ended:
@@ -190,6 +193,7 @@ def test_streams_depend_on_run_environment_and_purpose_alone():
 # --- rebuilding -----------------------------------------------------------------------------------
 
 SHORT_GAMES = BASELINES.replace(max_frames_per_game=300)
+SHORT_MACHADO = MACHADO.replace(max_frames_per_game=300)
 
 
 @pytest.mark.parametrize(
@@ -198,13 +202,7 @@ SHORT_GAMES = BASELINES.replace(max_frames_per_game=300)
         pytest.param("Breakout", BASELINES, 10_000, 500, id="baselines"),
         pytest.param("MsPacman", MACHADO, 10_000, 700, id="machado"),
         pytest.param("Breakout", BASELINES, 150, 430, id="baselines, seeded anew"),
-        pytest.param(
-            "MsPacman",
-            MACHADO.replace(max_frames_per_game=300),
-            150,
-            430,
-            id="machado, seeded anew",
-        ),
+        pytest.param("MsPacman", SHORT_MACHADO, 150, 430, id="machado, seeded anew"),
         # These carry something from one game to the next.
         pytest.param("HauntedHouse", SHORT_GAMES, 10_000, 430, id="haunted house"),
         pytest.param("YarsRevenge", SHORT_GAMES, 10_000, 430, id="yars revenge"),
@@ -225,13 +223,8 @@ def test_rebuilt_game_goes_on_alike(name, protocol, agent_steps_between_seedings
         play(game, 300, seed=1), play(copy, 300, seed=1), strict=True
     ):
         np.testing.assert_array_equal(one.frame, other.frame)
-        assert (one.reward, one.terminated, one.truncated) == (
-            other.reward,
-            other.terminated,
-            other.truncated,
-        )
-        if first is not None:
-            np.testing.assert_array_equal(first, other_first)
+        assert replace(one, frame=None) == replace(other, frame=None)
+        np.testing.assert_array_equal(first, other_first)
     assert copy.get_state() | {"unreported": []} == game.get_state() | {"unreported": []}
     assert [replace(finished, seconds=0) for finished in copy.unreported] == [
         replace(finished, seconds=0) for finished in game.unreported

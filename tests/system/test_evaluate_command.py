@@ -186,20 +186,20 @@ COUNT = "`episodes` must be a whole number at least 1 and at most 1_000_000"
             "--seed: `seed` must be a whole number at least 0 and at most 2_147_483_647, got -1.",
         ),
         (["--device", "tpu"], "`device` must be auto, cpu, cuda or cuda:N, got 'tpu'."),
-        (["--game", "Pong"], "{run} knows what it was trained on; leave out --game Pong."),
-        (
-            ["--protocol", "machado"],
-            "{run} knows what it was trained on; leave out --protocol machado.",
-        ),
-        (
-            ["--out", "{run}/config.json"],
-            "cannot write to {run}/config.json (File exists); choose another folder with --out.",
+        *(
+            (option.split(), f"{{run}} knows what it was trained on; leave out {option}.")
+            for option in ("--game Pong", "--protocol machado")
         ),
         (["--out", ""], "--out must name a folder, got ''."),
-        (
-            ["--out", "{run}/config.json/x"],
-            "cannot write to {run}/config.json/x (Not a directory); choose another folder with "
-            "--out.",
+        *(
+            (
+                ["--out", path],
+                f"cannot write to {path} ({fault}); choose another folder with --out.",
+            )
+            for path, fault in (
+                ("{run}/config.json", "File exists"),
+                ("{run}/config.json/x", "Not a directory"),
+            )
         ),
         pytest.param(
             ["--out", "/proc/evaluation"],

@@ -21,10 +21,15 @@ from tests.short_runs import ShortRun, command_line, short_config
 
 ROOT = Path(__file__).parents[2]
 ON_FIRE = "the emulator is on fire"
+NO_FRAME = "a frame is {}, not uint8 of shape (84, 84)"
 
 
 def burn(*_: Any) -> Any:
     raise RuntimeError("the emulator\nis on fire")
+
+
+def with_frame(change: Callable[[Any], Any]) -> Callable[[StepOutcome], StepOutcome]:
+    return lambda outcome: replace(outcome, frame=change(outcome.frame))
 
 
 def show_little(game: EmulatedGame) -> None:
@@ -56,19 +61,13 @@ def misbehave(monkeypatch: pytest.MonkeyPatch, answer: Callable[[StepOutcome], A
     ("answer", "fault"),
     [
         (burn, ON_FIRE),
+        (with_frame(lambda frame: frame[:, :83]), NO_FRAME.format("uint8 of shape (84, 83)")),
         (
-            lambda outcome: replace(outcome, frame=outcome.frame[:, :83]),
-            "a frame is uint8 of shape (84, 83), not uint8 of shape (84, 84)",
+            with_frame(lambda frame: frame.astype(np.float32)),
+            NO_FRAME.format("float32 of shape (84, 84)"),
         ),
-        (
-            lambda outcome: replace(outcome, frame=outcome.frame.astype(np.float32)),
-            "a frame is float32 of shape (84, 84), not uint8 of shape (84, 84)",
-        ),
-        (
-            lambda outcome: replace(outcome, frame=None),
-            "'NoneType' object has no attribute 'shape'",
-        ),
-        (lambda outcome: None, "'NoneType' object has no attribute 'frame'"),
+        (with_frame(lambda _: None), "'NoneType' object has no attribute 'shape'"),
+        (lambda _: None, "'NoneType' object has no attribute 'frame'"),
     ],
 )
 def test_a_failing_emulator_ends_the_run_with_one_line(
@@ -88,7 +87,7 @@ def test_a_failing_emulator_ends_the_run_with_one_line(
     [
         ("__init__", burn, ON_FIRE),
         ("start", burn, ON_FIRE),
-        ("start", show_little, "a frame is uint8 of shape (3, 3), not uint8 of shape (84, 84)"),
+        ("start", show_little, NO_FRAME.format("uint8 of shape (3, 3)")),
     ],
 )
 def test_an_emulator_that_fails_at_the_start_ends_the_run_with_one_line(

@@ -10,7 +10,7 @@ from agents.algorithms.dqn import DQN
 from agents.algorithms.prefetch import Prefetch
 from agents.algorithms.replay_buffer import ReplayBuffer
 from tests.agents.algorithms.test_dqn import make
-from tests.agents.algorithms.test_replay_buffer import ACTIONS, OBSERVATIONS, Stream
+from tests.agents.algorithms.test_replay_buffer import ACTIONS, OBSERVATIONS, Stream, fill
 
 
 @pytest.fixture(autouse=True)
@@ -19,11 +19,6 @@ def _two_threads():
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(threads)
-
-
-def fill(replay: ReplayBuffer, stream: Stream, steps: int) -> None:
-    for _ in range(steps):
-        replay.add(*stream.step())
 
 
 def sum_pixels(observations: torch.Tensor) -> torch.Tensor:

@@ -40,6 +40,11 @@ class Stream:
         return transition
 
 
+def fill(replay: ReplayBuffer, stream: Stream, steps: int) -> None:
+    for _ in range(steps):
+        replay.add(*stream.step())
+
+
 @pytest.mark.parametrize("n_envs", [1, 3])
 @pytest.mark.parametrize("end_probability", [0.0, 0.02, 0.04])
 @pytest.mark.parametrize("steps", [1, 3, 59, 60, 61, 500])
@@ -113,14 +118,10 @@ def test_goes_back_to_a_saved_state_of_its_files(tmp_path):
         )
 
     replay, stream = make(), Stream(1, 0.05)
-    transitions = [stream.step() for _ in range(170)]
-    for transition in transitions[:140]:
-        replay.add(*transition)
+    fill(replay, stream, 140)
     state = replay.get_state()
     expected = replay.sample(64)
-    for transition in transitions[140:]:
-        replay.add(*transition)
-
+    fill(replay, stream, 30)
     rebuilt = make()
     rebuilt.set_state(state)
     again = rebuilt.sample(64)
@@ -132,11 +133,9 @@ def test_goes_back_to_a_saved_state_of_its_files(tmp_path):
 def test_refuses_a_state_its_files_have_moved_past(tmp_path):
     replay = ReplayBuffer(50, OBSERVATIONS, ACTIONS, "cpu", folder=tmp_path, slack_transitions=30)
     stream = Stream(1, 0.0)
-    for _ in range(60):
-        replay.add(*stream.step())
+    fill(replay, stream, 60)
     state = replay.get_state()
-    for _ in range(60):
-        replay.add(*stream.step())
+    fill(replay, stream, 60)
     message = (
         "the replay buffer is not the one of this checkpoint; delete the run's replay folder to "
         "refill it."

@@ -19,6 +19,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, int | None]:
     return has
 
 
+NO_ROOM = "{{path}} needs {} GB of disk, {} GB are free; make room or choose another --runs folder."
+
+
 # Replay buffer of 100_000 transitions: 127_066 frames of 7056 + 1 bytes in its ring (1.05 frames a
 # transition, with the slack of 2 x 10_000 + 1000), 121_000 transitions of 14 bytes, 16 bytes:
 # 898_398_778. With 32 samples of 500 kB and an environment of 1.2 MB: 0.92 GB.
@@ -28,35 +31,22 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, int | None]:
     [
         ("dqn", {}, {"memory": 915_598_778}, None),
         (
-            "dqn",
-            {},
-            {"memory": 915_598_777},
+            *("dqn", {}, {"memory": 915_598_777}),
             "Pong/dqn-cnn/seed0 needs 0.92 GB of memory, 0.92 GB are available; set a smaller "
             "buffer_size, batch_size, n_envs or checkpoint_every_agent_steps.",
         ),
         ("dqn", {}, {"memory": None}, None),  # the system does not tell
         ("dqn", {}, {"disk": 1_023_398_778}, None),
-        (
-            "dqn",
-            {},
-            {"disk": 1_023_398_777},
-            "{path} needs 1.02 GB of disk, 1.02 GB are free; make room or choose another --runs "
-            "folder.",
-        ),
+        (*("dqn", {}, {"disk": 1_023_398_777}), NO_ROOM.format("1.02", "1.02")),
         ("a2c", {}, {"memory": 80 * 500_000 + 16 * 1_200_000, "disk": 125_000_000}, None),
         (
-            "a2c",
-            {"n_steps": 50},
-            {"memory": 10**8},
+            *("a2c", {"n_steps": 50}, {"memory": 10**8}),
             "Pong/a2c-cnn/seed0 needs 0.42 GB of memory, 0.10 GB are available; set a smaller "
             "n_envs or n_steps.",
         ),
         (
-            "a2c",
-            {"total_agent_steps": 10**12},
-            {"disk": 10**11},
-            "{path} needs 500.12 GB of disk, 100.00 GB are free; make room or choose another "
-            "--runs folder.",
+            *("a2c", {"total_agent_steps": 10**12}, {"disk": 10**11}),
+            NO_ROOM.format("500.12", "100.00"),
         ),
     ],
 )
