@@ -15,6 +15,7 @@ from runtime.command_line import (
     read_flags,
 )
 from runtime.process_settings import prepare_process
+from runtime.run_directory import RunDirectory
 
 
 class _Play(Settings):
@@ -33,18 +34,24 @@ def main(arguments: list[str] | None = None) -> int:
     with exit_on_user_error():
         options = _parser().parse_args(arguments)
         play = _Play.parse(_DEFAULTS | read_flags(options, flags_of(_Play)))
+        path = parse_path(options.model, "RUN_DIR|MODEL.zip", "a run or a model")
+        if options.out is not None:
+            folder = parse_path(options.out, "--out")
+        elif path.is_dir():
+            folder = RunDirectory(path).evaluation_path
+        else:
+            folder = path.with_name(f"{path.stem}-evaluation")
+        from agents.algorithms.device import find_device
+        from agents.evaluation.agent import load_agent
         from agents.evaluation.evaluate import evaluate
 
         evaluate(
-            parse_path(options.model, "RUN_DIR|MODEL.zip", "a run or a model"),
+            load_agent(path, options.game, options.protocol, find_device(options.device)),
+            folder,
             games=play.episodes,
             seed=play.seed,
             deterministic=options.deterministic,
             pictures=[kind for kind in ("video", "gif") if getattr(options, kind)],
-            folder=None if options.out is None else parse_path(options.out, "--out"),
-            game_name=options.game,
-            protocol_name=options.protocol,
-            device_name=options.device,
         )
     return 0
 

@@ -4,9 +4,11 @@ The experiment (game, algorithm, seed, network, hyper-parameters) identifies a r
 settings (device, threads, intervals) are recorded with it and never compared.
 """
 
-import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from contextlib import suppress
+from functools import cache
+from itertools import combinations, product
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -31,6 +33,8 @@ Environments = Annotated[
     int, Field(ge=1, le=1024), Flag("--n-envs", "environments stepped together")
 ]
 Schedule = Literal["constant", "linear"]
+Position = Literal["coordinates", "bias-map", "random-channels"]
+CoordInit = Literal["default", "zero"]
 
 
 class RunSettings(Settings):
@@ -58,10 +62,10 @@ class NetworkSettings(Settings):
         tuple[Annotated[int, Field(ge=0, le=CONVOLUTIONS - 1)], ...],
         Flag("--coord-layers", "give these convolutions (0 1 2) their coordinates"),
     ]
-    position: Literal["coordinates", "bias-map", "random-channels"]
+    position: Position
     with_radius: Annotated[bool, Flag("--radius", "add the distance from the centre")]
     coord_init: Annotated[
-        Literal["default", "zero"],
+        CoordInit,
         Flag("--coord-init", "initial coordinate weights: default or zero", "INIT"),
     ]
 
@@ -229,11 +233,6 @@ def experiment_differences(one: RunConfig, other: RunConfig) -> list[str]:
 
 # --- the names of networks ------------------------------------------------------------------------
 
-_ARM = re.compile(
-    r"(?P<position>coordconv|bias-map|random-channels)"
-    r"(?:-(?:(?P<all>all)|layer(?P<layers>[0-9]+)))?(?P<radius>-r)?(?P<zero>-zero)?"
-)
-
 
 def arm_name(network: NetworkSettings) -> str:
     """Name a network after what sets it apart from the standard one."""
@@ -247,25 +246,23 @@ def arm_name(network: NetworkSettings) -> str:
     return name + "-r" * network.with_radius + "-zero" * (network.coord_init == "zero")
 
 
+@cache
 def parse_arm(name: str) -> NetworkSettings:
     """The network that `arm_name` gives this name.
 
     Raises:
         ValueError: If no network has it; one line.
     """
-    values = load_preset("run")["network"]
-    match = _ARM.fullmatch(name)
-    if match is not None:
-        if match["position"] != "coordconv":
-            values["position"] = match["position"]
-        layers = range(CONVOLUTIONS) if match["all"] else map(int, match["layers"] or "0")
-        values["coord_layers"] = list(layers)
-        values["with_radius"] = match["radius"] is not None
-        values["coord_init"] = "zero" if match["zero"] else "default"
-    if match is not None or name == BASELINE:
-        network = NetworkSettings.parse(values, f"--arms {name}")
-        if arm_name(network) == name:
-            return network
+    counts = range(CONVOLUTIONS + 1)
+    layers = [chosen for n in counts for chosen in combinations(range(CONVOLUTIONS), n)]
+    choices = layers, get_args(Position), (False, True), get_args(CoordInit)
+    for values in product(*choices):
+        with suppress(ValueError):  # not all of them go together
+            network = NetworkSettings.parse(
+                dict(zip(NetworkSettings.model_fields, values, strict=True))
+            )
+            if arm_name(network) == name:
+                return network
     raise ValueError(
         f"--arms: unknown arm {name!r}; use cnn, coordconv, coordconv-all, bias-map or "
         "random-channels, with -r for the radius, -zero for coordinate weights that start at 0."

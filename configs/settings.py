@@ -12,7 +12,7 @@ beside this module, each with its unit and source.
 import difflib
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -193,35 +193,28 @@ def override(sections: Mapping[str, dict[str, Any]], overrides: Mapping[str, Any
 
 
 def parse_assignments(
-    assignments: Iterable[str], known: Iterable[str], flags: dict[str, Any] | None = None
+    assignments: Iterable[str], known: Collection[str], flags: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Read the `key=value` texts of `--set`, and add what flags have set.
-
-    Args:
-        assignments: The texts, as typed on the command line.
-        known: The keys that may be set.
-        flags: The values of flags, by key.
+    """Read the `key=value` texts of `--set`, whose keys must be known, and add what flags have set.
 
     Raises:
         ValueError: For a text without `=`, or an unknown or repeated key; one line.
     """
-    names, flags, option = set(known), flags or {}, "--set"
     values: dict[str, Any] = {}
     for assignment in assignments:
-        name, equals, text = assignment.partition("=")
-        name = name.strip()
+        name, equals, text = (part.strip() for part in assignment.partition("="))
         if not equals or not name:
-            raise ValueError(f"{option} takes key=value, got {assignment!r}.")
-        if name not in names:
-            raise ValueError(f"{option}: {describe_unknown(name, known)}")
+            raise ValueError(f"--set takes key=value, got {assignment!r}.")
+        if name not in known:
+            raise ValueError(f"--set: {describe_unknown(name, known)}")
         if name in values:
-            raise ValueError(f"{option}: `{name}` is given twice; give it once.")
+            raise ValueError(f"--set: `{name}` is given twice; give it once.")
         if name in flags:
             raise ValueError(
                 f"{flags[name].option} and --set {name}=... both set `{name}`; give one of them."
             )
-        values[name] = Argument(text.strip(), option)
-    return values | flags
+        values[name] = Argument(text, "--set")
+    return {**values, **flags}
 
 
 def flags_of(*kinds: type[Settings]) -> Flags:

@@ -29,13 +29,8 @@ class AtariVecEnv(VecEnv):
     `EvalCallback` score whole games. Differences from SB3's wrappers are listed and bounded in
     tests/envs/test_equivalence_with_sb3.py.
 
-    Every method raises `EnvironmentFailure` if an emulator fails.
-
-    Args:
-        game: The game.
-        protocol: How it is presented.
-        n_envs: Number of environments.
-        seed: The run's seed; with the environment's and a game's number it seeds the emulator.
+    The run's seed, the environment's and a game's number seed the emulator. Every method raises
+    `EnvironmentFailure` if an emulator fails.
     """
 
     spec = None  # of no environment that Gymnasium could make

@@ -15,7 +15,7 @@ without Python's global lock, so emulators work side by side.
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Generator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,7 @@ class GameBooks:
             the frames in which the emulator selects the game's mode (134 in NameThisGame).
         time_limit: Whether the frame limit ended it, not the game itself.
         seconds: Wall-clock time from its start, or its rebuilding, to its end.
+        frames_before: Those of `length_frames` that were emulated before the first action.
     """
 
     number: int
@@ -61,6 +62,7 @@ class GameBooks:
     length_frames: int = 0
     time_limit: bool = False
     seconds: float = 0.0
+    frames_before: int = field(default=0, compare=False)  # older checkpoints lack it
 
 
 @dataclass(slots=True)
@@ -283,11 +285,12 @@ class EmulatedGame:
         frames, info = self._ale.reset(np.array((0,)), np.array((seed,)))
         self._actions.clear()
         self._seeded_game_number = number
-        self._begin_game(number, int(info["lives"][0]))
+        self._begin_game(number, info)
         return np.asarray(frames[0, 0])
 
-    def _begin_game(self, number: int, lives: int) -> None:
-        self.current = GameBooks(number, lives)
+    def _begin_game(self, number: int, info: dict[str, Any]) -> None:
+        lives, frames = int(info["lives"][0]), int(info["episode_frame_number"][0])
+        self.current = GameBooks(number, lives, frames_before=frames)
         self._game_over = False
         self._started = time.monotonic()
 
@@ -298,7 +301,7 @@ class EmulatedGame:
         frame, lives = frames[0, 0], int(info["lives"][0])
         current = self.current
         if self._game_over:  # the action restarted the game
-            self._begin_game(current.number + 1, lives)
+            self._begin_game(current.number + 1, info)
             return StepOutcome(frame, 0, False, False)
         reward = int(rewards[0])
         game_over, time_limit = bool(terminations[0]), bool(truncations[0])

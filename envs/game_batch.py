@@ -27,10 +27,6 @@ class EnvironmentFailure(RuntimeError):
 class GameBatch(Generic[GameType]):
     """Environments 0 to `count` - 1, of one game; call `start`, then `send` and `receive` in turn.
 
-    Args:
-        make_game: Makes the game of an environment.
-        count: Number of environments.
-
     Attributes:
         games: One for each environment.
         observations: What the agent sees, uint8 [count, 4, 84, 84], the newest frame last and in
@@ -105,9 +101,7 @@ class GameBatch(Generic[GameType]):
     def set_state(self, state: Sequence[dict[str, Any]], observations: Frames) -> None:
         """Rebuild the games of a saved state by playing their actions again.
 
-        Args:
-            state: From `get_state`.
-            observations: Those of that moment, uint8 [count, 4, 84, 84].
+        `observations` are those of that moment, uint8 [count, 4, 84, 84].
 
         Raises:
             ValueError: If they are of another number of environments, or the rebuilt games are not

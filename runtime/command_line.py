@@ -11,6 +11,7 @@ from typing import Any, NoReturn, TextIO, get_args, get_origin
 
 from configs.settings import Argument, Flags, show
 
+FAILED = 1
 USER_ERROR = 2
 INTERRUPTED = 130  # a shell's exit status for Ctrl-C
 READER_GONE = 141  # a shell's exit status for SIGPIPE
@@ -148,10 +149,7 @@ def _unfailing_output() -> Iterator[None]:
 def parse_path(text: str, name: str, kind: str = "a folder") -> Path:
     """The path that an argument names; `~` is the home folder, which no shell expands after `=`.
 
-    Args:
-        text: What the user typed.
-        name: The argument, as messages call it.
-        kind: What it should name, for the message.
+    Messages call the argument `name`, and say that it must name `kind`.
 
     Raises:
         ValueError: If it is empty or has characters that cannot be printed.

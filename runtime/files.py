@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import io
 import json
 import math
@@ -13,11 +12,11 @@ import os
 import re
 import secrets
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Literal, NoReturn
+from typing import IO, Any, NoReturn
 
-_CHUNK_BYTES = 1 << 20
 _MAX_JSON_BYTES = 16 << 20
 _MAX_JSON_DEPTH = 64
 _TEMPORARY_NAME = re.compile(r"\..+\.[0-9a-f]{16}\.tmp", re.DOTALL)
@@ -47,7 +46,7 @@ class FileWriteError(OSError):
 
 
 @contextlib.contextmanager
-def open_atomically(path: str | Path, mode: Literal["w", "wb"] = "wb") -> Iterator[IO[Any]]:
+def open_atomically(path: str | Path) -> Iterator[IO[bytes]]:
     """Open a file that appears at ``path`` complete and on disk, or not at all.
 
     The body writes to a temporary file in the same directory. When it ends, that file is flushed,
@@ -56,7 +55,6 @@ def open_atomically(path: str | Path, mode: Literal["w", "wb"] = "wb") -> Iterat
 
     Args:
         path: The file to write; its directory must exist.
-        mode: ``"wb"``, or ``"w"`` for UTF-8 text with newlines as written.
 
     Yields:
         The temporary file, seekable.
@@ -69,7 +67,7 @@ def open_atomically(path: str | Path, mode: Literal["w", "wb"] = "wb") -> Iterat
     if path.is_dir():
         raise ValueError(f"{path} is a directory; give the path of a file.")
     try:
-        stream = _create_temporary(path, mode)
+        stream = _create_temporary(path)
     except OSError as error:
         _raise_write_error(path, error)
     temporary: str = stream.name
@@ -101,36 +99,25 @@ def write_json(path: str | Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
-def remove_stale_temporaries(directory: str | Path) -> list[Path]:
+def remove_stale_temporaries(directory: str | Path) -> None:
     """Remove the temporaries of `open_atomically` whose writers are dead.
 
     A writer holds a lock on its temporary, which ends with its process: a file that can be locked
-    has no writer. Files of any other name are left alone.
-
-    Args:
-        directory: Searched itself, not below.
-
-    Returns:
-        The removed paths, sorted.
+    has no writer. Files of any other name, and folders below, are left alone.
     """
-    removed = []
-    for path in sorted(Path(directory).iterdir()):
+    for path in list(Path(directory).iterdir()):
         if not _TEMPORARY_NAME.fullmatch(path.name) or path.is_symlink() or not path.is_file():
             continue
         with contextlib.suppress(OSError), path.open("r+b") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
-            removed.append(path)
-    return removed
 
 
-def _create_temporary(path: Path, mode: Literal["w", "wb"]) -> IO[Any]:
+def _create_temporary(path: Path) -> IO[bytes]:
     """Create and lock the temporary for ``path``; its name is the stream's ``name``."""
     while True:
         name = os.fspath(path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp"))
-        stream: IO[Any] = (
-            open(name, "xb") if mode == "wb" else open(name, "x", encoding="utf-8", newline="\n")  # noqa: PTH123, SIM115
-        )
+        stream = open(name, "xb")  # noqa: PTH123, SIM115
         with contextlib.suppress(OSError):  # some file systems have no locks
             fcntl.flock(stream, fcntl.LOCK_EX)
         if Path(name).exists():
@@ -206,16 +193,14 @@ def read_bytes(path: str | Path, *, max_bytes: int) -> bytes:
     return data
 
 
-def read_json(
-    path: str | Path, *, max_bytes: int = _MAX_JSON_BYTES, allow_nan: bool = False
-) -> Any:
-    """Read a JSON file; see `parse_json`.
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file of at most 16 MiB; see `parse_json`.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It cannot be read, is larger than ``max_bytes`` or is not acceptable JSON.
+        ValueError: It cannot be read, is larger or is not acceptable JSON.
     """
-    return parse_json(read_bytes(path, max_bytes=max_bytes), str(path), allow_nan=allow_nan)
+    return parse_json(read_bytes(path, max_bytes=_MAX_JSON_BYTES), str(path))
 
 
 def parse_json(document: bytes | str, source: str, *, allow_nan: bool = False) -> Any:
@@ -237,7 +222,8 @@ def parse_json(document: bytes | str, source: str, *, allow_nan: bool = False) -
             parse_float=float if allow_nan else _parse_finite,
             parse_constant=float if allow_nan else _parse_finite,
         )
-        _check_depth(value)
+        if _depth(value) > _MAX_JSON_DEPTH:
+            raise RecursionError
     except UnicodeDecodeError as error:
         fault = f"not UTF-8 at byte {error.start}"
     except json.JSONDecodeError as error:
@@ -251,27 +237,10 @@ def parse_json(document: bytes | str, source: str, *, allow_nan: bool = False) -
     raise ValueError(f"{source} is not valid JSON ({fault}); correct or replace it.")
 
 
-def sha256_of(path: str | Path, *, length: int | None = None) -> str:
-    """Return the SHA-256 of a file, or of its first ``length`` bytes, in lower-case hexadecimal.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It cannot be read.
-    """
-    digest = hashlib.sha256()
-    with open_for_reading(path) as stream:
-        left = math.inf if length is None else length
-        while chunk := stream.read(int(min(left, _CHUNK_BYTES))):
-            digest.update(chunk)
-            left -= len(chunk)
-    return digest.hexdigest()
-
-
 def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        ((twice, _),) = Counter(key for key, _ in pairs).most_common(1)
         raise ValueError(f"key {twice[:80]!r} is given twice")
     return value
 
@@ -283,13 +252,7 @@ def _parse_finite(number: str) -> float:
     return value
 
 
-def _check_depth(value: Any) -> None:
-    level = [value]
-    for _ in range(_MAX_JSON_DEPTH + 1):
-        level = [item for item in level if isinstance(item, dict | list)]
-        if not level:
-            return
-        level = [
-            child for item in level for child in (item.values() if isinstance(item, dict) else item)
-        ]
-    raise RecursionError
+def _depth(value: Any) -> int:
+    if not isinstance(value, dict | list):
+        return 0
+    return 1 + max(map(_depth, value.values() if isinstance(value, dict) else value), default=0)

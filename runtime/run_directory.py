@@ -23,9 +23,8 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -34,73 +33,30 @@ from configs.settings import Settings
 from runtime.files import read_json, remove_stale_temporaries, write_json
 
 State = Literal["running", "interrupted", "finished", "diverged", "failed"]
-Status = TypeVar("Status", bound=Settings)
 
 
 class RunStatus(Settings):
-    """How far a run has come.
-
-    Attributes:
-        state: What it is doing, or how it ended.
-        agent_steps: Agent steps trained and saved.
-        message: Why it diverged or failed; empty otherwise.
-    """
+    """How far a run has come."""
 
     state: State
-    agent_steps: Annotated[int, Field(ge=0)]
-    message: str = ""
+    agent_steps: Annotated[int, Field(ge=0)]  # trained and saved
+    message: str = ""  # why it diverged or failed
 
 
-@dataclass(frozen=True)
 class RunDirectory:
     """The paths of one run, and what is known without opening its model files."""
 
-    path: Path
-
-    @property
-    def config_path(self) -> Path:
-        """What was asked."""
-        return self.path / "config.json"
-
-    @property
-    def status_path(self) -> Path:
-        """How far it has come."""
-        return self.path / "status.json"
-
-    @property
-    def provenance_path(self) -> Path:
-        """What it ran on."""
-        return self.path / "provenance.json"
-
-    @property
-    def episodes_path(self) -> Path:
-        """One row per finished game."""
-        return self.path / "episodes.csv"
-
-    @property
-    def packed_path(self) -> Path:
-        """The JSON files of a packed run."""
-        return self.path / "packed.json"
-
-    @property
-    def checkpoints_path(self) -> Path:
-        """The folder of the last two checkpoints."""
-        return self.path / "checkpoints"
-
-    @property
-    def replay_path(self) -> Path:
-        """The folder of DQN's replay buffer."""
-        return self.path / "replay"
-
-    @property
-    def final_path(self) -> Path:
-        """The trained agent."""
-        return self.path / "final.zip"
-
-    @property
-    def evaluation_path(self) -> Path:
-        """The folder evaluate.py writes to."""
-        return self.path / "evaluation"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_path = path / "config.json"
+        self.status_path = path / "status.json"
+        self.provenance_path = path / "provenance.json"
+        self.episodes_path = path / "episodes.csv"
+        self.checkpoints_path = path / "checkpoints"
+        self.replay_path = path / "replay"
+        self.final_path = path / "final.zip"
+        self.evaluation_path = path / "evaluation"
+        self.packed_path = path / "packed.json"
 
     def exists(self) -> bool:
         """Whether a run was ever started here, or was packed.
@@ -111,9 +67,7 @@ class RunDirectory:
         try:
             return self.config_path.exists() or self.packed_path.exists()
         except OSError as error:
-            raise ValueError(
-                f"cannot use {self.path} ({error.strerror}); choose another --runs folder."
-            ) from None
+            raise _folder_fault("use", self.path, error.strerror) from None
 
     def is_packed(self) -> bool:
         """Whether all that is left of a run is what a report needs."""
@@ -137,37 +91,23 @@ class RunDirectory:
         return values[name]
 
     def read_config(self) -> RunConfig:
-        """What was asked.
-
-        Raises:
-            FileNotFoundError: If no run was ever started here.
-            ValueError: If the file is damaged.
-        """
+        """What was asked; raises as `read_json` does."""
         return RunConfig.from_mapping(self.read_json("config.json"), str(self.config_path))
 
     def read_status(self) -> RunStatus | None:
-        """How far the run has come; None if it was never started.
-
-        Raises:
-            ValueError: If the file is damaged.
-        """
-        return self._read_status_as(RunStatus)
-
-    def _read_status_as(self, kind: type[Status]) -> Status | None:
+        """How far the run has come; None if it was never started. Raises as `read_json` does."""
         try:
             values = self.read_json("status.json")
         except FileNotFoundError:
             return None
         if not isinstance(values, dict):
             raise ValueError(f"{self.status_path}: not a status; delete the file and run again.")
-        return kind.parse(values, str(self.status_path))
+        return RunStatus.parse(values, str(self.status_path))
 
     def write_status(self, state: State, agent_steps: int, message: str = "") -> None:
         """Record how far the run has come."""
-        write_json(
-            self.status_path,
-            RunStatus(state=state, agent_steps=agent_steps, message=message).model_dump(),
-        )
+        status = RunStatus(state=state, agent_steps=agent_steps, message=message)
+        write_json(self.status_path, status.model_dump())
 
     def record_start(self, provenance: dict[str, Any]) -> None:
         """Append one start's circumstances to `provenance.json`."""
@@ -188,14 +128,12 @@ class RunDirectory:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            lock_file = (self.path / ".lock").open("ab")
         except OSError as error:
-            raise ValueError(
-                f"cannot write to {self.path} ({error.strerror}); choose another --runs folder."
-            ) from None
-        try:
+            raise _folder_fault("write to", self.path, error.strerror) from None
+        with lock_file:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ValueError(
                     f"{self.path} is being written by another process; wait for it or stop it."
@@ -207,8 +145,6 @@ class RunDirectory:
                 ) from None
             remove_stale_temporaries(self.path)
             yield
-        finally:
-            os.close(descriptor)
 
 
 def check_folder(path: Path) -> None:
@@ -220,15 +156,15 @@ def check_folder(path: Path) -> None:
     try:
         there = next(folder for folder in (path, *path.parents) if folder.exists())
     except OSError as error:
-        raise ValueError(
-            f"cannot use {path} ({error.strerror}); choose another --runs folder."
-        ) from None
+        raise _folder_fault("use", path, error.strerror) from None
     if not there.is_dir():
         fault = errno.EEXIST if there == path else errno.ENOTDIR
     elif there != path and not os.access(there, os.W_OK | os.X_OK):
         fault = errno.EACCES
     else:
         return
-    raise ValueError(
-        f"cannot write to {path} ({os.strerror(fault)}); choose another --runs folder."
-    )
+    raise _folder_fault("write to", path, os.strerror(fault))
+
+
+def _folder_fault(verb: str, path: Path, reason: str | None) -> ValueError:
+    return ValueError(f"cannot {verb} {path} ({reason}); choose another --runs folder.")

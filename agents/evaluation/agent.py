@@ -16,7 +16,7 @@ from agents.models.architecture import infer_architecture
 from agents.models.model_file import ModelFile, read_model_zip
 from agents.models.policy_state import load_policy_state
 from agents.training.checkpoints import newest_good_checkpoint
-from configs.protocols import load_protocol
+from configs.protocols import Protocol, load_protocol
 from configs.run_config import RunConfig, experiment_differences
 from envs.emulated_game import FRAME_SIZE
 from envs.frame_stack import STACKED_FRAMES
@@ -56,6 +56,11 @@ class TrainedAgent:
     def name(self) -> str:
         """The run's name, `Pong/a2c-coordconv/seed0`, or the model's."""
         return self.model_name if self.config is None else self.config.name
+
+    @property
+    def protocol(self) -> Protocol:
+        """How its game is presented."""
+        return load_protocol(self.protocol_name)
 
 
 def load_agent(

@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from statistics import fmean, median_low, stdev
 from tempfile import TemporaryFile
 from typing import Any
 
@@ -14,14 +15,11 @@ from scipy.special import stdtrit
 from stable_baselines3.common.policies import ActorCriticCnnPolicy
 from stable_baselines3.dqn.policies import CnnPolicy as DQNCnnPolicy
 
-from agents.algorithms.device import find_device
-from agents.evaluation.agent import TrainedAgent, load_agent
+from agents.evaluation.agent import TrainedAgent
 from agents.evaluation.games import PlayedGame, play_games
 from agents.evaluation.video import find_ffmpeg, replay_game, write_gif, write_video
-from configs.protocols import load_protocol
 from runtime.files import remove_stale_temporaries, write_json
 from runtime.provenance import describe_start
-from runtime.run_directory import RunDirectory
 from runtime.text_table import align_columns
 
 FORMAT_VERSION = 1
@@ -36,11 +34,10 @@ def summarise_returns(returns: Sequence[int]) -> dict[str, Any]:
 
     The last two are None for a single game.
     """
-    count = len(returns)
-    mean = sum(returns) / count
+    count, mean = len(returns), fmean(returns)
     if count == 1:
         return {"mean_return": mean, "standard_deviation": None, "interval_95": None}
-    deviation = math.sqrt(sum((value - mean) ** 2 for value in returns) / (count - 1))
+    deviation = stdev(returns)
     margin = float(stdtrit(count - 1, 0.975)) * deviation / math.sqrt(count)
     return {
         "mean_return": mean,
@@ -51,20 +48,17 @@ def summarise_returns(returns: Sequence[int]) -> dict[str, Any]:
 
 def find_median_game(returns: Sequence[int]) -> int:
     """The first game with the median return; of two medians, the lower."""
-    return returns.index(sorted(returns)[(len(returns) - 1) // 2])
+    return returns.index(median_low(returns))
 
 
 def evaluate(
-    path: Path,
+    agent: TrainedAgent,
+    folder: Path,
     *,
     games: int,
     seed: int,
     deterministic: bool,
     pictures: Collection[str],
-    folder: Path | None,
-    game_name: str | None,
-    protocol_name: str | None,
-    device_name: str,
 ) -> None:
     """Evaluate an agent, and write `returns.json` and the pictures of a game.
 
@@ -73,36 +67,25 @@ def evaluate(
     and so rl-baselines3-zoo), or never if `deterministic`.
 
     Args:
-        path: A run's directory or a model file.
+        agent: Who plays.
+        folder: Where the files go.
         games: How many to play.
         seed: Of the games and the agent's draws.
         deterministic: Whether the agent always takes what it holds best.
         pictures: Which of `PICTURES` to write of the game with the median return.
-        folder: Where the files go; None: `evaluation` in the run's directory, or
-            `<name>-evaluation` beside the model.
-        game_name: As for `load_agent`.
-        protocol_name: Likewise.
-        device_name: As for `agents.algorithms.device.find_device`.
 
     Raises:
-        OSError: If something is not there or cannot be written; one line.
-        ValueError: If the agent cannot be evaluated as asked; one line.
+        OSError, ValueError: If it cannot be done as asked; one line.
     """
-    device = find_device(device_name)
     # More threads gain little with 8 stacks, and lose much beside a training; and with one, what
     # is played does not depend on the number of cores.
     torch.set_num_threads(1)
     if pictures:
         find_ffmpeg()
-    agent = load_agent(path, game_name, protocol_name, device)
-    epsilon = _find_epsilon(agent, path, deterministic)
-    if folder is None and path.is_dir():
-        folder = RunDirectory(path).evaluation_path
-    elif folder is None:
-        folder = path.with_name(f"{path.stem}-evaluation")
+    epsilon = _find_epsilon(agent, deterministic)
     with _prepare_folder(folder):
         played = _play(agent, games, seed, epsilon)
-        report = _describe_agent(agent, epsilon, seed, device)
+        report = _describe_agent(agent, epsilon, seed)
         report |= _describe_games(agent, epsilon, played) | dict.fromkeys(PICTURES)
         for name, _ in PICTURES.values():  # they show a game of an earlier evaluation
             (folder / name).unlink(missing_ok=True)
@@ -119,7 +102,7 @@ def evaluate(
 
 def _play(agent: TrainedAgent, games: int, seed: int, epsilon: float | None) -> list[PlayedGame]:
     """Play, with a line for every game and, where none ends for long, on how far the longest is."""
-    protocol = load_protocol(agent.protocol_name)
+    protocol = agent.protocol
     quiet_seconds = QUIET_SECONDS_ON_A_TERMINAL if os.isatty(1) else QUIET_SECONDS
     told = time.monotonic()
     played: dict[int, PlayedGame] = {}
@@ -161,22 +144,22 @@ def format_table(report: dict[str, Any]) -> str:
     return "\n".join(align_columns(list(rows.items()), left=2))
 
 
-def _find_epsilon(agent: TrainedAgent, path: Path, deterministic: bool) -> float | None:
+def _find_epsilon(agent: TrainedAgent, deterministic: bool) -> float | None:
     """The share of random actions; None where an actor samples."""
     if deterministic:
         return 0.0
     if isinstance(agent.policy, ActorCriticCnnPolicy):
         return None
     if agent.final_epsilon is None:
-        raise ValueError(f"{path} does not say its exploration_final_eps; add --deterministic.")
+        raise ValueError(
+            f"{agent.name} does not say its exploration_final_eps; add --deterministic."
+        )
     return agent.final_epsilon
 
 
-def _describe_agent(
-    agent: TrainedAgent, epsilon: float | None, seed: int, device: torch.device
-) -> dict[str, Any]:
+def _describe_agent(agent: TrainedAgent, epsilon: float | None, seed: int) -> dict[str, Any]:
     config = agent.config
-    protocol = load_protocol(agent.protocol_name).model_dump()
+    device, protocol = str(agent.policy.device), agent.protocol.model_dump()
     is_dqn = isinstance(agent.policy, DQNCnnPolicy)
     return {
         "format_version": FORMAT_VERSION,
@@ -191,7 +174,7 @@ def _describe_agent(
         "evaluation_seed": seed,
         "deterministic": epsilon == 0,
         "epsilon": epsilon,  # null: actions are sampled from the policy
-        "provenance": describe_start(str(device), torch.get_num_threads(), protocol),
+        "provenance": describe_start(device, torch.get_num_threads(), protocol),
     }
 
 
@@ -202,8 +185,7 @@ def _describe_games(
     different = len({(game.actions, game.raw_return, game.length_frames) for game in played})
     summary = summarise_returns(returns)
     reason = "one game" if len(played) == 1 else None
-    protocol = load_protocol(agent.protocol_name)
-    if epsilon == 0 and protocol.sticky_action_probability == 0:
+    if epsilon == 0 and agent.protocol.sticky_action_probability == 0:
         reason = "no chance but the no-ops; leave out --deterministic"
         summary["interval_95"] = None
     return summary | {
@@ -228,7 +210,7 @@ def _write_picture(
         f"{game.raw_return:_}, {game.length_frames:_} frames",
         flush=True,
     )
-    write(folder / name, replay_game(agent.game, load_protocol(agent.protocol_name), game))
+    write(folder / name, replay_game(agent.game, agent.protocol, game))
     return {
         "file": name,
         "shows": "the game with the median return",

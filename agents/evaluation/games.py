@@ -20,7 +20,7 @@ from stable_baselines3.common.policies import ActorCriticCnnPolicy
 from torch.distributions import Categorical
 
 from agents.evaluation.agent import Policy, TrainedAgent
-from configs.protocols import Protocol, load_protocol
+from configs.protocols import Protocol
 from envs.emulated_game import EmulatedGame
 from envs.game_batch import GameBatch
 from envs.games import Game
@@ -40,8 +40,7 @@ class PlayedGame:
         seed: What the emulator was seeded with at its start.
         actions: All of them, those between two lives included; one byte each.
         raw_return: Sum of the unclipped rewards.
-        length_frames: Emulated frames, as `envs.emulated_game.FinishedGame` counts them.
-        time_limit: Whether the frame limit ended it, not the game itself.
+        length_frames, time_limit, frames_before: As in `envs.emulated_game.GameBooks`.
     """
 
     seed: int
@@ -49,6 +48,7 @@ class PlayedGame:
     raw_return: int
     length_frames: int
     time_limit: bool
+    frames_before: int
 
 
 class RecordedGame(EmulatedGame):
@@ -84,7 +84,7 @@ def play_games(
     Yields:
         A game's number and the game, in the order they end.
     """
-    protocol = load_protocol(agent.protocol_name)
+    protocol = agent.protocol
     batch = GameBatch(
         lambda environment: RecordedGame(agent.game, protocol, seed, environment),
         min(games, GAMES_SIDE_BY_SIDE),
@@ -114,6 +114,7 @@ def play_games(
                         raw_return=finished.raw_return,
                         length_frames=finished.length_frames,
                         time_limit=finished.time_limit,
+                        frames_before=finished.frames_before,
                     ),
                 )
                 number += GAMES_SIDE_BY_SIDE
@@ -163,8 +164,7 @@ def choose_action(
     Args:
         scores: float64 [actions].
         epsilon: As for `play_games`.
-        generator: What is drawn from: one number to sample, one or two for epsilon, none if it is
-            zero.
+        generator: One number is drawn to sample, one or two for epsilon, none if it is zero.
     """
     if epsilon is None:
         probabilities = np.exp(scores - scores.max())

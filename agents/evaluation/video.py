@@ -18,7 +18,6 @@ from typing import IO
 import imageio_ffmpeg
 import numpy as np
 import numpy.typing as npt
-from ale_py.vector_env import AtariVectorEnv
 
 from agents.evaluation.games import PlayedGame
 from configs.protocols import Protocol
@@ -49,8 +48,7 @@ def replay_game(game: Game, protocol: Protocol, played: PlayedGame) -> Iterator[
     emulator.reset_game()
     action_set = emulator.getMinimalActionSet()
     replayed_return = played_frames = 0
-    first_frame_number = _find_first_frame_number(game, protocol, played.seed)
-    while emulator.getEpisodeFrameNumber() < first_frame_number:
+    while emulator.getEpisodeFrameNumber() < played.frames_before:
         emulator.act(action_set[0])  # a no-op
         yield emulator.getScreenRGB()
     for action in played.actions:
@@ -65,19 +63,6 @@ def replay_game(game: Game, protocol: Protocol, played: PlayedGame) -> Iterator[
     assert replayed == scored, (
         f"the replayed {game.name} came to (return, frames) {replayed}, not {scored}"
     )
-
-
-def _find_first_frame_number(game: Game, protocol: Protocol, seed: int) -> int:
-    """The number of the frame, after the no-ops, that the agent saw first.
-
-    ALE's vector environment draws the no-ops with the C++ library's generator, whose draws differ
-    between platforms; so it is asked.
-    """
-    emulator = AtariVectorEnv(
-        game.rom_id, num_envs=1, noop_max=protocol.no_op_max + 1, use_fire_reset=False
-    )
-    _, info = emulator.reset(seed=seed)
-    return int(info["episode_frame_number"][0])
 
 
 def write_video(path: Path, frames: Iterable[Frame]) -> None:

@@ -30,10 +30,11 @@ from agents.models.archive import (
     read_member,
     refusal,
 )
-from runtime.files import open_atomically, open_for_reading, parse_json, sha256_of
+from runtime.files import open_atomically, open_for_reading, parse_json
 
 _CHECKSUM_LABEL = b"sha256:"
 _CHECKSUM_DIGITS = 64
+_CHUNK_BYTES = 1 << 20
 
 _MAX_DATA_BYTES = 256 << 20  # SB3 keeps the last observations in it: 39 MB of 1,024 environments
 _MAX_CONFIG_BYTES = 1 << 20
@@ -61,7 +62,6 @@ def write_model_zip(
             would load.
 
     Raises:
-        ValueError: ``path`` is a directory.
         FileWriteError: The file cannot be written.
     """
     buffer = io.BytesIO()
@@ -135,13 +135,22 @@ def verify_checksum(path: str | Path, *, required: bool = True) -> None:
         length = stream.seek(0, io.SEEK_END) - _CHECKSUM_DIGITS
         stream.seek(max(length - len(_CHECKSUM_LABEL), 0))
         label, digits = stream.read(len(_CHECKSUM_LABEL)), stream.read(_CHECKSUM_DIGITS)
-    if label != _CHECKSUM_LABEL:
-        fits = not required
-    else:
-        fits = digits == sha256_of(path, length=length).encode()
+        if label == _CHECKSUM_LABEL:
+            fits = digits == _sha256_of(stream, length).encode()
+        else:
+            fits = not required
     if not fits:
         fault = "missing or wrong" if required else "wrong"
         raise ValueError(f"{path} is damaged (its checksum is {fault}); use an earlier file.")
+
+
+def _sha256_of(stream: io.FileIO, length: int) -> str:
+    """The SHA-256 of a file's first ``length`` bytes, in lower-case hexadecimal."""
+    digest = hashlib.sha256()
+    stream.seek(0)
+    while chunk := stream.read(min(length - stream.tell(), _CHUNK_BYTES)):
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 # --- reading --------------------------------------------------------------------------------------

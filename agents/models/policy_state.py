@@ -17,14 +17,9 @@ def load_policy_state(
     Tensors that SB3 saves under several names, because its actor and critic share them, may be
     missing under all names but one, as in files older than SB3 1.7.
 
-    Args:
-        policy: The policy; unchanged if this raises.
-        state: Name to tensor.
-        source: What the state's file is called in messages.
-
     Raises:
         ValueError: A name, shape or dtype differs, a value is NaN or infinite, or two names that
-            are one tensor in the policy have different values.
+            are one tensor in the policy have different values; the policy is unchanged.
     """
     own = policy.state_dict()
     names_of: dict[tuple[int, ...], list[str]] = {}

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,28 +108,16 @@ class TensorBoardRows(BaseCallback):
     Args:
         config: The run's config.
         episodes: Called before this one; its rows reach the disk with these.
-        logged_agent_steps: Where the last row was logged.
-        imaged_agent_steps: Where the last pictures were logged; -1 for nowhere.
+        logged_agent_steps: Where the last row was logged; 0 if none was.
     """
 
     model: Any
 
-    def __init__(
-        self,
-        config: RunConfig,
-        episodes: EpisodeLog,
-        logged_agent_steps: int = 0,
-        imaged_agent_steps: int = -1,
-    ) -> None:
+    def __init__(self, config: RunConfig, episodes: EpisodeLog, logged_agent_steps: int) -> None:
         super().__init__()
         self._config = config
         self._episodes = episodes
         self.logged_agent_steps = logged_agent_steps
-        self._imaged = imaged_agent_steps
-
-    def get_state(self) -> dict[str, Any]:
-        """The arguments with which a later start goes on."""
-        return {"logged_agent_steps": self.logged_agent_steps, "imaged_agent_steps": self._imaged}
 
     def _on_training_start(self) -> None:
         self._rate_from = time.monotonic(), self.num_timesteps
@@ -174,8 +162,10 @@ class TensorBoardRows(BaseCallback):
         policy = self.model.policy
         extractor = getattr(policy, "features_extractor", None) or policy.q_net.features_extractor
         assert isinstance(extractor, NatureCoordCNN)
-        period = self.num_timesteps // IMAGES_EVERY_AGENT_STEPS
-        show_maps = self._imaged < 0 or period > self._imaged // IMAGES_EVERY_AGENT_STEPS
+        step, logged = self.num_timesteps, self.logged_agent_steps
+        show_maps = (
+            not logged or step // IMAGES_EVERY_AGENT_STEPS > logged // IMAGES_EVERY_AGENT_STEPS
+        )
         sizes = extractor.input_sizes()
         for index, layer in extractor.position_layers().items():
             share = layer.coordinate_weight_share()
@@ -183,21 +173,13 @@ class TensorBoardRows(BaseCallback):
             if show_maps:
                 image = tile_maps(layer.coordinate_map(*sizes[index]))
                 self.logger.record(f"coordinates/map_layer{index}", Image(image, "HW"))
-                self._imaged = self.num_timesteps
 
 
 class Checkpoints(BaseCallback):
     """Saves a checkpoint at regular intervals and at the end, and stops when asked to.
 
     Everything here happens between two updates. Called last: what the others logged is saved too.
-
-    Args:
-        directory: The run's directory.
-        config: The run's config.
-        env: What the agent plays.
-        read_logs: Gives the states of the other callbacks.
-        stop: Asked between updates.
-        saved_agent_steps: Where the newest checkpoint was saved.
+    `saved_agent_steps` is where the newest checkpoint was saved.
     """
 
     model: Any
@@ -207,7 +189,8 @@ class Checkpoints(BaseCallback):
         directory: RunDirectory,
         config: RunConfig,
         env: AtariVecEnv,
-        read_logs: Callable[[], dict[str, Any]],
+        episodes: EpisodeLog,
+        rows: TensorBoardRows,
         stop: StopRequest,
         saved_agent_steps: int,
     ) -> None:
@@ -215,7 +198,8 @@ class Checkpoints(BaseCallback):
         self._directory = directory
         self._config = config
         self._env = env
-        self._read_logs = read_logs
+        self._episodes = episodes
+        self._rows = rows
         self._stop = stop
         self.saved_agent_steps = saved_agent_steps
 
@@ -235,7 +219,11 @@ class Checkpoints(BaseCallback):
         self._save()
 
     def _save(self) -> None:
-        save_checkpoint(self._directory, self._config, self.model, self._env, self._read_logs())
+        logs = {
+            "episodes": self._episodes.get_state(),
+            "rows": {"logged_agent_steps": self._rows.logged_agent_steps},
+        }
+        save_checkpoint(self._directory, self._config, self.model, self._env, logs)
         self.saved_agent_steps = self.num_timesteps
         # So that a run whose checkpoints were deleted can be told from one that never had any.
         self._directory.write_status("running", self.saved_agent_steps)

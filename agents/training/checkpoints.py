@@ -29,12 +29,6 @@ KEPT_CHECKPOINTS = 2
 LOG_PATTERNS = ("episodes.csv", "events.out.tfevents.*")
 
 Agent = A2C | DQN
-Array = np.ndarray[Any, Any]
-
-
-def checkpoint_path(directory: RunDirectory, agent_steps: int) -> Path:
-    """Where the checkpoint of a step lies."""
-    return directory.checkpoints_path / f"{agent_steps:012d}.zip"
 
 
 def save_checkpoint(
@@ -46,12 +40,7 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint, and delete all but the newest two and damaged ones that were newer.
 
-    Args:
-        directory: The run's directory.
-        config: The run's config.
-        agent: Between two updates.
-        env: What it plays.
-        logs: What the logs' callbacks go on from; JSON values.
+    Between two updates. What the logs' callbacks go on from, `logs`, are JSON values.
 
     Raises:
         Divergence: If a weight is not finite; nothing is written.
@@ -59,17 +48,23 @@ def save_checkpoint(
     check_weights(agent)
     assert isinstance(agent._last_obs, np.ndarray)
     assert agent._last_episode_starts is not None
+    kind, keys, *position = np.random.get_state(legacy=True)  # noqa: NPY002
     state = {
         "agent_steps": agent.num_timesteps,
         "updates": agent._n_updates,
         "episodes": agent._episode_num,
         "progress_remaining": agent._current_progress_remaining,
-        "dqn": _dqn_state(agent) if isinstance(agent, DQN) else None,
         "environment": env.get_state(),
         "action_space_generator": agent.action_space.np_random.bit_generator.state,
-        "numpy_generator": _numpy_generator_state(),
+        "numpy_generator": [kind, np.asarray(keys).tolist(), *position],
         "logs": {**logs, "file_sizes": _sync_logs(directory.path)},
     }
+    if isinstance(agent, DQN):
+        state["dqn"] = {
+            "environment_steps": agent._n_calls,
+            "exploration_rate": agent.exploration_rate,
+            "replay": agent.replay_buffer.get_state(),
+        }
     arrays = {
         "last_observations": agent._last_obs,
         "last_episode_starts": np.asarray(agent._last_episode_starts),
@@ -77,11 +72,13 @@ def save_checkpoint(
     }
     if agent.device.type == "cuda":
         arrays["cuda_generator"] = torch.cuda.get_rng_state(agent.device).numpy()
-    path = checkpoint_path(directory, agent.num_timesteps)
+    npz = io.BytesIO()
+    np.savez(npz, allow_pickle=False, **arrays)
+    members = {"resume.json": json.dumps(state).encode(), "resume.npz": npz.getvalue()}
+    path = directory.checkpoints_path / f"{agent.num_timesteps:012d}.zip"
     with naming_write_errors(path):
         path.parent.mkdir(exist_ok=True)
     remove_stale_temporaries(path.parent)
-    members = {"resume.json": json.dumps(state).encode(), "resume.npz": _to_npz(arrays)}
     save_agent(path, config, agent, members)
     kept = [older for older in _checkpoints(directory) if older <= path][:KEPT_CHECKPOINTS]
     for outdated in set(_checkpoints(directory)) - set(kept):
@@ -137,7 +134,7 @@ def restore(file: ModelFile, agent: Agent, env: AtariVecEnv) -> dict[str, Any]:
     Args:
         file: The checkpoint; its checksum vouches for what only this program writes and reads.
         agent: New, of the checkpoint's config.
-        env: What it plays.
+        env: New.
 
     Returns:
         What was given to `save_checkpoint` as `logs`, and the logs' `file_sizes` in bytes.
@@ -166,7 +163,7 @@ def restore(file: ModelFile, agent: Agent, env: AtariVecEnv) -> dict[str, Any]:
     agent._last_obs = arrays["last_observations"]
     agent._last_episode_starts = arrays["last_episode_starts"]
     agent.action_space.np_random.bit_generator.state = state["action_space_generator"]
-    _set_numpy_generator_state(state["numpy_generator"])
+    np.random.set_state(state["numpy_generator"])  # noqa: NPY002
     torch.set_rng_state(torch.from_numpy(arrays["torch_generator"]))
     if agent.device.type == "cuda" and "cuda_generator" in arrays:
         torch.cuda.set_rng_state(torch.from_numpy(arrays["cuda_generator"]), agent.device)
@@ -175,11 +172,7 @@ def restore(file: ModelFile, agent: Agent, env: AtariVecEnv) -> dict[str, Any]:
 
 
 def cut_logs(folder: Path, sizes: Mapping[str, int]) -> None:
-    """Cut the logs of a run back to given sizes in bytes; logs without one are deleted.
-
-    Args:
-        folder: The run's directory.
-        sizes: Bytes by file name, as a checkpoint has them.
+    """Cut the logs of a run back to the bytes a checkpoint has by their names; delete others.
 
     Raises:
         ValueError: If a log is missing or shorter than it was.
@@ -213,32 +206,6 @@ def _log_files(folder: Path) -> list[Path]:
     return sorted(path for pattern in LOG_PATTERNS for path in folder.glob(pattern))
 
 
-def _dqn_state(agent: DQN) -> dict[str, Any]:
-    return {
-        "environment_steps": agent._n_calls,
-        "exploration_rate": agent.exploration_rate,
-        "replay": agent.replay_buffer.get_state(),
-    }
-
-
 def _checkpoints(directory: RunDirectory) -> list[Path]:
     """Newest first."""
     return sorted(directory.checkpoints_path.glob("[0-9]*.zip"), reverse=True)
-
-
-def _numpy_generator_state() -> list[Any]:
-    kind, keys, position, has_gauss, cached_gaussian = np.random.get_state(legacy=True)  # noqa: NPY002
-    return [kind, np.asarray(keys).tolist(), position, has_gauss, cached_gaussian]
-
-
-def _set_numpy_generator_state(state: list[Any]) -> None:
-    kind, keys, position, has_gauss, cached_gaussian = state
-    np.random.set_state(  # noqa: NPY002
-        (kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached_gaussian)
-    )
-
-
-def _to_npz(arrays: Mapping[str, Array]) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
-    return buffer.getvalue()

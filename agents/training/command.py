@@ -7,10 +7,9 @@ from agents.algorithms.divergence import Divergence
 from agents.training.run import find_schedule, plan_run, train_run
 from configs.run_config import RunConfig
 from envs.game_batch import EnvironmentFailure
+from runtime.command_line import FAILED
 from runtime.run_directory import RunDirectory
 from runtime.stop_request import SIGNAL_BASE, StopRequest, TrainingStopped
-
-FAILED = 1
 
 
 def run_training(config: RunConfig, runs: Path, stop: StopRequest | None = None) -> int:

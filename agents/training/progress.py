@@ -15,12 +15,7 @@ SECONDS_BETWEEN_LINES = 30.0
 class Progress(BaseCallback):
     """Agent steps done, rate, time left and mean return.
 
-    Args:
-        name: What is being trained.
-        done_agent_steps: Where this start begins.
-        total_agent_steps: Where the run ends.
-        episodes: Knows the mean return.
-        on_step: Called at every step of the environments.
+    This start begins at `done_agent_steps`; `on_step` is called at every step of the environments.
     """
 
     def __init__(
@@ -38,44 +33,33 @@ class Progress(BaseCallback):
         self._episodes = episodes
         self._call_on_step = on_step
         self._started = self._shown = time.monotonic()
-        self._bar = (
-            tqdm(
-                total=total_agent_steps,
-                initial=done_agent_steps,
-                desc=name,
-                unit="step",
-                unit_scale=True,
-                dynamic_ncols=True,
-                mininterval=0.5,
-            )
-            if sys.stderr.isatty()
-            else None
+        self._bar = tqdm(
+            total=total_agent_steps,
+            initial=done_agent_steps,
+            desc=name,
+            unit="step",
+            unit_scale=True,
+            dynamic_ncols=True,
+            mininterval=0.5,
+            disable=not sys.stderr.isatty(),
         )
 
     def _on_step(self) -> bool:
         self._call_on_step()
         means = self._episodes.means
-        if self._bar is not None:
+        if not self._bar.disable:
             if means is not None:
                 self._bar.set_postfix_str(f"return {means[0]:.1f}", refresh=False)
             self._bar.update(self.num_timesteps - self._bar.n)
         elif time.monotonic() - self._shown >= SECONDS_BETWEEN_LINES:
             self._shown = time.monotonic()
             shown = "no finished game yet" if means is None else f"mean return {means[0]:.1f}"
-            self.say(f"{self._describe()}, {shown}")
+            print(f"{self._describe()}, {shown}", flush=True)
         return True
-
-    def say(self, line: str) -> None:
-        """Print a line without disturbing the bar."""
-        if self._bar is not None:
-            self._bar.write(line)
-        else:
-            print(line, flush=True)
 
     def close(self) -> None:
         """Leave the bar as it is."""
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
 
     def _describe(self) -> str:
         done = self.num_timesteps

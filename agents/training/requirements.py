@@ -31,13 +31,10 @@ class Needs:
 def count_needs(
     configs: Sequence[RunConfig], runs: Path, jobs: int, process_bytes: int = 0
 ) -> Needs:
-    """Count what unfinished runs are yet to take.
+    """Count what unfinished runs below a folder are yet to take, in the order of their training.
 
-    Args:
-        configs: Of the runs, in the order of their training.
-        runs: The folder below which they lie.
-        jobs: How many train at a time: so many have their replay buffers on the disk.
-        process_bytes: Memory of a process before it trains.
+    As many as `jobs` train at a time, and have their replay buffers on the disk, each in a process
+    that takes `process_bytes` of memory before it trains.
     """
     kept, replays, written = 0, [], 0
     for config in configs:

@@ -21,11 +21,7 @@ from agents.training.resume import make_or_restore, refill_replay
 from agents.training.tensorboard import EventFile
 from agents.training.watchdog import Watchdog
 from configs.protocols import load_protocol
-from configs.run_config import (
-    DQNHyperparameters,
-    RunConfig,
-    experiment_differences,
-)
+from configs.run_config import DQNHyperparameters, RunConfig, experiment_differences
 from envs.atari_vec_env import AtariVecEnv
 from envs.games import find_game
 from runtime.command_line import one_line
@@ -45,11 +41,7 @@ class Plan(NamedTuple):
 
 
 def plan_run(directory: RunDirectory, asked: RunConfig) -> Plan:
-    """Compare what is asked with what is in a run's directory.
-
-    Args:
-        directory: The run's directory, which need not exist.
-        asked: The config of the command.
+    """Compare what is asked with what is in a run's directory, which need not exist.
 
     Raises:
         ValueError: If the directory holds a run of other settings, a longer one, or one
@@ -113,7 +105,7 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
     """Train a run to its end, from its newest checkpoint if it has one.
 
     Args:
-        directory: The run's directory.
+        directory: Where it lives.
         config: From `plan_run`.
         stop: Asked between updates.
 
@@ -148,7 +140,7 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
 
         episodes = EpisodeLog(directory.episodes_path, **logs["episodes"])
         stack.callback(episodes.close)
-        rows = TensorBoardRows(config, episodes, **logs["rows"])
+        rows = TensorBoardRows(config, episodes, logs["rows"].get("logged_agent_steps", 0))
         logger = Logger(None, [EventFile(directory.path, first_step=rows.logged_agent_steps + 1)])
         stack.callback(logger.close)
         agent.set_logger(logger)
@@ -156,7 +148,8 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
             directory,
             config,
             env,
-            lambda: {"episodes": episodes.get_state(), "rows": rows.get_state()},
+            episodes,
+            rows,
             stop,
             saved_agent_steps=done,
         )

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-FAILED = 1
+from runtime.command_line import FAILED
 
 
 class Watchdog:

@@ -21,11 +21,10 @@ from experiments.comparison.report.records import (
     read_episodes_text,
     read_run,
 )
-from runtime.command_line import OneLineParser, exit_on_user_error, parse_path
+from runtime.command_line import FAILED, OneLineParser, exit_on_user_error, parse_path
 from runtime.files import write_atomically
 from runtime.run_directory import RunDirectory
 
-FAILED = 1
 _NEEDED = ("config.json", "status.json", "provenance.json")
 _EVALUATIONS = ("evaluation/returns.json", "evaluation/ablation.json")
 

@@ -11,12 +11,10 @@ from experiments.comparison.execution.ray_cluster import connect
 from experiments.comparison.plan import ComparisonPlan, continue_plan, load_plan, save_plan
 from experiments.comparison.report.records import has_ended
 from experiments.comparison.report.render import write_report
-from runtime.command_line import print_result
+from runtime.command_line import FAILED, print_result
 from runtime.process_settings import count_cores
 from runtime.run_directory import RunDirectory
 from runtime.stop_request import SIGNAL_BASE, StopRequest
-
-FAILED = 1
 
 
 def run_comparison(

@@ -24,6 +24,7 @@ from experiments.coordinates.pictures import draw_group
 from experiments.coordinates.table import format_table
 from experiments.coordinates.training import CellDirectory, Divergence, find_result, train_cell
 from runtime.command_line import (
+    FAILED,
     OneLineParser,
     add_flags,
     exit_on_user_error,
@@ -31,7 +32,6 @@ from runtime.command_line import (
     read_flags,
 )
 
-FAILED = 1
 WORTH_A_WORD_SECONDS = 5
 
 _FLAGS = flags_of(CellSettings, BudgetSettings)

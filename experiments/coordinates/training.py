@@ -8,7 +8,6 @@ import io
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,6 @@ class Divergence(Exception):
     """The loss is not finite."""
 
 
-@dataclass(frozen=True)
 class CellDirectory(RunDirectory):
     """The directory of one cell; its lock and its provenance are those of every run.
 

@@ -84,7 +84,7 @@ def test_what_is_typed_is_what_is_built(example):
         "layers": ",".join(map(str, example.layers)),
     }
     assignments = [f"{name}={text}" for name, text in as_typed.items()]
-    built = Example.parse(parse_assignments(assignments, VALUES))
+    built = Example.parse(parse_assignments(assignments, VALUES, {}))
     assert built == example.replace(text=example.text.strip())
 
 
@@ -116,7 +116,7 @@ def test_parse_gives_a_valid_object_or_one_line(name, value):
 @given(st.lists(st.text() | st.builds("{}={}".format, st.sampled_from(list(VALUES)), st.text())))
 def test_assignments_raise_nothing_but_one_line(assignments):
     try:
-        Example.parse(VALUES | parse_assignments(assignments, VALUES))
+        Example.parse(VALUES | parse_assignments(assignments, VALUES, {}))
     except ValueError as error:
         line = str(error)
         assert line.startswith("--set")

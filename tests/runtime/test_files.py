@@ -1,6 +1,5 @@
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import resource
@@ -23,7 +22,6 @@ from runtime.files import (
     read_bytes,
     read_json,
     remove_stale_temporaries,
-    sha256_of,
     write_atomically,
     write_json,
 )
@@ -45,12 +43,6 @@ def test_write_atomically_replaces_the_file_and_leaves_nothing_else(tmp_path):
     write_atomically(path, "naïve\n")
     assert path.read_bytes() == b"na\xc3\xafve\n"
     assert _names(tmp_path) == ["notes.txt"]
-
-
-def test_open_atomically_writes_text_as_given(tmp_path):
-    with open_atomically(tmp_path / "table.csv", "w") as stream:
-        stream.write("é,1\r\né,2\n")
-    assert (tmp_path / "table.csv").read_bytes() == b"\xc3\xa9,1\r\n\xc3\xa9,2\n"
 
 
 def test_open_atomically_honours_the_umask(tmp_path):
@@ -204,12 +196,13 @@ def test_only_temporaries_of_dead_writers_are_removed(tmp_path):
         assert writer.stdout is not None
         assert writer.stdout.readline() == b"writing\n"
         (temporary,) = tmp_path.glob(".model.zip.*.tmp")
-        assert remove_stale_temporaries(tmp_path) == []
+        remove_stale_temporaries(tmp_path)
         assert temporary.read_bytes() == b"half"
         writer.send_signal(signal.SIGKILL)
         writer.wait()
         assert temporary.exists()
-        assert remove_stale_temporaries(tmp_path) == [temporary]
+        remove_stale_temporaries(tmp_path)
+        assert not temporary.exists()
     assert _names(tmp_path) == sorted(bystanders)
 
 
@@ -301,9 +294,9 @@ def test_parse_json_returns_what_was_written(value):
 def test_files_over_the_limit_are_refused(tmp_path):
     path = tmp_path / "a.json"
     path.write_bytes(b"[1000]")
-    assert read_json(path, max_bytes=6) == [1000]
+    assert read_bytes(path, max_bytes=6) == b"[1000]"
     message = f"{path} is larger than {{}} bytes; give another file."
-    assert refusal(read_json, path, max_bytes=5) == message.format(5)
+    assert refusal(read_bytes, path, max_bytes=5) == message.format(5)
     os.truncate(path, 1 << 40)  # sparse: nothing is on disk
     assert refusal(read_json, path) == message.format("16,777,216")
 
@@ -330,15 +323,3 @@ def test_paths_that_cannot_be_read_are_named(tmp_path, monkeypatch):
     assert refusal(open_for_reading, path) == (
         f"{path} cannot be read (Permission denied); check the path."
     )
-
-
-def test_sha256_of_a_file_and_of_its_beginning(tmp_path):
-    content = bytes(range(256)) * 5000
-    (tmp_path / "f").write_bytes(content)
-    (tmp_path / "abc").write_bytes(b"abc")
-    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, B.1
-    assert sha256_of(tmp_path / "abc") == known
-    assert sha256_of(tmp_path / "f") == hashlib.sha256(content).hexdigest()
-    for length in (0, 7, 1 << 20, (1 << 20) + 1):
-        expected = hashlib.sha256(content[:length]).hexdigest()
-        assert sha256_of(tmp_path / "f", length=length) == expected

@@ -270,7 +270,7 @@ def test_a_dqn_that_does_not_say_its_epsilon_needs_to_be_deterministic(tmp_path,
     del saved.exploration_final_eps
     saved.save(model)
     assert refuse(model, "--game", "Breakout", "--episodes", "1", "--device", "cpu") == (
-        f"{model} does not say its exploration_final_eps; add --deterministic."
+        "theirs.zip does not say its exploration_final_eps; add --deterministic."
     )
 
 

@@ -63,8 +63,9 @@ def test_a_disk_that_fills_up_stops_the_run_and_harms_nothing(
 def test_episodes_that_find_no_room(stopped, monkeypatch, capsys):
     """/dev/full gives the system's own error."""
     run = stopped("a2c")
+    full = property(lambda _: Path("/dev/full"), lambda *_: None)
     with monkeypatch.context() as patch:
-        patch.setattr(RunDirectory, "episodes_path", property(lambda _: Path("/dev/full")))
+        patch.setattr(RunDirectory, "episodes_path", full)
         assert run.command(capsys) == (2, f"error: /dev/full {FULL}\n")
     state = run.directory.read_status()
     assert (state.state, state.message) == ("failed", f"/dev/full {FULL}")

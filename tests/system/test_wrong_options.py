@@ -248,7 +248,7 @@ MAX_SEEDS = "`max_seeds` must be a whole number at least 3 and at most 10_000"
             for name in ("", "../x", "größe\n")
         ),
         (["--arms", "cnn", "cnn"], "`arms` name cnn twice; name it once."),
-        (["--arms", "cnn", "coordconv-layer9"], f"--arms coordconv-layer9: {LAYERS}, got 9."),
+        (["--arms", "cnn", "coordconv-layer9"], f"--arms: unknown arm 'coordconv-layer9'; {ARMS}"),
         # whole numbers
         *each("--seeds", SEEDS, {"": "''", "0": "0", "-1": "-1", "1.5": "'1.5'", "nan": "'nan'"}),
         *each("--seeds", SEEDS, {"é": "'é'", "1001": "1_001", HUGE: SHOWN}),

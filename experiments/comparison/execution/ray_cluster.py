@@ -21,10 +21,10 @@ from experiments.comparison.execution.pool import (
     Launch,
     LocalWorker,
 )
+from runtime.command_line import FAILED
 from runtime.run_directory import RunDirectory
 
 STOPPED = 143
-FAILED = 1
 SECONDS_FOR_AN_ANSWER = 10.0
 RESTARTS_AFTER_LOSS = 3
 

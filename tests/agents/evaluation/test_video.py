@@ -43,6 +43,7 @@ def play_at_random(name: str, protocol):
         raw_return=finished.raw_return,
         length_frames=finished.length_frames,
         time_limit=finished.time_limit,
+        frames_before=finished.frames_before,
     )
     return scored, seen
 
