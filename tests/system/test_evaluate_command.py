@@ -110,7 +110,7 @@ def test_games_without_chance_have_no_interval(
 ):
     """Where no-ops are all that differs, more games are the same few; sticky actions are chance."""
     monkeypatch.setattr(
-        "agents.evaluation.games.load_protocol",
+        "agents.evaluation.agent.load_protocol",
         lambda name: load_protocol(name).replace(max_frames_per_game=100, no_op_max=1),
     )
     model = tmp_path / "theirs.zip"
@@ -133,14 +133,14 @@ def test_an_agent_that_is_stuck_is_heard_of(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("agents.evaluation.evaluate.QUIET_SECONDS", 0)
     monkeypatch.setattr("agents.evaluation.evaluate.QUIET_SECONDS_ON_A_TERMINAL", 0)
     monkeypatch.setattr(
-        "agents.evaluation.games.load_protocol",
+        "agents.evaluation.agent.load_protocol",
         lambda name: load_protocol(name).replace(max_frames_per_game=100),
     )
     flags = ["--episodes=1", "--device=cpu", f"--out={tmp_path}"]
     assert evaluate.main([str(run), *flags]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[:23] == [  # two presses come before the agent's first action, the 25th is its last
-        f"Breakout/a2c-coordconv/seed0: a game is at {4 * actions} of at most 108_000 frames "
+        f"Breakout/a2c-coordconv/seed0: a game is at {4 * actions} of at most 100 frames "
         "(0 of 1 played)"
         for actions in range(2, 25)
     ]

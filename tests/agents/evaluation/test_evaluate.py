@@ -127,7 +127,7 @@ def test_without_randomness_the_best_action_is_taken_and_nothing_drawn():
 def short_games(monkeypatch) -> None:
     """End every game after 50 actions."""
     monkeypatch.setattr(
-        "agents.evaluation.games.load_protocol",
+        "agents.evaluation.agent.load_protocol",
         lambda name: load_protocol(name).replace(max_frames_per_game=200),
     )
 
