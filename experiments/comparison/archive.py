@@ -9,6 +9,7 @@ import json
 import lzma
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def pack_runs(runs: Path, archive: Path) -> tuple[int, int, list[str]]:
     """Pack every run below a folder that has ended, and the plan.
 
-    Files that would not change are left alone; runs in the archive that are not below the folder
-    stay.
+    Runs in the archive that are not below the folder stay.
 
     Returns:
         How many runs are packed, how many have not ended, and a line for each that is damaged.
@@ -96,10 +96,8 @@ def _read_contents(run: RunRecord) -> dict[str, Any]:
     """What becomes of a run's JSON files, by name, and the shares of its weights."""
     contents = {name: _without_command(run.directory.read_json(name)) for name in _NEEDED}
     for name in _EVALUATIONS:
-        try:
+        with suppress(FileNotFoundError):
             contents[name] = _without_command(run.directory.read_json(name))
-        except FileNotFoundError:
-            continue
     shares = find_weight_shares(run.directory, run.config.network)
     contents[SHARES_NAME] = None if shares is None else {str(k): v for k, v in shares.items()}
     return contents

@@ -165,24 +165,16 @@ def load_plan(runs: Path) -> ComparisonPlan | None:
 
 
 def continue_plan(saved: ComparisonPlan, asked: ComparisonPlan, *, judged: bool) -> ComparisonPlan:
-    """What a command does with the plan that is there already.
+    """What becomes of the plan that is in the folder of runs when a command asks for another.
 
-    Seeds may be added. If a game was complete by then, its verdict could have been seen, so the
-    verdicts on the larger plan are a further look.
-
-    Args:
-        saved: The plan in the folder of runs.
-        asked: The plan of the command.
-        judged: Whether any game of the saved plan is complete.
+    Seeds may be added. If any game was complete by then (`judged`), its verdict could have been
+    seen, so the verdicts on the larger plan are a further look.
 
     Raises:
         ValueError: If they differ in anything but added seeds; one line.
     """
-    differing = [
-        name
-        for name in ("games", "arms", "criteria")
-        if getattr(saved, name) != getattr(asked, name)
-    ]
+    parts = ("games", "arms", "criteria")
+    differing = [name for name in parts if getattr(saved, name) != getattr(asked, name)]
     if saved.template.run.algo != asked.template.run.algo:
         differing.append("algo")
     else:

@@ -134,7 +134,7 @@ def _draw_canvas(trained: Sequence[_Trained], split: Split) -> Picture:
                 _plot_predicted_points(axes, cell.answer(positions) * size, positions)
             else:
                 values = cell.judged[part]["accuracy" if task == "classification" else "iou"]
-                shown = _plot_values(axes, values, positions, size, task == "classification")
+                shown = _plot_values(axes, values, positions, size)
     picture.suptitle(f"{trained[0].group}: every example at its place on the canvas")
     handles: list[Any] = []
     if task == "rendering":
@@ -146,18 +146,16 @@ def _draw_canvas(trained: Sequence[_Trained], split: Split) -> Picture:
     else:
         handles += axes.lines
     if handles:
-        picture.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+        options: Any = {"ncols": 3, "frameon": False, "markerscale": 2}
+        picture.legend(handles=handles, loc="outside lower center", **options)
     return picture
 
 
-def _plot_values(
-    axes: Axes, values: Tensor, positions: Tensor, size: int, is_right_or_wrong: bool
-) -> Any:
+def _plot_values(axes: Axes, values: Tensor, positions: Tensor, size: int) -> Any:
     image = np.full((size, size), np.nan)
     rows, columns = positions.unbind(1)
     image[rows.numpy(), columns.numpy()] = values.numpy()
-    steps = [_WRONG, _RIGHT] if is_right_or_wrong else ["black", _RIGHT]
-    colours = mpl.colors.LinearSegmentedColormap.from_list("figure", steps)
+    colours = mpl.colors.LinearSegmentedColormap.from_list("figure", [_WRONG, _RIGHT])
     axes.set_facecolor(_NO_EXAMPLE)
     return axes.imshow(image, cmap=colours, vmin=0, vmax=1, interpolation="nearest")
 

@@ -217,12 +217,8 @@ def _with_threads(config: RunConfig, runs: Path, threads: int) -> RunConfig:
 
 
 def _describe_failure(config: RunConfig, runs: Path, code: int) -> Failure:
-    directory = RunDirectory(runs / config.name)
-    log = directory.path / LOG_NAME
-    try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+    log = runs / config.name / LOG_NAME
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    *_, last = ["no output", *text.strip().splitlines()]
     how = f"ended by signal {-code}" if code < 0 else f"ended with exit status {code}"
     return Failure(config.name, log, f"{how} ({last})")

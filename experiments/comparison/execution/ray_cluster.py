@@ -58,12 +58,7 @@ class RayWorker:
 
 
 class RayCluster:
-    """What a plan may use of a cluster.
-
-    Attributes:
-        cores: Of all nodes together.
-        largest_node: Cores of the node that has most.
-    """
+    """What a plan may use of a cluster."""
 
     def __init__(self, ray: Any) -> None:
         self._ray = ray
@@ -72,7 +67,7 @@ class RayCluster:
         self.cores = sum(per_node)
         if not self.cores:
             raise ValueError("the Ray cluster has no CPUs; start its nodes with --num-cpus.")
-        self.largest_node = max(per_node)
+        self.largest_node = max(per_node)  # its cores
         self._gpus = sum(node.get("GPU", 0) for node in nodes)
 
     def launcher(self, jobs: int, threads: int) -> Launch:

@@ -195,7 +195,7 @@ def _compare_arms(
             candidate=arms[candidate].mean_return_over_training,
             baseline_final=arms[baseline].final_score,
             candidate_final=arms[candidate].final_score,
-            complete=comparison.is_complete(game, (baseline, candidate)),
+            complete=None not in (*arms[baseline].games_played, *arms[candidate].games_played),
             random_return=find_game(game).random_return,
             human_return=find_game(game).human_return,
         )
@@ -219,23 +219,18 @@ def _compare_arms(
 def _summarise_arms(
     comparison: Comparison, scores: dict[str, dict[str, ArmScores]]
 ) -> ScoresOverGames:
-    normalised = {
-        arm: {game: scores[game][arm].final_human_normalised for game in scores}
-        for arm in comparison.plan.arms
-    }
+    arms = comparison.plan.arms
     games = [
         game
-        for game in comparison.plan.games
-        if comparison.is_complete(game, comparison.plan.arms)
-        and not any(None in by_game[game] for by_game in normalised.values())
+        for game, by_arm in scores.items()
+        if all(None not in by_arm[arm].final_human_normalised for arm in arms)
     ]
-
-    def estimate(arm: str) -> Estimate | None:
-        strata = [np.array(normalised[arm][game], dtype=np.float64) for game in games]
+    estimates: dict[str, Estimate | None] = {}
+    for arm in arms:
+        strata = [np.array(scores[game][arm].final_human_normalised) for game in games]
         rng = np.random.default_rng(_SEED)
-        return estimate_interquartile_mean(strata, rng) if games else None
-
-    return ScoresOverGames(games, {arm: estimate(arm) for arm in comparison.plan.arms})
+        estimates[arm] = estimate_interquartile_mean(strata, rng) if games else None
+    return ScoresOverGames(games, estimates)
 
 
 def _improvement(games: Sequence[GameScores]) -> Estimate | None:
@@ -323,18 +318,11 @@ def _list_runs(comparison: Comparison) -> list[RunRow]:
     rows = []
     for config in comparison.plan.runs():
         run = comparison.runs.get((config.run.game, config.arm, config.run.seed))
-        rows.append(
-            RunRow(config.name, "not started")
-            if run is None
-            else RunRow(
-                run=config.name,
-                state=run.state,
-                agent_steps=run.agent_steps,
-                starts=len(run.starts),
-                games_played=len(run.episodes.returns),
-                message=run.message,
-            )
-        )
+        row = RunRow(config.name, "not started")
+        if run is not None:
+            starts, games = len(run.starts), len(run.episodes.returns)
+            row = RunRow(config.name, run.state, run.agent_steps, starts, games, run.message)
+        rows.append(row)
     return rows
 
 

@@ -95,14 +95,11 @@ def read_weight_shares(model: Path, network: NetworkSettings) -> dict[int, float
     """
     state = read_model_zip(model).policy_state
     extractor = make_extractor(network)
-    for prefix in _EXTRACTORS:
-        own = {
-            name.removeprefix(prefix): value
-            for name, value in state.items()
-            if name.startswith(prefix)
-        }
-        if own:
-            break
+    own = {
+        name.partition("features_extractor.")[2]: value
+        for name, value in state.items()
+        if name.startswith(_EXTRACTORS)
+    }
     try:
         extractor.load_state_dict(own)
     except RuntimeError:

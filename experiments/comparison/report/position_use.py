@@ -17,7 +17,6 @@ from torch import Tensor
 from agents.evaluation.agent import load_agent
 from agents.evaluation.games import play_games
 from configs.settings import Settings
-from experiments.comparison.plan import load_plan
 from experiments.comparison.report.records import RunRecord, gather
 from policies.coordconv import plain_convolution
 from policies.extractors import NatureCoordCNN
@@ -49,8 +48,7 @@ def ablate_runs(runs: Path, games: int) -> None:
         ValueError: If a model is damaged; one line.
     """
     torch.set_num_threads(1)
-    comparison = gather(runs, load_plan(runs))
-    for run in comparison.runs.values():
+    for run in gather(runs).runs.values():
         if run.state != "finished" or not run.config.network.coord_layers:
             continue
         there = read_ablation(run)

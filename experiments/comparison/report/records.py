@@ -15,7 +15,7 @@ from configs.comparison import default_criteria
 from configs.run_config import BASELINE, RunConfig, experiment_differences
 from configs.settings import load_preset
 from envs.games import find_game
-from experiments.comparison.plan import ComparisonPlan
+from experiments.comparison.plan import ComparisonPlan, load_plan
 from experiments.comparison.statistics.curves import FINAL_GAMES
 from experiments.comparison.statistics.intervals import FloatArray
 from runtime.files import read_bytes
@@ -86,10 +86,6 @@ class Comparison:
         """One for each planned seed; None where it has not ended."""
         runs = [self.runs.get((game, arm, seed)) for seed in self.plan.seeds]
         return [run if run is not None and run.has_ended else None for run in runs]
-
-    def is_complete(self, game: str, arms: Sequence[str]) -> bool:
-        """Whether every planned run of a game in these arms has ended."""
-        return all(None not in self.ended_runs(game, arm) for arm in arms)
 
 
 @dataclass(frozen=True)
@@ -169,10 +165,9 @@ def read_episodes_text(path: Path) -> str:
         ValueError: If it is damaged; one line.
     """
     packed = path.with_name(PACKED_EPISODES_NAME)
+    path = path if path.exists() else packed
     if not path.exists():
-        if not packed.exists():
-            return ""
-        path = packed
+        return ""
     data = read_bytes(path, max_bytes=_MAX_EPISODES_BYTES)
     try:
         if path == packed:
@@ -188,22 +183,15 @@ def read_episodes_text(path: Path) -> str:
 def _parse_rows(lines: list[str], path: Path) -> Episodes:
     try:
         rows = list(csv.DictReader(lines, EPISODE_COLUMNS, strict=True))
-        episodes = Episodes(
-            np.array([int(row["agent_steps"]) for row in rows], dtype=np.int64),
-            np.array([float(row["return"]) for row in rows], dtype=np.float64),
-            np.array([float(row["seconds"]) for row in rows], dtype=np.float64),
-        )
-        sound = bool(
-            (np.abs(episodes.returns) < _MAX_RETURN).all()
-            and np.isfinite(episodes.seconds).all()
-            and (episodes.agent_steps > 0).all()
-            and (np.diff(episodes.agent_steps) >= 0).all()
-        )
+        steps = np.array([int(row["agent_steps"]) for row in rows], dtype=np.int64)
+        returns = np.array([float(row["return"]) for row in rows], dtype=np.float64)
+        seconds = np.array([float(row["seconds"]) for row in rows], dtype=np.float64)
+        is_sound = (np.diff(steps, prepend=1) >= 0) & (np.abs(returns) < _MAX_RETURN)
+        if (is_sound & np.isfinite(seconds)).all():
+            return Episodes(steps, returns, seconds)
     except (ValueError, TypeError, OverflowError, csv.Error):
-        sound = False
-    if not sound:
-        raise ValueError(f"{path}: not a table of games; restore the file.")
-    return episodes
+        pass
+    raise ValueError(f"{path}: not a table of games; restore the file.")
 
 
 def read_progress(directory: RunDirectory) -> RunProgress:
@@ -254,18 +242,17 @@ def find_runs(runs: Path) -> list[RunDirectory]:
     return [RunDirectory(path) for path in sorted(found)]
 
 
-def gather(runs: Path, plan: ComparisonPlan | None) -> Comparison:
-    """Read all runs below a folder, and keep those that a plan asks for.
+def gather(runs: Path) -> Comparison:
+    """Read all runs below a folder, and keep those that its plan asks for.
 
-    Args:
-        runs: The folder.
-        plan: From `load_plan`; None: the plan is read off the runs themselves, as that of the
-            largest group which differs in game, arm and seed alone.
+    Without one it is read off the runs: that of the largest group which differs in game, arm and
+    seed alone.
 
     Raises:
         FileNotFoundError: If there are neither runs nor a plan; one line.
+        ValueError: If the plan is damaged; one line.
     """
-    records, left_out = [], []
+    plan, records, left_out = load_plan(runs), [], []
     for directory in find_runs(runs):
         try:
             records.append(read_run(directory))

@@ -11,7 +11,6 @@ from typing import Any
 import jinja2
 
 from configs.comparison import MIN_SEEDS
-from experiments.comparison.plan import load_plan
 from experiments.comparison.report.analysis import Analysis, ArmScores, analyse
 from experiments.comparison.report.figures import draw_figures
 from experiments.comparison.report.records import ENDED, gather
@@ -37,7 +36,7 @@ def write_report(runs: Path) -> Path:
         OSError: If there are no runs, or something cannot be written; one line.
         ValueError: If a file is damaged; one line.
     """
-    comparison = gather(runs, load_plan(runs))
+    comparison = gather(runs)
     analysis = analyse(comparison)
     figures = draw_figures(comparison, analysis)
     markdown = render(analysis, figures, "markdown")
@@ -79,11 +78,11 @@ def render(analysis: Analysis, figures: Mapping[str, bytes], form: str) -> str:
         "on_one_line": lambda text: type(text)(" ".join(text.split())),
         "percent": lambda share: f"{100 * share:.1f} %",
         "reached": _show_steps_to_reach,
+        "setting": _show_setting,
     }
     text = environment.get_template("report.jinja").render(
         parts=f"{form}.jinja",
         analysis=analysis,
-        card=_list_settings(analysis.settings, analysis.plan["criteria"]),
         figures={name: base64.b64encode(png).decode("ascii") for name, png in figures.items()},
         figure_folder=FIGURE_FOLDER,
         sections=[],
@@ -96,25 +95,6 @@ def render(analysis: Analysis, figures: Mapping[str, bytes], form: str) -> str:
         min_seeds=MIN_SEEDS,
     )
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
-
-
-def _list_settings(settings: dict[str, Any], criteria: dict[str, Any]) -> list[tuple[str, str]]:
-    """All that the runs were made with, by name."""
-    groups = {"": settings["run"] | settings["hyperparameters"]}
-    groups |= {"protocol: ": settings["protocol"], "verdicts: ": criteria}
-    found = {name: values for name, values in settings.items() if isinstance(values, list)}
-    return [
-        *(
-            (f"{prefix}{name}", _show_setting(value))
-            for prefix, values in groups.items()
-            for name, value in values.items()
-        ),
-        ("source version", settings["source_version"]),
-        *(
-            (name, "; ".join(values) or "-")
-            for name, values in (found | settings["packages"]).items()
-        ),
-    ]
 
 
 def _show_setting(value: Any) -> str:

@@ -101,9 +101,8 @@ def decide(
         alpha: Probability of a false verdict per family.
 
     Returns:
-        Verdicts (str), and for each game the level alpha of the interval that shows its verdict: it
-        lies beyond the margin for better and worse, within for similar, and neither for undecided
-        (at the smaller of the levels the two step-down tests stopped at). Both of shape (..., G).
+        Verdicts (str), and for each game the level alpha of the interval that shows its verdict;
+        for undecided, the smaller of the levels the two step-down tests stopped at.
     """
     mean, error, margin, seeds = np.broadcast_arrays(mean, standard_error, margin, seeds)
     testable = (error > 0) & (seeds >= MIN_SEEDS)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from experiments.comparison.plan import (
     make_plan,
     save_plan,
 )
+from tests.refusals import refusal
 
 UNKNOWN_ARM = (
     "--arms: unknown arm {!r}; use cnn, coordconv, coordconv-all, bias-map or random-channels, "
@@ -35,24 +37,16 @@ def plan_of(**changes) -> ComparisonPlan:
 
 def all_networks() -> list[NetworkSettings]:
     """Every network that the settings allow."""
+    choices: dict[str, list[Any]] = {
+        "coord_layers": [(), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)],
+        "position": ["coordinates", "bias-map", "random-channels"],
+        "with_radius": [False, True],
+        "coord_init": ["default", "zero"],
+    }
     networks = []
-    layers: Any
-    position: Any
-    init: Any
-    for layers, position, radius, init in itertools.product(
-        [(), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)],
-        ["coordinates", "bias-map", "random-channels"],
-        [False, True],
-        ["default", "zero"],
-    ):
-        try:
-            networks.append(
-                NetworkSettings(
-                    coord_layers=layers, position=position, with_radius=radius, coord_init=init
-                )
-            )
-        except ValueError:
-            continue
+    for values in itertools.product(*choices.values()):
+        with suppress(ValueError):
+            networks.append(NetworkSettings.parse(dict(zip(choices, values, strict=True))))
     return networks
 
 
@@ -67,23 +61,13 @@ def test_an_arms_name_gives_its_network_back():
     "name", ["", "CNN", "cnn-r", "coordconv-", "coordconv-zero-r", "coordconv-layer0", "coordconv "]
 )
 def test_other_names_are_refused(name):
-    with pytest.raises(ValueError, match="unknown arm") as error:
-        parse_arm(name)
-    assert str(error.value) == UNKNOWN_ARM.format(name)
+    assert refusal(parse_arm, name) == UNKNOWN_ARM.format(name)
 
 
 def test_the_preset_is_the_issues():
     plan = make_plan(algo="a2c", overrides={})
-    assert plan.games == (
-        "Asteroids",
-        "BeamRider",
-        "Breakout",
-        "MsPacman",
-        "Pong",
-        "Qbert",
-        "RoadRunner",
-        "Seaquest",
-        "SpaceInvaders",
+    assert " ".join(plan.games) == (
+        "Asteroids BeamRider Breakout MsPacman Pong Qbert RoadRunner Seaquest SpaceInvaders"
     )
     assert plan.arms == ("cnn", "coordconv")
     assert plan.seeds == (0, 1, 2, 3, 4)
@@ -124,80 +108,36 @@ def test_a_saved_plan_comes_back(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"arms": ["cnn"]}, "--arms must name two or more arms, got 1; add one."),
-        ({"arms": ["cnn", "x"]}, UNKNOWN_ARM.format("x")),
-        ({"arms": ["cnn", "cnn"]}, "`arms` name cnn twice; name it once."),
-        ({"games": ["Pong", "pong"]}, "`games` name Pong twice; name it once."),
-        ({"games": ["Pongg"]}, "Unknown game 'Pongg'. Did you mean Pong? --list-games lists them."),
-        (
-            {"overrides": {"with_radius": True}},
-            "`with_radius` is set by the arms of a comparison; leave it out.",
-        ),
-        ({"overrides": {"seed": 3}}, "`seed` is set by --seeds in a comparison; leave it out."),
-        (
-            {"overrides": {"margin_fraction": 2.0}},
-            "`margin_fraction` must be a number at least 0 and at most 1, got 2.",
-        ),
-    ],
-)
-def test_wrong_plans_are_refused(changes, message):
-    with pytest.raises(ValueError) as error:  # noqa: PT011
-        plan_of(**changes)
-    assert str(error.value) == message
-
-
-@pytest.mark.parametrize(
     ("change", "message"),
     [
         (
-            lambda values: values.update(format_version=9),
-            "{path}: format version 9 is not the one this release reads (2); use the release that "
-            "wrote it.",
+            {"format_version": 9},
+            "format version 9 is not the one this release reads (2); use the release that wrote "
+            "it.",
         ),
         (
-            lambda values: values.update(extra={}),
-            "{path}: unknown setting 'extra'; known: template, criteria, arms, seeds, games, ...",
+            {"extra": {}},
+            "unknown setting 'extra'; known: template, criteria, arms, seeds, games, ...",
         ),
+        ({"criteria": None}, "the section `criteria` is missing; restore the file."),
+        ({"template": None}, "the section `template` is missing; restore the file."),
         (
-            lambda values: values.pop("criteria"),
-            "{path}: the section `criteria` is missing; restore the file.",
+            {"seeds": ["a"]},
+            "`seeds` must be a whole number at least 0 and at most 2_147_483_647, got 'a'.",
         ),
+        ({"games": ["../x"]}, "Unknown game '../x'. --list-games lists them."),
+        ({"arms": ["cnn", "../x"]}, UNKNOWN_ARM.format("../x")),
+        ({"arms": []}, "`arms` of a comparison are missing; name at least one."),
         (
-            lambda values: values.pop("template"),
-            "{path}: the section `template` is missing; restore the file.",
-        ),
-        (
-            lambda values: values.update(seeds=["a"]),
-            "{path}: `seeds` must be a whole number at least 0 and at most 2_147_483_647, got 'a'.",
-        ),
-        (
-            lambda values: values.update(games=["../x"]),
-            "{path}: Unknown game '../x'. --list-games lists them.",
-        ),
-        (
-            lambda values: values.update(arms=["cnn", "../x"]),
-            "{path}: " + UNKNOWN_ARM.format("../x"),
-        ),
-        (
-            lambda values: values.update(arms=[]),
-            "{path}: `arms` of a comparison are missing; name at least one.",
-        ),
-        (
-            lambda values: values["criteria"].update(alpha=0),
-            "{path}: `alpha` must be a number above 0 and at most 0.5, got 0.",
+            {"criteria": default_criteria().model_dump() | {"alpha": 0}},
+            "`alpha` must be a number above 0 and at most 0.5, got 0.",
         ),
     ],
 )
 def test_damaged_plans_are_refused(tmp_path, change, message):
-    save_plan(plan_of(), tmp_path)
-    values = json.loads((tmp_path / PLAN_NAME).read_text())
-    change(values)
-    (tmp_path / PLAN_NAME).write_text(json.dumps(values))
-    with pytest.raises(ValueError) as error:  # noqa: PT011
-        load_plan(tmp_path)
-    assert str(error.value) == message.replace("{path}", str(tmp_path / PLAN_NAME))
+    path = tmp_path / PLAN_NAME
+    path.write_text(json.dumps(json.loads(plan_of().to_json()) | change))
+    assert refusal(load_plan, tmp_path) == f"{path}: {message}"
 
 
 @pytest.mark.parametrize(
@@ -222,22 +162,19 @@ def test_added_seeds_are_a_further_look(saved_looks, seeds, judged, looks):
     [
         (
             plan_of(games=["Qbert", "Pong"], overrides={"gamma": 0.5, "alpha": 0.1}),
-            "comparison.json is a plan of other settings (games, criteria, gamma, "
+            "is a plan of other settings (games, criteria, gamma, "
             "total_agent_steps); choose another --runs folder.",
         ),
         (
             plan_of().replace(source="abc"),
-            f"comparison.json was begun with source version {plan_of().source}, this is abc: "
+            f"was begun with source version {plan_of().source}, this is abc: "
             "their runs do not compare; go back to that version, or choose another --runs folder.",
         ),
         (
             plan_of(seeds=1),
-            "comparison.json is a plan of 2 seeds, more than the 1 asked for; ask for at least as "
-            "many.",
+            "is a plan of 2 seeds, more than the 1 asked for; ask for at least as many.",
         ),
     ],
 )
 def test_another_plan_in_the_same_folder_is_refused(asked, message):
-    with pytest.raises(ValueError, match=r"comparison\.json") as error:
-        continue_plan(plan_of(), asked, judged=False)
-    assert str(error.value) == message
+    assert refusal(continue_plan, plan_of(), asked, judged=False) == f"comparison.json {message}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from configs.run_config import make_config
-from experiments.comparison.plan import make_plan
+from experiments.comparison.plan import make_plan, save_plan
 from experiments.comparison.report.analysis import Analysis, analyse
 from experiments.comparison.report.records import LeftOutRun, gather
 from experiments.comparison.report.render import render
@@ -27,7 +27,8 @@ def analysis(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
         bonus = 200 if config.arm == "coordconv" else 0
         write_run(runs, config, [200 + bonus + config.run.seed * (1 + bonus / 400)] * 100)
     write_run(runs, make_config("Pong", "a2c", {"gamma": 0.5}), [1.0])
-    return analyse(gather(runs, plan))
+    save_plan(plan, runs)
+    return analyse(gather(runs))
 
 
 @pytest.mark.parametrize("form", ["markdown", "html"])

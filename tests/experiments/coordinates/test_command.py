@@ -47,19 +47,9 @@ def error_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Ask:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (
-            "--task painting",
-            "argument --task: invalid choice: painting (choose from classification, regression, "
-            "rendering, all)",
-        ),
-        (
-            "--split half",
-            "argument --split: invalid choice: half (choose from uniform, quadrant, all)",
-        ),
         ("--model mlp", "argument --model: invalid choice: mlp (choose from cnn, coordconv, both)"),
         ("--tas all", "unrecognized arguments: --tas all"),
         ("--seed", "argument --seed: expected one argument"),
-        ("pong", "unrecognized arguments: pong"),
     ],
 )
 def test_arguments_that_do_not_exist_are_one_line(
@@ -72,38 +62,27 @@ def test_arguments_that_do_not_exist_are_one_line(
     assert not any(tmp_path.iterdir())
 
 
-SEED = "--seed: `seed` must be a whole number at least 0 and at most 2_147_483_647, got"
-STEPS = (
-    "--steps: `total_steps` must be a whole number at least 0 and at most 1_000_000_000_000, got"
-)
-SECONDS = "--seconds: `total_seconds` must be a number at least 0 and at most 1_000_000_000, got"
-
-
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ("--seed -1", f"{SEED} -1."),
-        ("--seed x", f"{SEED} 'x'."),
-        ("--steps 1.5", f"{STEPS} '1.5'."),
-        ("--steps -5", f"{STEPS} -5."),
+        (
+            "--seed -1",
+            "--seed: `seed` must be a whole number at least 0 and at most 2_147_483_647, got -1.",
+        ),
+        (
+            "--seconds nan",
+            "--seconds: `total_seconds` must be a number at least 0 and at most 1_000_000_000, got "
+            "nan.",
+        ),
         ("--steps 0", "`total_steps` and `total_seconds` are both 0, no limit; set one of them."),
-        ("--seconds nan", f"{SECONDS} nan."),
-        ("--seconds -1", f"{SECONDS} -1."),
-        ("--seconds soon", f"{SECONDS} 'soon'."),
         ("--steps 1 --seconds 1", "--steps and --seconds both set the budget; give one of them."),
         ("--seed 1 --set seed=1", "--seed and --set seed=... both set `seed`; give one of them."),
         (
             "--steps 1 --set total_steps=1",
             "--steps and --set total_steps=... both set `total_steps`; give one of them.",
         ),
-        ("--set seed", "--set takes key=value, got 'seed'."),
         ("--set sed=1", "--set: unknown setting 'sed'; did you mean `seed`?"),
-        ("--set l2=1 --set l2=1", "--set: `l2` is given twice; give it once."),
         ("--set l2=-1", "--set: `l2` must be a number at least 0 and at most 1e+30, got -1."),
-        (
-            "--set batch_size=0",
-            "--set: `batch_size` must be a whole number at least 1 and at most 100_000, got 0.",
-        ),
         ("--set device=tpu", "--set: `device` must be one of cpu, cuda, got 'tpu'."),
     ],
 )
