@@ -23,24 +23,15 @@ PLAN_NAME = "comparison.json"
 
 
 class ComparisonPlan(SavedSettings):
-    """Which runs make a comparison; what `comparison.json` holds.
-
-    Attributes:
-        games: Their names.
-        arms: Names of networks; the first is the baseline.
-        seeds: Of the runs, for every game and arm.
-        template: What all runs share: everything but game, network and seed.
-        criteria: What the verdicts are judged by.
-        source: The version of the source that trains the runs (`runtime.source_version`).
-        looks: Numbers of seeds at which the plan was judged, before more seeds were added.
-    """
+    """Which runs make a comparison; what `comparison.json` holds."""
 
     games: tuple[str, ...]
-    arms: tuple[str, ...]
-    seeds: tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...]
-    template: RunConfig
+    arms: tuple[str, ...]  # names of networks; the first is the baseline
+    seeds: tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...]  # for every game and arm
+    template: RunConfig  # what all runs share: everything but game, network and seed
     criteria: Criteria
-    source: str
+    source: str  # the version of the source that trains the runs (`runtime.source_version`)
+    # Numbers of seeds at which the plan was judged, before more seeds were added.
     looks: tuple[Annotated[int, Field(ge=1)], ...] = ()
 
     @field_validator("games")

@@ -182,22 +182,18 @@ def measure(network: nn.Module, config: CellConfig) -> dict[str, float]:
 
 
 class _Trainer:
-    """The state of one cell's training.
-
-    Attributes:
-        steps: Optimiser steps taken.
-        perfect_evaluations: Evaluations in a row at which all training examples were right.
-        perfect_at: Steps and seconds at the first evaluation at which all training and all test
-            examples were right.
-        curve: Rows of steps, seconds, mean loss since the row before (not in the first, which is
-            the untrained network's), and the headline figure on a part of the training and of the
-            test examples.
-    """
+    """The state of one cell's training."""
 
     def __init__(self, config: CellConfig, say: Say):
         self.config, self._say = config, say
-        self.steps, self.perfect_evaluations, self._loss_sum = 0, 0, 0.0
+        self.steps = 0  # of the optimiser
+        self._loss_sum = 0.0
+        # Evaluations in a row at which all training examples were right, then steps and seconds of
+        # the first at which all test examples were, too.
+        self.perfect_evaluations = 0
         self.perfect_at: tuple[int, float] | None = None
+        # Rows of steps, seconds, mean loss since the row before (not in the first, the untrained
+        # network's), and the headline figure on a part of the training and of the test examples.
         self.curve: list[dict[str, float]] = []
         device = config.execution.device
         self.task = make_task(config.cell.task, config.data.canvas_size)

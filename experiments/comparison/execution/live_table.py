@@ -74,8 +74,13 @@ class LiveTable:
         self._shown = time.monotonic()
         progress = [read_progress(RunDirectory(self._runs / config.name)) for config in active]
         done = self._unfinished - len(waiting) - len(active) - failed
+        # Runs that have no rate yet are taken to be as fast as others were.
+        rate = sum(run.agent_steps_per_second or self._expected_rate for run in progress)
+        left = sum(config.run.total_agent_steps for config in (*active, *waiting))
+        left -= sum(run.agent_steps for run in progress)
+        left -= sum(self._saved_steps[config.name] for config in waiting)
         summary = (
-            f"{self._describe_time_left(active, progress, waiting)}; "
+            f"{format_seconds(max(left, 0) / rate)} left at {rate:.0f} agent steps/s; "
             f"{done} of {self._unfinished} ended, {len(active)} training, {len(waiting)} waiting"
             + (f", {failed} failed" if failed else "")
         )
@@ -84,19 +89,6 @@ class LiveTable:
         if self._on_terminal:
             self._drawn = lines = fit_to_terminal(lines, *shutil.get_terminal_size())
         print(erase + "\n".join(lines), flush=True)
-
-    def _describe_time_left(
-        self,
-        active: Sequence[RunConfig],
-        progress: Sequence[RunProgress],
-        waiting: Sequence[RunConfig],
-    ) -> str:
-        """Of the whole plan; runs that have no rate yet are taken to be as fast as others were."""
-        rate = sum(run.agent_steps_per_second or self._expected_rate for run in progress)
-        left = sum(config.run.total_agent_steps for config in (*active, *waiting))
-        left -= sum(run.agent_steps for run in progress)
-        left -= sum(self._saved_steps[config.name] for config in waiting)
-        return f"{format_seconds(max(left, 0) / rate)} left at {rate:.0f} agent steps/s"
 
     def _erase(self) -> str:
         """What removes the table, which takes more lines if the terminal has become narrower."""
