@@ -123,6 +123,8 @@ def load_tensors(content: bytes, source: str) -> Any:
     archive = open_archive(io.BytesIO(content), source)
     if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
         raise refusal(source, "its records are compressed, which torch.save never does")
+    if sum(info.file_size for info in archive.infolist()) > len(content):
+        raise refusal(source, "its records overlap")
     pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise refusal(source, f"it has {len(pickles)} records data.pkl instead of one")

@@ -209,6 +209,16 @@ def _repack(
     return buffer.getvalue()
 
 
+def _overlap(content: bytes) -> bytes:
+    """A record that, stored as it is, would reach over those before it."""
+    buffer = io.BytesIO(content)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.writestr("archive/data/1", b"")
+        info = archive.infolist()[-1]
+        info.header_offset, info.file_size, info.compress_size = 0, len(content), len(content)
+    return buffer.getvalue()
+
+
 def test_a_payload_in_data_runs_in_plain_sb3_and_not_here(foreign, forge, marker):
     data = json.loads(read_members(foreign)["data"])
     serialized = base64.b64encode(pickle.dumps(_Payload(marker))).decode()
@@ -319,6 +329,7 @@ def _replace(old: bytes, new: bytes, count: int = 1) -> bytes:
             _repack(_SAVED, records={"archive/../../x": b""}),
             "member 'archive/../../x' points outside the archive",
         ),
+        (_overlap(_SAVED), "its records overlap"),
         (_SAVED[:-200], "it is not a zip archive, or a truncated one"),
         (_save([torch.zeros(1)]), "it is not a state dict"),
         (_save({"w": 1.0}), "it is not a state dict"),
