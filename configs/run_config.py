@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from configs.protocols import protocol_names
 from configs.settings import (
     LARGEST,
     Flag,
@@ -21,6 +22,7 @@ from configs.settings import (
     differing_keys,
     load_preset,
     override,
+    show,
 )
 
 CONVOLUTIONS = 3
@@ -47,8 +49,8 @@ class RunSettings(Settings):
     ]
     total_agent_steps: Annotated[Steps, Flag("--steps", "agent steps, 4 frames each, such as 2M")]
     protocol: Annotated[
-        Literal["baselines", "machado"],
-        Flag("--protocol", "how the game is presented: baselines or machado", "NAME"),
+        Literal[tuple(protocol_names())],  # type: ignore[valid-type]
+        Flag("--protocol", f"how the game is presented: {' or '.join(protocol_names())}", "NAME"),
     ]
     precision: Annotated[
         Literal["fp32", "bf16"], Flag("--precision", "arithmetic: fp32 or bf16", "KIND")
@@ -74,7 +76,7 @@ class NetworkSettings(Settings):
         if sorted(set(self.coord_layers)) != list(self.coord_layers):
             raise ValueError(
                 f"`coord_layers` must name each convolution once, in order, got "
-                f"{list(self.coord_layers)}."
+                f"{show(list(self.coord_layers))}."
             )
         if not self.coord_layers:
             for name, default in load_preset("run")["network"].items():

@@ -95,6 +95,13 @@ def test_a_config_with_one_part_replaced_is_read_or_refused_in_one_line(data):
         assert read(config.to_json()) == config
 
 
+def test_a_wrong_list_of_layers_is_told_shortened():
+    line = refusal(make_config, "Pong", "a2c", {"coord_layers": [0] * 10**5})
+    assert line == (
+        f"`coord_layers` must name each convolution once, in order, got [{'0, ' * 18}0,...."
+    )
+
+
 # --- the presets ----------------------------------------------------------------------------------
 
 
