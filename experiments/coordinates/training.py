@@ -27,7 +27,7 @@ from experiments.coordinates.tasks import (
     split_of,
 )
 from runtime.files import read_bytes, read_json, write_atomically, write_json
-from runtime.process_settings import count_cores
+from runtime.process_settings import choose_threads
 from runtime.provenance import describe_start
 from runtime.run_directory import RunDirectory
 
@@ -151,7 +151,7 @@ def train_cell(directory: CellDirectory, config: CellConfig, say: Say = print) -
         Divergence: If the loss is not finite.
         ValueError: If the cell cannot be trained here; one line.
     """
-    threads = config.execution.threads or count_cores()
+    threads, _ = choose_threads(config.execution.threads)
     config = config.replace(execution=config.execution.replace(threads=threads))
     if config.execution.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("`device` is cuda, but no GPU is available; use cpu.")

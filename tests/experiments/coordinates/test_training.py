@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from experiments.coordinates import tasks, training
-from experiments.coordinates.config import CellConfig, ModelName, TaskName, make_config
+from experiments.coordinates.config import CellConfig, ModelName, TaskName, load_config, make_config
 from experiments.coordinates.data import draw_squares
 from experiments.coordinates.tasks import judge_positions, make_network, make_task
 from experiments.coordinates.training import (
@@ -42,6 +42,14 @@ def train(path: Path, config: CellConfig) -> dict[str, Any]:
 def weights_of(path: Path) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = torch.load(path / "weights.pth", weights_only=True)
     return weights
+
+
+def test_threads_are_as_many_as_the_user_and_the_measurements_allow(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr("runtime.process_settings.count_cores", lambda: 8)
+    config = small("classification", "coordconv", threads=0, total_steps=1)
+    assert train(tmp_path, config)["steps"] == 1
+    assert load_config(tmp_path / "config.json").execution.threads == 1
 
 
 # Figures
