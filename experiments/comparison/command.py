@@ -11,8 +11,8 @@ from experiments.comparison.execution.ray_cluster import connect
 from experiments.comparison.plan import ComparisonPlan, continue_plan, load_plan, save_plan
 from experiments.comparison.report.records import has_ended
 from experiments.comparison.report.render import write_report
-from runtime.command_line import FAILED, print_result
-from runtime.process_settings import count_cores
+from runtime.command_line import FAILED, one_line, print_result
+from runtime.process_settings import choose_threads, count_cores
 from runtime.run_directory import RunDirectory
 from runtime.stop_request import SIGNAL_BASE, StopRequest
 
@@ -52,8 +52,9 @@ def run_comparison(
         cores = count_cores() if cluster is None else cluster.cores
         jobs = min(jobs or cores, max(len(unfinished), 1))
         threads = max(cores // jobs, 1)
-        if cluster is not None:
-            threads = min(threads, cluster.largest_node)
+        # What this machine's user and load allow says nothing of a cluster's nodes.
+        most_threads = choose_threads(0)[0] if cluster is None else cluster.largest_node
+        threads = min(threads, most_threads)
         if declare and not dry_run:
             runs.mkdir(parents=True, exist_ok=True)
             save_plan(plan, runs)
@@ -75,10 +76,15 @@ def run_comparison(
             launch=LocalWorker if cluster is None else cluster.launcher(jobs, threads),
             stop=stop,
         )
-        if stop.signal is None:
-            print(f"written: {write_report(runs)}", flush=True)
-    for failure in failures:
-        print(f"failed: {failure.name}: {failure.message}; see {failure.log}", file=sys.stderr)
+        for failure in failures:
+            print(f"failed: {failure.name}: {failure.message}; see {failure.log}", file=sys.stderr)
+        try:
+            if stop.signal is None:
+                print(f"written: {write_report(runs)}", flush=True)
+        except (OSError, ValueError) as error:
+            if not failures:
+                raise
+            print(f"error: {one_line(error)}", file=sys.stderr)
     if failures:
         return FAILED
     if stop.signal is not None:

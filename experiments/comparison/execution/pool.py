@@ -150,6 +150,9 @@ def execute(
 
     Returns:
         The runs that failed, also when tried once more, and those that could not be saved.
+
+    Raises:
+        KeyboardInterrupt: If interrupted again while stopping, and all runs are saved.
     """
     waiting = [(config, 1) for config in unfinished]
     active: list[_Job] = []
@@ -188,25 +191,46 @@ def execute(
                 training = [job.config for job in active]
                 table.show(training, [config for config, _ in waiting], len(failures))
             time.sleep(SECONDS_BETWEEN_LOOKS)
-    finally:
-        if active:
-            _end([job.worker for job in active], table)
+    except KeyboardInterrupt:
+        failures += _end(active, runs, table)
+        if not failures:
+            raise
+    except BaseException:
+        for unsaved in _end(active, runs, table):
+            table.say(f"{unsaved.name}: {unsaved.message}; see {unsaved.log}")
+        raise
     return failures
 
 
-def _end(workers: Sequence[Worker], table: LiveTable) -> None:
-    """Give workers the time to save."""
+def _end(jobs: Sequence[_Job], runs: Path, table: LiveTable) -> list[Failure]:
+    """Give workers the time to save; returns the runs that could not be saved."""
+    failures = []
     try:
-        for worker in workers:
-            worker.terminate()
-        table.say(f"{len(workers)} runs are being saved; Ctrl-C ends them unsaved.")
+        for job in jobs:
+            job.worker.terminate()
+        table.say(f"{len(jobs)} runs are being saved; Ctrl-C ends them unsaved.")
         deadline = time.monotonic() + SECONDS_FOR_SAVING
-        while any(worker.poll() is None for worker in workers) and time.monotonic() < deadline:
+        while any(job.worker.poll() is None for job in jobs) and time.monotonic() < deadline:
             time.sleep(SECONDS_BETWEEN_LOOKS)
+    except KeyboardInterrupt:
+        pass  # no more time is given; what becomes of the runs is told below
     finally:
-        for worker in workers:
-            if worker.poll() is None:
-                worker.kill()
+        for job in jobs:
+            code = job.worker.poll()
+            if code is None:
+                job.worker.kill()
+                log = runs / job.config.name / LOG_NAME
+                failures.append(Failure(job.config.name, log, "killed before it was saved"))
+            elif not _is_saved(job, runs, code):
+                failures.append(_describe_failure(job.config, runs, code))
+    return failures
+
+
+def _is_saved(job: _Job, runs: Path, code: int) -> bool:
+    """Whether a worker that was told to stop, and ended, has lost nothing."""
+    if code in _EXITS_WHEN_STOPPED:
+        return True
+    return has_ended(RunDirectory(runs / job.config.name), job.config)
 
 
 def _with_threads(config: RunConfig, runs: Path, threads: int) -> RunConfig:

@@ -15,7 +15,7 @@ import pytest
 
 from configs.run_config import RunConfig
 from experiments.comparison.execution.live_table import LiveTable, format_rows
-from experiments.comparison.execution.pool import LOG_NAME, execute, find_unfinished
+from experiments.comparison.execution.pool import LOG_NAME, Failure, execute, find_unfinished
 from experiments.comparison.plan import ComparisonPlan, load_plan, make_plan, save_plan
 from experiments.comparison.report.records import RunProgress
 from runtime.run_directory import RunDirectory, RunStatus
@@ -170,7 +170,7 @@ def test_what_cannot_be_saved_when_stopped_is_reported(tmp_path):
 @pytest.mark.parametrize(
     ("obedient", "told"), [(True, ["terminate"]), (False, ["terminate", "kill"])]
 )
-def test_an_unexpected_end_gives_time_for_saving(tmp_path, monkeypatch, obedient, told):
+def test_a_second_interrupt_gives_time_for_saving(tmp_path, monkeypatch, obedient, told):
     cluster = Cluster()
     if not obedient:
         monkeypatch.setattr(Pretender, "poll", lambda _: None)
@@ -179,8 +179,14 @@ def test_an_unexpected_end_gives_time_for_saving(tmp_path, monkeypatch, obedient
         raise KeyboardInterrupt
 
     monkeypatch.setattr("experiments.comparison.execution.pool.time.sleep", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        run(plan_of(), tmp_path, cluster)
+    if obedient:
+        with pytest.raises(KeyboardInterrupt):
+            run(plan_of(), tmp_path, cluster)
+    else:
+        failures = run(plan_of(), tmp_path, cluster)
+        names = [config.name for config in cluster.started]
+        assert [failure.name for failure in failures] == names
+        assert {failure.message for failure in failures} == {"killed before it was saved"}
     assert [worker.told for worker in cluster.workers] == [told, told]
 
 
@@ -265,6 +271,50 @@ def test_the_table_fits_its_terminal_and_is_redrawn_whole(tmp_path, monkeypatch,
 
 
 # --- the command ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def executed(monkeypatch) -> dict[str, Any]:
+    """What `execute` was asked; one run fails, and there is a fault in the report."""
+    asked: dict[str, Any] = {"failures": [Failure("Pong/a2c-cnn/seed0", Path("a.log"), "killed")]}
+
+    def pretend(*_: object, **how: Any) -> list[Failure]:
+        asked.update(how)
+        failures: list[Failure] = asked["failures"]
+        return failures
+
+    def refuse(_: Path) -> None:
+        raise ValueError("final.zip is damaged")
+
+    monkeypatch.setattr("experiments.comparison.command.execute", pretend)
+    monkeypatch.setattr("experiments.comparison.command.write_report", refuse)
+    return asked
+
+
+def test_a_fault_in_the_report_hides_no_failed_run(tmp_path, capsys, executed):
+    assert main(["--compare", "--jobs=1", f"--runs={tmp_path}"]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "failed: Pong/a2c-cnn/seed0: killed; see a.log",
+        "error: final.zip is damaged",
+    ]
+    executed["failures"] = []
+    with pytest.raises(SystemExit) as error:
+        main(["--compare", "--jobs=1", f"--runs={tmp_path}"])
+    assert error.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("limit", "jobs", "threads"), [("3", 2, 3), ("3", 8, 2), ("", 1, 4), ("", 16, 1)]
+)
+def test_a_run_gets_no_more_threads_than_one_alone(
+    tmp_path, monkeypatch, executed, limit, jobs, threads
+):
+    monkeypatch.setenv("OMP_NUM_THREADS", limit)
+    for module in ("runtime.process_settings", "experiments.comparison.command"):
+        monkeypatch.setattr(f"{module}.count_cores", lambda: 16)
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
+    assert main(["--compare", f"--jobs={jobs}", f"--runs={tmp_path}"]) == 1
+    assert executed["threads"] == threads
 
 
 def test_the_dry_run_says_what_it_would_take_and_writes_nothing(tmp_path, capsys):
