@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from gymnasium import spaces
 from stable_baselines3 import A2C
@@ -17,22 +16,15 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecMonitor
 
-from configs.protocols import Protocol, load_protocol
+from configs.protocols import load_protocol
 from envs.atari_vec_env import AtariVecEnv
 from envs.emulated_game import EmulatedGame
 from envs.games import Game, all_games, find_game
+from tests.envs.environments import draw_actions, make_env
 from tests.refusals import refusal
 
 BASELINES = load_protocol("baselines")
 MACHADO = load_protocol("machado")
-
-
-def make_env(game: str, protocol: Protocol, n_envs: int, seed: int = 0) -> Any:
-    return AtariVecEnv(find_game(game), protocol, n_envs, seed)
-
-
-def draw_actions(env: Any, steps: int, seed: int = 0) -> npt.NDArray[np.int64]:
-    return np.random.default_rng(seed).integers(env.action_space.n, size=(steps, env.num_envs))
 
 
 # --- what a step returns --------------------------------------------------------------------------

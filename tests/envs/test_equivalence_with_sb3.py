@@ -46,12 +46,11 @@ from ale_py.env import AtariEnv
 from stable_baselines3.common import atari_wrappers
 from stable_baselines3.common.atari_wrappers import MaxAndSkipEnv, NoopResetEnv, WarpFrame
 from stable_baselines3.common.env_util import make_atari_env, unwrap_wrapper
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecTransposeImage
+from stable_baselines3.common.vec_env import VecFrameStack, VecTransposeImage
 
 from configs.protocols import load_protocol
-from envs.atari_vec_env import AtariVecEnv
-from envs.games import find_game
 from envs.seeding import game_seed
+from tests.envs.environments import draw_actions, make_env
 
 # Gymnasium calls the -v4 games out of date; they are the ones SB3's wrappers are made for.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is out of date")
@@ -108,7 +107,7 @@ def make_sb3_env(
     max_frames: int = 108_000,
     sticky_action_probability: float = 0.0,
     **wrapper_kwargs: Any,
-) -> VecEnv:
+) -> Any:
     gymnasium.register_envs(ale_py)
     env = make_atari_env(
         f"{game}NoFrameskip-v4",
@@ -123,7 +122,7 @@ def make_sb3_env(
     return VecTransposeImage(VecFrameStack(env, 4))
 
 
-def make_grey_sb3_env(*args: Any, **kwargs: Any) -> VecEnv:
+def make_grey_sb3_env(*args: Any, **kwargs: Any) -> Any:
     """SB3's environment with the two wrappers above in the place of its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(atari_wrappers, "MaxAndSkipEnv", PoolGreyFrames)
@@ -139,7 +138,7 @@ class Step(NamedTuple):
 
 
 def step_both(
-    ours: VecEnv, sb3: VecEnv, actions: npt.NDArray[np.int64], compare_reports: bool = True
+    ours: Any, sb3: Any, actions: npt.NDArray[np.int64], compare_reports: bool = True
 ) -> tuple[Step, Step]:
     """Step two environments with the same actions and compare everything but the frames."""
     one, other = Step(*ours.step(actions)), Step(*sb3.step(actions))
@@ -158,11 +157,6 @@ def step_both(
 def report_of(info: dict[str, Any]) -> tuple[float, int] | None:
     """The return and the length of a whole game, if one has ended."""
     return (info["episode"]["r"], info["episode"]["l"]) if "episode" in info else None
-
-
-def draw_actions(env: VecEnv, steps: int) -> npt.NDArray[np.int64]:
-    assert isinstance(env.action_space, gymnasium.spaces.Discrete)
-    return np.random.default_rng(0).integers(env.action_space.n, size=(steps, env.num_envs))
 
 
 @dataclass
@@ -192,16 +186,16 @@ class Difference:
 )
 def test_games_agree(game, lives_lost, games_over):
     """2,000 agent steps: 1,000 of each of two environments."""
-    ours = AtariVecEnv(find_game(game), WITHOUT_NO_OPS, 2, seed=0)
+    ours = make_env(game, WITHOUT_NO_OPS, 2)
     sb3, grey = make_sb3_env(game, 2), make_grey_sb3_env(game, 2)
     pooling, ending = Difference(), Difference()
     met: Counter[str] = Counter()
 
     assert ours.observation_space == sb3.observation_space
     assert ours.action_space == sb3.action_space
-    first = as_array(ours.reset())
+    first = ours.reset()
     np.testing.assert_array_equal(first, grey.reset())
-    pooling.add(first, as_array(sb3.reset()))
+    pooling.add(first, sb3.reset())
     for actions in draw_actions(ours, 1000):
         one, other = step_both(ours, sb3, actions)
         reference = Step(*grey.step(actions))
@@ -225,22 +219,17 @@ def test_games_agree(game, lives_lost, games_over):
     assert ending.mean <= MEAN_ENDING_DIFFERENCE
 
 
-def make_three(game: str, max_frames: int) -> tuple[VecEnv, VecEnv, VecEnv]:
+def make_three(game: str, max_frames: int) -> tuple[Any, Any, Any]:
     """Ours, SB3's, and SB3's with grey pooling, at their first observations."""
     protocol = WITHOUT_NO_OPS.replace(max_frames_per_game=max_frames)
-    ours = AtariVecEnv(find_game(game), protocol, 1, seed=0)
+    ours = make_env(game, protocol)
     environments = (ours, make_sb3_env(game, 1, max_frames), make_grey_sb3_env(game, 1, max_frames))
     for env in environments:
         env.reset()
     return environments
 
 
-def as_array(observations: Any) -> Frames:
-    assert isinstance(observations, np.ndarray)
-    return observations
-
-
-def close_all(*environments: VecEnv) -> None:
+def close_all(*environments: Any) -> None:
     for env in environments:
         env.close()
 
@@ -276,8 +265,8 @@ def test_time_limits_agree(max_frames, agent_steps):
 )
 def test_presses_that_end_a_game(max_frames, sb3_reports):
     """Difference 5, with limits so small that the presses reach them."""
-    machado = AtariVecEnv(find_game("Breakout"), MACHADO.replace(no_op_max=0), 1, seed=0)
-    start = as_array(machado.reset())[0, -1]
+    machado = make_env("Breakout", MACHADO.replace(no_op_max=0))
+    start = machado.reset()[0, -1]
     ours, sb3, grey = make_three("Breakout", max_frames)
     for actions, reported_by_sb3 in zip(draw_actions(ours, 4), sb3_reports, strict=True):
         one, other = step_both(ours, sb3, actions, compare_reports=False)
@@ -292,7 +281,7 @@ def test_presses_that_end_a_game(max_frames, sb3_reports):
 @pytest.fixture(scope="module")
 def first_life_loss() -> tuple[npt.NDArray[np.int64], int]:
     """Actions with which a life of Breakout is lost, and the agent step that it is lost in."""
-    env = AtariVecEnv(find_game("Breakout"), WITHOUT_NO_OPS, 1, seed=0)
+    env = make_env("Breakout", WITHOUT_NO_OPS)
     env.reset()
     actions = draw_actions(env, 100)
     agent_step = next(
@@ -319,8 +308,8 @@ def test_time_limit_about_a_lost_life(
     actions, life_loss = first_life_loss
     max_frames = 4 * (2 + life_loss) + frames_left  # 2: the presses
     ours, sb3, grey = make_three("Breakout", max_frames)
-    reports: dict[int, tuple[tuple[float, int] | None, bool]] = {}
-    sb3_reports: dict[int, tuple[tuple[float, int] | None, bool]] = {}
+    reports: dict[int, Any] = {}
+    sb3_reports: dict[int, Any] = {}
     frames_differ = []
     for step, action in enumerate(actions[: life_loss + 6], start=1):
         one, other = step_both(ours, sb3, action, compare_reports=False)
@@ -341,7 +330,7 @@ def test_time_limit_about_a_lost_life(
 def test_a_life_lost_in_the_no_op_after_a_lost_life():
     """It ends no episode of its own: Atlantis, with actions held so long that it happens."""
     protocol = WITHOUT_NO_OPS.replace(frames_per_agent_step=64)
-    ours = AtariVecEnv(find_game("Atlantis"), protocol, 1, seed=0)
+    ours = make_env("Atlantis", protocol)
     sb3 = make_sb3_env("Atlantis", frame_skip=64)
     ours.reset()
     sb3.reset()
@@ -356,7 +345,7 @@ def test_sticky_actions_are_the_emulators(monkeypatch):
     monkeypatch.setattr(
         AtariEnv, "seed_game", lambda env, _=None: env.ale.setInt("random_seed", np.int32(seed))
     )
-    ours = AtariVecEnv(find_game("MsPacman"), MACHADO, 1, seed=0)  # has no FIRE
+    ours = make_env("MsPacman", MACHADO)  # has no FIRE
     grey = make_grey_sb3_env(
         "MsPacman", sticky_action_probability=0.25, terminal_on_life_loss=False
     )
@@ -373,7 +362,7 @@ def test_sticky_actions_are_the_emulators(monkeypatch):
 def test_number_of_no_ops():
     """Difference 3: 0 to 30, all alike; SB3 1 to 30. The games are cut after one frame."""
     protocol = MACHADO.replace(no_op_max=30, frames_per_agent_step=1, max_frames_per_game=1)
-    env = AtariVecEnv(find_game("Breakout"), protocol, 1, seed=0)
+    env = make_env("Breakout", protocol)
     env.reset()
     no_op = np.zeros(1, dtype=np.int64)
     counts = Counter(env.step(no_op)[3][0]["episode"]["l"] - 1 for _ in range(310))
@@ -395,7 +384,7 @@ def test_number_of_no_ops():
 @pytest.mark.parametrize("game", ["Breakout", "MsPacman"])
 def test_games_with_as_many_no_ops_agree(game):
     """Differences 3 and 4: the no-ops come first and are not counted in the frame limit."""
-    ours = AtariVecEnv(find_game(game), BASELINES.replace(max_frames_per_game=400), 1, seed=0)
+    ours = make_env(game, BASELINES.replace(max_frames_per_game=400))
     first = ours.reset()
     actions = draw_actions(ours, 110)
     steps: list[Step] = []
@@ -407,7 +396,6 @@ def test_games_with_as_many_no_ops_agree(game):
     assert 1 <= no_ops <= 30
 
     grey = make_grey_sb3_env(game, max_frames=length_frames, noop_max=30)
-    assert isinstance(grey.unwrapped, DummyVecEnv)
     no_op_reset = unwrap_wrapper(grey.unwrapped.envs[0], NoopResetEnv)
     assert isinstance(no_op_reset, NoopResetEnv)
     no_op_reset.override_num_noops = no_ops
@@ -427,9 +415,9 @@ def test_games_with_as_many_no_ops_agree(game):
 def test_frames_that_select_the_mode(game, mode_frames):
     """Difference 4: without them limits and lengths agree."""
     protocol = WITHOUT_NO_OPS.replace(max_frames_per_game=100)
-    ours = AtariVecEnv(find_game(game), protocol, 1, seed=0)
+    ours = make_env(game, protocol)
     grey = make_grey_sb3_env(game, 1, max_frames=100 + mode_frames)
-    np.testing.assert_array_equal(as_array(ours.reset()), grey.reset())
+    np.testing.assert_array_equal(ours.reset(), grey.reset())
     reports = []
     for actions in draw_actions(ours, 60):
         one, other = step_both(ours, grey, actions, compare_reports=False)
