@@ -1,6 +1,5 @@
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from policies.coordconv import CoordConv2d
 from policies.extractors import NatureCoordCNN
 from policies.position_controls import BiasMapConv2d, RandomChannelConv2d
+from tests.random_frames import RandomFrames
 from tests.refusals import refusal
 
 IMAGES = spaces.Box(0, 255, (4, 84, 84), np.uint8)
@@ -27,25 +27,6 @@ ARMS: list[dict[str, Any]] = [
     {"coord_layers": (0,), "position": "random-channels", "coord_init": "zero"},
 ]
 all_arms = pytest.mark.parametrize("arm", ARMS, ids=str)
-
-
-class NoiseEnv(gym.Env[np.ndarray, int]):
-    """Three steps of noise."""
-
-    observation_space = IMAGES
-    action_space = spaces.Discrete(4)  # type: ignore[assignment]
-
-    def reset(self, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
-        super().reset(**options)
-        self.steps = 0
-        return self.look(), {}
-
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        self.steps += 1
-        return self.look(), float(action), self.steps == 3, False, {}
-
-    def look(self) -> np.ndarray:
-        return self.np_random.integers(0, 256, IMAGES.shape, dtype=np.uint8)
 
 
 def build(arm: dict[str, Any], seed: int = 0) -> NatureCoordCNN:
@@ -247,7 +228,7 @@ def build_agent(algorithm: type[A2C] | type[DQN], arm: dict[str, Any] | None) ->
         }
     options: dict[str, Any] = {"n_steps": 4} if algorithm is A2C else {"buffer_size": 16}
     return algorithm(
-        "CnnPolicy", NoiseEnv(), policy_kwargs=policy_kwargs, seed=3, device="cpu", **options
+        "CnnPolicy", RandomFrames(1), policy_kwargs=policy_kwargs, seed=3, device="cpu", **options
     )
 
 
@@ -293,38 +274,30 @@ def test_agents_learn_and_survive_saving(algorithm, arm, tmp_path):
 # Errors
 
 
+INDEX = "`coord_layers` must index the 3 convolutions (0-2), got {}."
+NEEDS_LAYERS = "{} needs at least one convolution in `coord_layers`, got none."
+POSITIONS = "`position` must be one of 'coordinates', 'bias-map', 'random-channels', got 'rows'."
+
+
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("layers", "options", "message"),
     [
-        ({"coord_layers": (0, 3)}, "`coord_layers` must index the 3 convolutions (0-2), got 3."),
-        ({"coord_layers": (-1,)}, "`coord_layers` must index the 3 convolutions (0-2), got -1."),
+        ((0, 3), {}, INDEX.format(3)),
+        ((-1,), {}, INDEX.format(-1)),
+        ((0, 1, 0), {}, "`coord_layers` must name each convolution once, got [0, 1, 0]."),
+        ((0,), {"position": "rows"}, POSITIONS),
+        ((0,), {"coord_init": "ones"}, "`coord_init` must be 'default' or 'zero', got 'ones'."),
         (
-            {"coord_layers": (0, 1, 0)},
-            "`coord_layers` must name each convolution once, got [0, 1, 0].",
-        ),
-        (
-            {"coord_layers": (0,), "position": "rows"},
-            "`position` must be one of 'coordinates', 'bias-map', 'random-channels', got 'rows'.",
-        ),
-        (
-            {"coord_layers": (0,), "coord_init": "ones"},
-            "`coord_init` must be 'default' or 'zero', got 'ones'.",
-        ),
-        (
-            {"coord_layers": (0,), "position": "bias-map", "with_radius": True},
+            (0,),
+            {"position": "bias-map", "with_radius": True},
             "`with_radius` needs `position` 'coordinates', got 'bias-map'.",
         ),
-        *(
-            (options, f"{name} needs at least one convolution in `coord_layers`, got none.")
-            for options, name in (
-                ({"with_radius": True}, "`with_radius`"),
-                ({"position": "bias-map"}, "`position` 'bias-map'"),
-            )
-        ),
+        ((), {"with_radius": True}, NEEDS_LAYERS.format("`with_radius`")),
+        ((), {"position": "bias-map"}, NEEDS_LAYERS.format("`position` 'bias-map'")),
     ],
 )
-def test_misuse_is_named(options, message):
-    assert refusal(NatureCoordCNN, IMAGES, **options) == message
+def test_misuse_is_named(layers, options, message):
+    assert refusal(NatureCoordCNN, IMAGES, coord_layers=layers, **options) == message
 
 
 @pytest.mark.parametrize("space", [spaces.Discrete(4), spaces.Box(0, 1, (4, 84, 84))])

@@ -9,7 +9,6 @@ from policies.coordconv import CoordConv2d
 from policies.position_controls import BiasMapConv2d, RandomChannelConv2d
 from tests.refusals import refusal
 
-Control = type[BiasMapConv2d] | type[RandomChannelConv2d]
 both = pytest.mark.parametrize("control", [BiasMapConv2d, RandomChannelConv2d])
 
 
@@ -30,12 +29,8 @@ def make_conv(**options: Any) -> nn.Conv2d:
 def test_a_plain_convolution_is_taken_over_bit_for_bit(control, options):
     conv = make_conv(**options)
     state = torch.get_rng_state()
-    if control is RandomChannelConv2d:
-        layer: nn.Conv2d = RandomChannelConv2d(
-            conv, (6, 7), coord_init="zero", generator=torch.Generator()
-        )
-    else:
-        layer = BiasMapConv2d(conv, (6, 7))
+    zero = {"coord_init": "zero", "generator": torch.Generator()}
+    layer = control(conv, (6, 7), **(zero if control is RandomChannelConv2d else {}))
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(layer.weight[:, :2], conv.weight)
     images = torch.rand(2, 2, 6, 7, dtype=conv.weight.dtype)

@@ -38,6 +38,11 @@ def top_level(names: set[str]) -> set[str]:
     return {name.partition(".")[0] for name in names}
 
 
+def run(script: str) -> str:
+    command = [sys.executable, "-c", script]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
 @pytest.mark.parametrize("part", ALLOWED)
 def test_imports_point_one_way(part):
     files = list((ROOT / part).rglob("*.py"))
@@ -71,10 +76,7 @@ def test_the_coordinate_tasks_load_neither_sb3_nor_gymnasium():
         f"import sys, {', '.join(modules)}\n"
         "print({'stable_baselines3', 'gymnasium', 'ale_py'} & set(sys.modules))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "set()\n"
+    assert run(script) == "set()\n"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +94,4 @@ def test_a_wrong_command_line_is_answered_without_loading_torch(arguments):
         f"try:\n    train.main({arguments})\n"
         "except SystemExit as stop:\n    print(stop.code, 'torch' in sys.modules)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "2 False\n"
+    assert run(script) == "2 False\n"

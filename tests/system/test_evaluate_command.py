@@ -10,10 +10,9 @@ import pytest
 from PIL import Image
 
 import evaluate
-from configs.protocols import load_protocol
 from configs.run_config import make_config
 from envs.games import find_game
-from tests.agents.evaluation.test_evaluate import save_foreign, write_run
+from tests.agents.evaluation.test_evaluate import change_protocols, save_foreign, write_run
 from tests.agents.evaluation.test_video import decode, describe
 
 
@@ -109,10 +108,7 @@ def test_games_without_chance_have_no_interval(
     tmp_path, capsys, monkeypatch, protocol, has_interval
 ):
     """Where no-ops are all that differs, more games are the same few; sticky actions are chance."""
-    monkeypatch.setattr(
-        "agents.evaluation.agent.load_protocol",
-        lambda name: load_protocol(name).replace(max_frames_per_game=100, no_op_max=1),
-    )
+    change_protocols(monkeypatch, max_frames_per_game=100, no_op_max=1)
     model = tmp_path / "theirs.zip"
     save_foreign(model, "A2C")
     flags = ["--game=Breakout", f"--protocol={protocol}", "--episodes=8", "--deterministic"]
@@ -132,10 +128,7 @@ def test_games_without_chance_have_no_interval(
 def test_an_agent_that_is_stuck_is_heard_of(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("agents.evaluation.evaluate.QUIET_SECONDS", 0)
     monkeypatch.setattr("agents.evaluation.evaluate.QUIET_SECONDS_ON_A_TERMINAL", 0)
-    monkeypatch.setattr(
-        "agents.evaluation.agent.load_protocol",
-        lambda name: load_protocol(name).replace(max_frames_per_game=100),
-    )
+    change_protocols(monkeypatch, max_frames_per_game=100)
     flags = ["--episodes=1", "--device=cpu", f"--out={tmp_path}"]
     assert evaluate.main([str(run), *flags]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -294,9 +287,8 @@ def test_returns_outlive_a_video_that_cannot_be_written(tmp_path, capsys, monkey
     ffmpeg.chmod(0o755)
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(ffmpeg))
     run = write_run(tmp_path / "run").path
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(SystemExit, match="2"):
         evaluate.main([str(run), "--episodes", "1", "--video", "--device", "cpu"])
-    assert stop.value.code == 2
     path = run / "evaluation" / "game.mp4"
     assert capsys.readouterr().err == (
         f"error: {path} cannot be encoded (broken); evaluate without --video.\n"

@@ -16,14 +16,11 @@ from configs.run_config import make_config
 from experiments.comparison import __main__ as report
 from experiments.comparison.plan import make_plan, save_plan
 from tests.synthetic_runs import write_run
+from tests.system.test_wrong_options import LAYERS, SEED, SHOWN, STEPS
 
-STEPS = "`total_agent_steps` must be a whole number at least 1 and at most 1_000_000_000_000"
-SEED = "`seed` must be a whole number at least 0 and at most 2_147_483_647"
-LAYERS = "`coord_layers` must be a whole number at least 0 and at most 2"
 GAMMA = "`gamma` must be a number at least 0 and at most 1"
 RATE = "`learning_rate` must be a number at least 0 and at most 1e+30"
 HUGE = 10**400 - 1
-SHOWN = "9" * 57 + "..."
 NO_JSON = "{path} is not valid JSON (Expecting value at line 1, column 1); correct or replace it."
 NO_OBJECT = "{path}: a config must be a JSON object; restore the file."
 

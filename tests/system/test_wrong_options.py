@@ -14,8 +14,7 @@ from experiments.comparison import __main__ as report
 STEPS = "`total_agent_steps` must be a whole number at least 1 and at most 1_000_000_000_000"
 SEED = "`seed` must be a whole number at least 0 and at most 2_147_483_647"
 LAYERS = "`coord_layers` must be a whole number at least 0 and at most 2"
-GAMMA = "`gamma` must be a number at least 0 and at most 1"
-RATE = "`learning_rate` must be a number at least 0 and at most 1e+30"
+FRACTION = "a number at least 0 and at most 1"
 DEVICE = "`device` must be auto, cpu, cuda or cuda:N"
 PROTOCOL = "`protocol` must be one of baselines, machado"
 HUGE = "9" * 400
@@ -29,10 +28,10 @@ def each(option: str, limits: str, values: dict[str, str]) -> list[Refusal]:
     return [([option, typed], f"{option}: {limits}, got {told}.") for typed, told in values.items()]
 
 
-def each_set(name: str, limits: str, values: dict[str, str]) -> list[Refusal]:
-    """The same of a setting given by --set."""
+def each_set(name: str, kind: str, values: dict[str, str]) -> list[Refusal]:
+    """The same of a setting that is given by --set and must be of a kind."""
     return [
-        (["--set", f"{name}={typed}"], f"--set: {limits}, got {told}.")
+        (["--set", f"{name}={typed}"], f"--set: `{name}` must be {kind}, got {told}.")
         for typed, told in values.items()
     ]
 
@@ -142,31 +141,16 @@ BREAKOUT, PONG = " Did you mean Breakout?", " Did you mean Pong?"
             ["--set", "seed=1", "--seed", "1"],
             "--seed and --set seed=... both set `seed`; give one of them.",
         ),
-        *each_set("gamma", GAMMA, {"": "''", "x": "'x'", "-0.1": "-0.1", "1.1": "1.1"}),
-        *each_set("gamma", GAMMA, {"nan": "nan", "-inf": "-inf"}),
-        *each_set("learning_rate", RATE, {"1e31": "1e+31", HUGE: "inf"}),
-        *each_set(
-            "max_grad_norm",
-            "`max_grad_norm` must be a number above 0 and at most 1e+30",
-            {"0": "0"},
-        ),
-        *each_set(
-            "hang_timeout_seconds",
-            "`hang_timeout_seconds` must be a number above 0",
-            {"-1": "-1"},
-        ),
-        *each_set(
-            "keep_replay",
-            "`keep_replay` must be true or false",
-            {"": "''", "1": "'1'", "ja": "'ja'"},
-        ),
-        *each_set(
-            "learning_rate_schedule",
-            "`learning_rate_schedule` must be one of constant, linear",
-            {"cosine": "'cosine'"},
-        ),
-        *each_set("device", "`device` must be printable text", {"\x01": "'\\x01'"}),
-        *each_set("coord_layers", LAYERS, {"0 3": "3"}),
+        *each_set("gamma", FRACTION, {"": "''", "x": "'x'", "-0.1": "-0.1", "1.1": "1.1"}),
+        *each_set("gamma", FRACTION, {"nan": "nan", "-inf": "-inf"}),
+        *each_set("learning_rate", "a number at least 0 and at most 1e+30", {"1e31": "1e+31"}),
+        *each_set("learning_rate", "a number at least 0 and at most 1e+30", {HUGE: "inf"}),
+        *each_set("max_grad_norm", "a number above 0 and at most 1e+30", {"0": "0"}),
+        *each_set("hang_timeout_seconds", "a number above 0", {"-1": "-1"}),
+        *each_set("keep_replay", "true or false", {"": "''", "1": "'1'", "ja": "'ja'"}),
+        *each_set("learning_rate_schedule", "one of constant, linear", {"cosine": "'cosine'"}),
+        *each_set("device", "printable text", {"\x01": "'\\x01'"}),
+        (["--set", "coord_layers=0 3"], f"--set: {LAYERS}, got 3."),
     ],
 )
 def test_wrong_values(here, refuse, arguments, message):
@@ -227,8 +211,6 @@ ARMS = (
     "use cnn, coordconv, coordconv-all, bias-map or random-channels, with -r for the radius, -zero "
     "for coordinate weights that start at 0."
 )
-MARGIN = "`margin_fraction` must be a number at least 0 and at most 1"
-MAX_SEEDS = "`max_seeds` must be a whole number at least 3 and at most 10_000"
 
 
 @pytest.mark.usefixtures("small_machine")
@@ -273,12 +255,11 @@ MAX_SEEDS = "`max_seeds` must be a whole number at least 3 and at most 10_000"
             )
         ),
         # --set, a criterion
-        *each_set("margin_fraction", MARGIN, {"": "''", "x": "'x'", "-0.1": "-0.1", "2": "2"}),
-        *each_set("margin_fraction", MARGIN, {"nan": "nan", HUGE: "inf"}),
-        *each_set(
-            "alpha", "`alpha` must be a number above 0 and at most 0.5", {"0": "0", "1": "1"}
-        ),
-        *each_set("max_seeds", MAX_SEEDS, {"2": "2", "5.5": "'5.5'"}),
+        *each_set("margin_fraction", FRACTION, {"": "''", "x": "'x'", "-0.1": "-0.1", "2": "2"}),
+        *each_set("margin_fraction", FRACTION, {"nan": "nan", HUGE: "inf"}),
+        *each_set("alpha", "a number above 0 and at most 0.5", {"0": "0", "1": "1"}),
+        *each_set("max_seeds", "a whole number at least 3 and at most 10_000", {"2": "2"}),
+        *each_set("max_seeds", "a whole number at least 3 and at most 10_000", {"5.5": "'5.5'"}),
         (["--set", "margin=1"], "--set: unknown setting 'margin'; did you mean `margin_fraction`?"),
         # --set, what the plan decides
         (["--set", "seed=3"], "`seed` is set by --seeds in a comparison; leave it out."),

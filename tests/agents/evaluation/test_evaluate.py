@@ -123,13 +123,16 @@ def test_without_randomness_the_best_action_is_taken_and_nothing_drawn():
 # --- playing --------------------------------------------------------------------------------------
 
 
+def change_protocols(monkeypatch: pytest.MonkeyPatch, **changes: int) -> None:
+    monkeypatch.setattr(
+        "agents.evaluation.agent.load_protocol", lambda name: load_protocol(name).replace(**changes)
+    )
+
+
 @pytest.fixture
 def short_games(monkeypatch) -> None:
     """End every game after 50 actions."""
-    monkeypatch.setattr(
-        "agents.evaluation.agent.load_protocol",
-        lambda name: load_protocol(name).replace(max_frames_per_game=200),
-    )
+    change_protocols(monkeypatch, max_frames_per_game=200)
 
 
 @pytest.mark.usefixtures("short_games")
@@ -322,25 +325,20 @@ def test_a_directory_with_another_runs_model_is_refused(tmp_path, finished_run):
     )
 
 
+OTHER_ACTIONS = (
+    "{{path}} chooses among {} actions, Pong has 6; name the game it was trained on with --game"
+)
+
+
 @pytest.mark.parametrize(
     ("space", "game", "message"),
     [
-        (
-            {"actions": 4},
-            "Pong",
-            "{path} chooses among 4 actions, Pong has 6; name the game it was trained on with "
-            "--game.",
-        ),
-        (
-            {"frames": 3},
-            "Breakout",
-            "{path} sees 3 frames at once; give an agent that sees 4.",
-        ),
+        ({"frames": 3}, "Breakout", "{path} sees 3 frames at once; give an agent that sees 4."),
+        ({"actions": 4}, "Pong", OTHER_ACTIONS.format(4) + "."),
         (
             {"actions": 18},
             "Pong",
-            "{path} chooses among 18 actions, Pong has 6; name the game it was trained on with "
-            "--game, or give an agent trained without full_action_space.",
+            OTHER_ACTIONS.format(18) + ", or give an agent trained without full_action_space.",
         ),
     ],
 )
@@ -385,7 +383,7 @@ def test_the_median_game_is_one_that_was_played(returns, game):
 
 
 @pytest.mark.parametrize(
-    ("report", "returns", "rows"),
+    ("report", "returns", "told"),
     [
         (
             {
@@ -398,15 +396,7 @@ def test_the_median_game_is_one_that_was_played(returns, game):
                 "human_normalised_score": find_game("Pong").human_normalised_score(2.0),
             },
             [1, 2, 3],
-            [
-                "agent               a2c-cnn/seed3",
-                "trained             2_000_000 agent steps",
-                "games               3, 2 different",
-                "mean return         2.0",
-                "standard deviation  1.0",
-                "95 % interval       -0.5 to 4.5",
-                "human-normalised    0.643",
-            ],
+            "a2c-cnn/seed3|2_000_000 agent steps|3, 2 different|2.0|1.0|-0.5 to 4.5|0.643",
         ),
         (  # a dash for what is unknown
             {
@@ -418,19 +408,14 @@ def test_the_median_game_is_one_that_was_played(returns, game):
                 "human_normalised_score": None,
             },
             [-20],
-            [
-                "agent               theirs.zip",
-                "trained             unknown",
-                "games               1, 1 different",
-                "mean return         -20.0",
-                "standard deviation  -",
-                "95 % interval       - (one game)",
-                "human-normalised    -",
-            ],
+            "theirs.zip|unknown|1, 1 different|-20.0|-|- (one game)|-",
         ),
     ],
 )
-def test_the_table(report, returns, rows):
-    report |= {"game": "Pong", "returns": returns}
-    lines = format_table(report | summarise_returns(returns)).splitlines()
-    assert lines == ["game                Pong", *rows]
+def test_the_table(report, returns, told):
+    names = ["agent", "trained", "games", "mean return", "standard deviation", "95 % interval"]
+    names = ["game", *names, "human-normalised"]
+    report |= {"game": "Pong", "returns": returns} | summarise_returns(returns)
+    assert format_table(report).splitlines() == [
+        f"{name:20}{value}" for name, value in zip(names, ["Pong", *told.split("|")], strict=True)
+    ]

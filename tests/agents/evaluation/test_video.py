@@ -86,20 +86,15 @@ def test_a_replay_shows_what_the_agent_saw():
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"raw_return": 5}, "the replayed Breakout came to (return, frames) (0, 60), not (5, 60)"),
-        (
-            {"length_frames": 61},
-            "the replayed Breakout came to (return, frames) (0, 60), not (0, 61)",
-        ),
-    ],
+    ("change", "told"), [({"raw_return": 5}, "(5, 60)"), ({"length_frames": 61}, "(0, 61)")]
 )
-def test_a_replay_that_comes_out_differently_is_refused(change, message):
+def test_a_replay_that_comes_out_differently_is_refused(change, told):
     protocol = load_protocol("machado").replace(max_frames_per_game=60)
     scored, _ = play_at_random("Breakout", protocol)
     frames = replay_game(find_game("Breakout"), protocol, replace(scored, **change))
-    assert refusal(list, frames, error=AssertionError) == message
+    assert refusal(list, frames, error=AssertionError) == (
+        f"the replayed Breakout came to (return, frames) (0, 60), not {told}"
+    )
 
 
 # --- the file -------------------------------------------------------------------------------------
@@ -228,14 +223,11 @@ def test_a_failing_game_leaves_the_old_video(tmp_path):
 @pytest.mark.parametrize(
     ("complaint", "message"),
     [
-        (
-            "first line\\nNo such codec",
-            "{path} cannot be encoded (No such codec); evaluate without --video.",
-        ),
-        ("", "{path} cannot be encoded (ffmpeg gave no reason); evaluate without --video."),
+        ("first line\\nNo such codec", "encoded (No such codec); evaluate without --video."),
+        ("", "encoded (ffmpeg gave no reason); evaluate without --video."),
         (
             "av_interleaved_write_frame(): No space left on device",
-            "{path} cannot be written (No space left on device); free some space.",
+            "written (No space left on device); free some space.",
         ),
     ],
 )
@@ -248,7 +240,7 @@ def test_a_failing_ffmpeg_is_one_line(tmp_path, monkeypatch, complaint, message)
     folder.mkdir()
     path = folder / "game.mp4"
     line = refusal(write_video, path, striped_frames(50), error=OSError)
-    assert line == message.format(path=path)
+    assert line == f"{path} cannot be {message}"
     assert list(folder.iterdir()) == []
 
 
