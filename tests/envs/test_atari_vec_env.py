@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gymnasium import spaces
 from stable_baselines3 import A2C
 from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
 from stable_baselines3.common.callbacks import EvalCallback
@@ -85,22 +84,6 @@ def test_environments_are_independent_games(protocol):
         game.close()
     ends = {"time limit", "game reported"}
     assert met == (ends | {"life or game lost"} if protocol.life_loss_ends_episode else ends)
-
-
-def test_spaces_and_types():
-    env = make_env("Pong", MACHADO, 2)
-    assert env.num_envs == 2
-    assert env.observation_space == spaces.Box(0, 255, (4, 84, 84), np.uint8)
-    assert env.action_space == spaces.Discrete(6)
-    observations = env.reset()
-    stepped, rewards, dones, infos = env.step(np.array([0, 5]))
-    assert observations.shape == stepped.shape == (2, 4, 84, 84)
-    assert observations.dtype == stepped.dtype == np.uint8
-    assert rewards.shape == dones.shape == (2,)
-    assert rewards.dtype == np.float32
-    assert dones.dtype == np.bool_
-    assert infos == [{}, {}]
-    env.close()
 
 
 def test_returned_arrays_are_the_callers():
@@ -193,23 +176,22 @@ def test_rebuilt_environment_goes_on_alike(saved):
     env = make_env("Breakout", BASELINES, 2)
     env.set_state(json.loads(state), observations)
     assert json.dumps(env.get_state()) == state
-    lives_lost = games_over = 0
     for actions, step in zip(draw_actions(env, 200, seed=1), steps, strict=True):
-        rebuilt = env.step(actions)
-        for one, other in zip(rebuilt[:3], step[:3], strict=True):
+        *rebuilt, infos = env.step(actions)
+        for one, other in zip(rebuilt, step[:3], strict=True):
             np.testing.assert_array_equal(one, other)
-        for info, other_info in zip(rebuilt[3], step[3], strict=True):
-            assert info.keys() == other_info.keys()
-            if "terminal_observation" in info:
-                lives_lost += 1
-                np.testing.assert_array_equal(
-                    info["terminal_observation"], other_info["terminal_observation"]
-                )
-            if "episode" in info:
-                games_over += 1
-                assert info["episode"] | {"t": 0} == other_info["episode"] | {"t": 0}
+        assert [as_told(info) for info in infos] == [as_told(info) for info in step[3]]
     env.close()
-    assert lives_lost > games_over > 0
+    ended = [info for step in steps for info in step[3] if info]
+    assert len(ended) > sum("episode" in info for info in ended) > 0
+
+
+def as_told(info: dict[str, Any]) -> dict[str, Any]:
+    """What is told of a step, without its wall-clock time; frames in a form that compares."""
+    told = {name: value for name, value in info.items() if name != "episode"}
+    if "terminal_observation" in info:
+        told["terminal_observation"] = info["terminal_observation"].tobytes()
+    return told | {name: info["episode"][name] for name in ("r", "l") if "episode" in info}
 
 
 def with_a_changed_pixel(state: list[Any], observations: Any) -> Any:
