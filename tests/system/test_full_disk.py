@@ -65,7 +65,7 @@ def test_episodes_that_find_no_room(stopped, monkeypatch, capsys):
     run = stopped("a2c")
     full = property(lambda _: Path("/dev/full"), lambda *_: None)
     with monkeypatch.context() as patch:
-        patch.setattr(RunDirectory, "episodes_path", full)
+        patch.setattr(RunDirectory, "episodes_path", full, raising=False)
         assert run.command(capsys) == (2, f"error: /dev/full {FULL}\n")
     state = run.directory.read_status()
     assert (state.state, state.message) == ("failed", f"/dev/full {FULL}")
