@@ -2,7 +2,8 @@
 
 import csv
 import lzma
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,11 @@ from runtime.files import read_bytes
 from runtime.run_directory import RunDirectory
 
 PACKED_EPISODES_NAME = "episodes.csv.xz"
-_MAX_EPISODES_BYTES = 1 << 30
+# A run of 200 million agent steps, four times what the literature trains, of games of 150 each, far
+# shorter than a mean of any game: 1.3 million rows of 45 bytes. A stranger's may cost no more.
+_MAX_EPISODES_BYTES = 64 << 20
+_MAX_XZ_MEMORY = 128 << 20  # twice what `preset=9` needs
+_STEPS, _RETURN, _SECONDS = map(EPISODE_COLUMNS.index, ("agent_steps", "return", "seconds"))
 _MAX_RETURN = 1e15  # far more than a game counts to; sums of squares stay finite
 ENDED = ("finished", "diverged")
 _TAIL_BYTES = 16 << 10  # enough for the last 100 games
@@ -135,6 +140,10 @@ def read_starts(directory: RunDirectory) -> list[dict[str, Any]]:
     starts = values.get("starts") if isinstance(values, dict) else None
     if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
         raise ValueError(f"{directory.provenance_path}: not a list of starts; restore the file.")
+    if not describe_source(starts).isprintable():
+        raise ValueError(
+            f"{directory.provenance_path}: `source` must be printable text; restore the file."
+        )
     return starts
 
 
@@ -152,10 +161,19 @@ def read_episodes(path: Path) -> Episodes:
     Raises:
         ValueError: If it is damaged; one line.
     """
-    lines = read_episodes_text(path).split("\n")[:-1]
-    if lines and lines[0] != ",".join(EPISODE_COLUMNS):
+    lines = _split_lines(read_episodes_text(path))
+    header = ",".join(EPISODE_COLUMNS)
+    if next(lines, header) != header:
         raise ValueError(f"{path}: its columns are not those of this release; restore the file.")
-    return _parse_rows(lines[1:], path)
+    return _parse_rows(lines, path)
+
+
+def _split_lines(text: str) -> Iterator[str]:
+    """The whole lines one by one, without a list of them, which takes many times their memory."""
+    start = 0
+    while (end := text.find("\n", start)) >= 0:
+        yield text[start:end]
+        start = end + 1
 
 
 def read_episodes_text(path: Path) -> str:
@@ -171,25 +189,27 @@ def read_episodes_text(path: Path) -> str:
     data = read_bytes(path, max_bytes=_MAX_EPISODES_BYTES)
     try:
         if path == packed:
-            xz = lzma.LZMADecompressor()
+            xz = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MAX_XZ_MEMORY)
             data = xz.decompress(data, _MAX_EPISODES_BYTES)
-            if not xz.eof:
+            if not xz.eof or xz.unused_data:
                 raise lzma.LZMAError
         return data.decode("ascii")
     except (UnicodeDecodeError, lzma.LZMAError):
         raise ValueError(f"{path}: not a table of games; restore the file.") from None
 
 
-def _parse_rows(lines: list[str], path: Path) -> Episodes:
+def _parse_rows(lines: Iterable[str], path: Path) -> Episodes:
+    columns = array("q"), array("d"), array("d")
     try:
-        rows = list(csv.DictReader(lines, EPISODE_COLUMNS, strict=True))
-        steps = np.array([int(row["agent_steps"]) for row in rows], dtype=np.int64)
-        returns = np.array([float(row["return"]) for row in rows], dtype=np.float64)
-        seconds = np.array([float(row["seconds"]) for row in rows], dtype=np.float64)
+        for row in csv.reader(lines, strict=True):
+            columns[0].append(int(row[_STEPS]))
+            columns[1].append(float(row[_RETURN]))
+            columns[2].append(float(row[_SECONDS]))
+        steps, returns, seconds = map(np.array, columns)
         is_sound = (np.diff(steps, prepend=1) >= 0) & (np.abs(returns) < _MAX_RETURN)
         if (is_sound & np.isfinite(seconds)).all():
             return Episodes(steps, returns, seconds)
-    except (ValueError, TypeError, OverflowError, csv.Error):
+    except (ValueError, IndexError, OverflowError, csv.Error):
         pass
     raise ValueError(f"{path}: not a table of games; restore the file.")
 
@@ -268,7 +288,7 @@ def gather(runs: Path) -> Comparison:
         plan = _infer_plan(records)
     included = {}
     for record in records:
-        reason = _find_misfit(record, plan)
+        reason = find_misfit(record, plan)
         if reason is None:
             included[record.key] = record
         else:
@@ -276,7 +296,7 @@ def gather(runs: Path) -> Comparison:
     return Comparison(plan, is_declared, included, sorted(left_out))
 
 
-def _find_misfit(record: RunRecord, plan: ComparisonPlan) -> str | None:
+def find_misfit(record: RunRecord, plan: ComparisonPlan) -> str | None:
     """Why a run cannot be pooled with the plan's; None if it can."""
     run = record.config.run
     if run.algo != plan.template.run.algo:
@@ -306,13 +326,15 @@ def _infer_plan(records: Sequence[RunRecord]) -> ComparisonPlan:
     largest = max(groups.values(), key=len)  # of equal ones the first by name
     games, arms, seeds = (set(part) for part in zip(*(run.key for run in largest), strict=True))
     known_games = load_preset("comparison")["comparison"]["games"]
-    return ComparisonPlan(
-        games=tuple(
-            sorted(games, key=lambda g: (known_games.index(g) if g in known_games else 99, g))
-        ),
-        arms=tuple(sorted(arms, key=lambda arm: (arm != BASELINE, arm))),
-        seeds=tuple(sorted(seeds)),
-        template=largest[0].config,
-        criteria=default_criteria(),
-        source=largest[0].source,
+    return ComparisonPlan.parse(
+        {
+            "games": tuple(
+                sorted(games, key=lambda g: (known_games.index(g) if g in known_games else 99, g))
+            ),
+            "arms": tuple(sorted(arms, key=lambda arm: (arm != BASELINE, arm))),
+            "seeds": tuple(sorted(seeds)),
+            "template": largest[0].config,
+            "criteria": default_criteria(),
+            "source": largest[0].source,
+        }
     )

@@ -1,6 +1,7 @@
 """The report: which runs it pools, what it says of them, and that it says it again."""
 
 import json
+import lzma
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,7 @@ def test_other_runs_are_listed_and_left_out(tmp_path):
     moved = write_run(tmp_path, other(12), [1])
     moved.path.rename(moved.path.with_name("seed13"))
     mixed = write_run(tmp_path, other(14), [1], sources=[hash_source(), "abc"])
+    write_run(tmp_path, other(15), [1], sources=["a\nb"])
     report = read_report(tmp_path)
     assert {row["run"]: row["reason"] for row in report["left_out"]} == {
         "Breakout/a2c-cnn/seed7": "not in the plan",
@@ -160,6 +162,8 @@ def test_other_runs_are_listed_and_left_out(tmp_path):
         "Breakout/a2c-cnn/seed11": "config.json: format version None is not the one "
         "this release reads (2); use the release that wrote it.",
         "Breakout/a2c-cnn/seed13": "its config is that of Breakout/a2c-cnn/seed12",
+        "Breakout/a2c-cnn/seed15": "provenance.json: `source` must be printable text; restore the "
+        "file.",
         "Breakout/a2c-cnn/seed14": f"another source version ({hash_source()}, abc)",
     }
     assert mixed.path.exists()
@@ -305,6 +309,21 @@ def test_damaged_tables_of_games_are_refused(tmp_path, text):
     others = text in ("a,b\n1,2\n", "\0")
     fault = "its columns are not those of this release" if others else "not a table of games"
     assert refusal(read_episodes, path) == f"{path}: {fault}; restore the file."
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        lzma.compress(HEADER.encode()) + b"\0" * 4,
+        lzma.compress(HEADER.encode()) * 2,
+        lzma.compress(HEADER.encode(), lzma.FORMAT_ALONE),
+        lzma.compress(HEADER.encode() + b"1,,,,,,\n" * (8 << 20), preset=0),  # 64 MiB and more
+    ],
+)
+def test_packed_games_are_one_stream_of_limited_length(tmp_path, packed):
+    (tmp_path / "episodes.csv.xz").write_bytes(packed)
+    line = refusal(read_episodes, tmp_path / "episodes.csv")
+    assert line == f"{tmp_path / 'episodes.csv.xz'}: not a table of games; restore the file."
 
 
 def test_a_row_that_is_being_written_is_left_out(tmp_path):
