@@ -13,20 +13,25 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from experiments.comparison.plan import PLAN_NAME, continue_plan, load_plan
+from configs.run_config import experiment_differences
+from experiments.comparison.plan import PLAN_NAME, ComparisonPlan, continue_plan, load_plan
 from experiments.comparison.report.network_cost import SHARES_NAME, find_weight_shares
 from experiments.comparison.report.records import (
     PACKED_EPISODES_NAME,
     RunRecord,
+    describe_source,
+    find_misfit,
     find_runs,
     read_episodes_text,
     read_run,
+    read_starts,
 )
 from runtime.command_line import FAILED, OneLineParser, exit_on_user_error, parse_path
 from runtime.files import write_atomically
 from runtime.run_directory import RunDirectory
 
 _NEEDED = ("config.json", "status.json", "provenance.json")
+_REMEDY = "choose another ARCHIVE folder."
 _EVALUATIONS = ("evaluation/returns.json", "evaluation/ablation.json")
 
 
@@ -53,7 +58,8 @@ def pack_runs(runs: Path, archive: Path) -> tuple[int, int, list[str]]:
     Runs in the archive that are not below the folder stay.
 
     Returns:
-        How many runs are packed, how many have not ended, and a line for each that is damaged.
+        How many runs are packed, how many have not ended, and a line for each that is
+        damaged or would replace another.
 
     Raises:
         OSError: If there is nothing to pack, or a file cannot be written; one line.
@@ -63,6 +69,8 @@ def pack_runs(runs: Path, archive: Path) -> tuple[int, int, list[str]]:
     plan, archived_plan = load_plan(runs), load_plan(archive)
     if not directories:
         raise FileNotFoundError(f"{runs} has no runs; give the folder that was --runs.")
+    if archive.resolve() == runs.resolve():
+        raise ValueError(f"ARCHIVE is RUNS itself, {runs}; name another folder.")
     archive.mkdir(parents=True, exist_ok=True)
     if plan is not None:
         if archived_plan is not None:
@@ -76,20 +84,38 @@ def pack_runs(runs: Path, archive: Path) -> tuple[int, int, list[str]]:
             if not run.has_ended:
                 unfinished += 1
                 continue
-            contents = _read_contents(run)
+            target = RunDirectory(archive / name)
+            _check_target(target, run, archived_plan if plan is None else None)
+            text = json.dumps(_read_contents(run), indent=2, sort_keys=True, allow_nan=False)
             games = read_episodes_text(directory.episodes_path)
         except (OSError, ValueError) as error:
             unreadable.append(f"{name}: {error}")
             continue
-        target = RunDirectory(archive / name)
         target.path.mkdir(parents=True, exist_ok=True)
         # The games first: it is `packed.json` that makes a packed run.
         compressed = lzma.compress(games.encode(), preset=9 | lzma.PRESET_EXTREME)
         _write_if_changed(target.path / PACKED_EPISODES_NAME, compressed)
-        text = json.dumps(contents, indent=2, sort_keys=True, allow_nan=False) + "\n"
-        _write_if_changed(target.packed_path, text.encode())
+        _write_if_changed(target.packed_path, f"{text}\n".encode())
         packed += 1
     return packed, unfinished, unreadable
+
+
+def _check_target(target: RunDirectory, run: RunRecord, plan: ComparisonPlan | None) -> None:
+    """Refuse to pack a run over another, or into the archive of a plan that it does not fit."""
+    if plan is not None and (misfit := find_misfit(run, plan)):
+        raise ValueError(f"{misfit}: the archive's {PLAN_NAME} has no such run; {_REMEDY}")
+    if not target.exists():
+        return
+    if not target.is_packed():
+        raise ValueError(f"{target.path} is a run that is not packed; {_REMEDY}")
+    saved = target.read_config()
+    differing = experiment_differences(saved, run.config)
+    if saved.run.total_agent_steps != run.config.run.total_agent_steps:
+        differing.append("total_agent_steps")
+    if describe_source(read_starts(target)) != run.source:
+        differing.append("source version")
+    if differing:
+        raise ValueError(f"{target.path} is another run ({', '.join(differing)}); {_REMEDY}")
 
 
 def _read_contents(run: RunRecord) -> dict[str, Any]:

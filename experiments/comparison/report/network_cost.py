@@ -1,5 +1,6 @@
 """What an arm's network costs, and how much a trained one uses the position."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,12 +75,20 @@ def find_weight_shares(
     """
     if directory.is_packed():
         shares = directory.read_json(SHARES_NAME)
-        try:
-            return None if shares is None else {int(k): float(v) for k, v in shares.items()}
-        except (AttributeError, TypeError, ValueError):
+        if shares is None:
+            return None
+        layers = list(map(str, network.coord_layers))
+        if (
+            not isinstance(shares, dict)
+            or sorted(shares) != layers
+            or not all(
+                isinstance(share, int | float) and 0 <= share <= 1 for share in shares.values()
+            )
+        ):
             raise ValueError(
                 f"{directory.packed_path}: {SHARES_NAME} are not shares; restore the file."
-            ) from None
+            )
+        return {int(layer): float(share) for layer, share in shares.items()}
     try:
         return read_weight_shares(directory.final_path, network)
     except (OSError, ValueError):
@@ -104,7 +113,10 @@ def read_weight_shares(model: Path, network: NetworkSettings) -> dict[int, float
         extractor.load_state_dict(own)
     except RuntimeError:
         raise ValueError(f"{model} is not of the network its run asked for.") from None
-    return {
+    shares = {
         index: layer.coordinate_weight_share()
         for index, layer in extractor.position_layers().items()
     }
+    if not all(map(math.isfinite, shares.values())):
+        raise ValueError(f"{model} has weights that are no numbers, or all zero.")
+    return shares

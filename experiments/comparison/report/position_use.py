@@ -54,6 +54,9 @@ def ablate_runs(runs: Path, games: int) -> None:
         there = read_ablation(run)
         if there is not None and len(there["intact"]) == games:
             continue
+        if run.directory.is_packed():
+            print(f"{run.config.name}: is a packed run, without the agent; left out.", flush=True)
+            continue
         returns = {variant: _play(run, variant, games) for variant in VARIANTS}
         run.directory.evaluation_path.mkdir(exist_ok=True)
         write_json(

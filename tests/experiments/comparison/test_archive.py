@@ -1,18 +1,24 @@
 """Packing runs, and reading packed ones wherever runs are read."""
 
 import json
+import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from agents.training.run import plan_run
+from configs.run_config import parse_arm
 from experiments.comparison.archive import main as archive
 from experiments.comparison.execution.pool import find_unfinished
 from experiments.comparison.plan import ComparisonPlan, make_plan, save_plan
+from experiments.comparison.report.network_cost import make_extractor
+from experiments.comparison.report.position_use import ablate_runs
 from experiments.comparison.report.render import write_report
 from runtime.run_directory import RunDirectory
+from tests.refusals import refusal
 from tests.short_runs import train
 from tests.synthetic_runs import write_run
 from train import main
@@ -147,3 +153,101 @@ def test_another_comparison_is_not_packed_into_an_archive(tmp_path, capsys):
     with pytest.raises(SystemExit):
         archive([str(tmp_path / "other"), str(tmp_path / "packed")])
     assert "is a plan of other settings (gamma)" in capsys.readouterr().err
+
+
+def write_and_pack(tmp_path: Path) -> tuple[Path, Path, Path]:
+    """A run, a folder for others of its name, and an archive that has it."""
+    runs, others, packed = (tmp_path / name for name in ("runs", "others", "packed"))
+    write_run(runs, plan_of().runs()[0], [1.0])
+    assert archive([str(runs), str(packed)]) == 0
+    return runs, others, packed
+
+
+@pytest.mark.parametrize(
+    ("change", "sources", "named"),
+    [
+        ({"learning_rate": 0.01}, None, "learning_rate"),
+        ({"total_agent_steps": 700}, None, "total_agent_steps"),
+        ({}, ["abc"], "source version"),
+    ],
+)
+def test_an_archived_run_is_not_replaced_by_another(tmp_path, capsys, change, sources, named):
+    _, others, packed = write_and_pack(tmp_path)
+    first, second, *_ = plan_of(**change).runs()
+    write_run(others, first, [9.0], sources=sources)
+    write_run(others, second, [9.0], sources=sources)
+    before = RunDirectory(packed / first.name).packed_path.read_bytes()
+    capsys.readouterr()
+    assert archive([str(others), str(packed)]) == 1
+    output = capsys.readouterr()
+    assert output.err == (
+        f"not packed: {first.name}: {packed / first.name} is another run ({named}); choose another "
+        "ARCHIVE folder.\n"
+    )
+    assert output.out.startswith(f"{packed}: 1 runs packed, 0 not")
+    assert RunDirectory(packed / first.name).packed_path.read_bytes() == before
+
+
+def test_what_an_archives_plan_does_not_have_is_not_packed_without_a_plan(tmp_path, capsys):
+    _, others, packed = write_and_pack(tmp_path)
+    save_plan(plan_of(), packed)
+    fits, other = plan_of().runs()[1], plan_of(gamma=0.5).runs()[2]
+    write_run(others, fits, [1.0])
+    write_run(others, other, [1.0])
+    assert archive([str(others), str(packed)]) == 1
+    assert capsys.readouterr().err == (
+        f"not packed: {other.name}: other settings (gamma = 0.5): the archive's comparison.json "
+        "has no such run; choose another ARCHIVE folder.\n"
+    )
+    assert RunDirectory(packed / fits.name).is_packed()
+    assert not (packed / other.name).exists()
+
+
+def test_run_directories_are_no_archive(tmp_path, capsys):
+    runs, others, _ = write_and_pack(tmp_path)
+    shutil.copytree(runs, others)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(SystemExit) as error:
+        archive([str(runs), str(runs / ".." / "runs")])
+    assert error.value.code == 2
+    assert capsys.readouterr().err.startswith("error: ARCHIVE is RUNS itself, ")
+    assert archive([str(runs), str(others)]) == 1
+    assert "is a run that is not packed; choose another ARCHIVE" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_weights_that_are_no_numbers_have_no_share_and_stop_nothing(tmp_path, monkeypatch):
+    state = make_extractor(parse_arm("coordconv")).state_dict()
+    broken = {f"features_extractor.{name}": value * math.nan for name, value in state.items()}
+    monkeypatch.setattr(
+        "experiments.comparison.report.network_cost.read_model_zip",
+        lambda _: SimpleNamespace(policy_state=broken),
+    )
+    runs, packed = tmp_path / "runs", tmp_path / "packed"
+    write_run(runs, plan_of().run_of("Pong", "coordconv", 0), [1.0])
+    assert archive([str(runs), str(packed)]) == 0
+    assert read_outputs(packed) == read_outputs(runs)
+
+
+@pytest.mark.parametrize("shares", [{"0": "nan"}, {"1": 0.5}, {"0": 1.5}, {"x": 0.5}, {}, [0.5]])
+def test_damaged_shares_name_their_file(tmp_path, shares):
+    runs, _, packed = write_and_pack(tmp_path)
+    config = plan_of().run_of("Pong", "coordconv", 0)
+    write_run(runs, config, [1.0])
+    assert archive([str(runs), str(packed)]) == 0
+    path = RunDirectory(packed / config.name).packed_path
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"weight_shares.json": shares}))
+    assert refusal(write_report, packed) == (
+        f"{path}: weight_shares.json are not shares; restore the file."
+    )
+
+
+def test_packed_runs_are_not_ablated_and_the_command_says_so(tmp_path, capsys):
+    config = plan_of().run_of("Pong", "coordconv", 0)
+    write_run(tmp_path / "runs", config, [1.0])
+    assert archive([str(tmp_path / "runs"), str(tmp_path / "packed")]) == 0
+    capsys.readouterr()
+    ablate_runs(tmp_path / "packed", 1)
+    assert capsys.readouterr().out == (
+        f"{config.name}: is a packed run, without the agent; left out.\n"
+    )
