@@ -13,14 +13,14 @@ import numpy as np
 
 from envs.emulated_game import FRAME_SIZE, EmulatedGame, Frame, StepOutcome
 from envs.frame_stack import Frames, drop_oldest, empty_stacks, frames_of, observations_of
-from runtime.command_line import one_line
+from runtime.command_line import WorkFailure, one_line
 from runtime.process_settings import count_cores
 
 GameType = TypeVar("GameType", bound=EmulatedGame)
 Result = TypeVar("Result")
 
 
-class EnvironmentFailure(RuntimeError):
+class EnvironmentFailure(WorkFailure):
     """An emulator raised, or returned what it never should."""
 
 
@@ -50,7 +50,9 @@ class GameBatch(Generic[GameType]):
         _side_by_side(self._begin_episode, range(len(self.games)))
 
     def send(self, actions: Mapping[int, int]) -> None:
-        """Hand environments their actions, without waiting; the others stay where they are.
+        """Hand environments their actions, without waiting.
+
+        Games without an action stay where they are, but their stacks are shifted by `receive`.
 
         Raises:
             ValueError: If the game lacks one of the actions; then none has been sent.

@@ -1,8 +1,10 @@
 """What every command does alike: flags, paths, and one line and status 2 for a user's error."""
 
 import argparse
+import errno
 import io
 import os
+import select
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
@@ -16,6 +18,11 @@ USER_ERROR = 2
 INTERRUPTED = 130  # a shell's exit status for Ctrl-C
 READER_GONE = 141  # a shell's exit status for SIGPIPE
 _STANDARD_ERROR = 2  # the last standard stream's number
+_PATIENCE_SECONDS = 2.0  # with a terminal that was stopped, or a reader that does not read
+
+
+class WorkFailure(RuntimeError):
+    """The work failed, by no fault of what was asked; a command says so and exits with 1."""
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -67,8 +74,9 @@ def read_flags(options: argparse.Namespace, flags: Flags) -> dict[str, Any]:
 def exit_on_user_error() -> Iterator[None]:
     """Turn what a user can cause into one line and an exit status: the frame of every command.
 
-    ValueError and OSError give 2; Ctrl-C, where nothing needs saving, gives 130. Inside it, what
-    is printed can fail without consequence: the exit status tells what became of the work.
+    ValueError and OSError give 2, `WorkFailure` 1; Ctrl-C, where nothing needs saving, gives 130.
+    Inside it, what is printed can fail without consequence: the exit status tells what became of
+    the work.
     """
     with _unfailing_output():
         try:
@@ -76,6 +84,9 @@ def exit_on_user_error() -> Iterator[None]:
         except (ValueError, OSError) as error:
             print(f"error: {one_line(error)}", file=sys.stderr)
             sys.exit(USER_ERROR)
+        except WorkFailure as error:
+            print(f"error: {one_line(error)}", file=sys.stderr)
+            sys.exit(FAILED)
         except KeyboardInterrupt:
             print("stopped.", file=sys.stderr)
             sys.exit(INTERRUPTED)
@@ -88,8 +99,9 @@ def print_result(text: str) -> None:
         OSError: If it cannot be written.
         SystemExit: If its reader has gone, as `head` does: 141, without a line.
     """
-    print(text, flush=True)
-    if isinstance(sys.stdout, _UnfailingStream) and (error := sys.stdout.error) is not None:
+    if not isinstance(sys.stdout, _UnfailingStream):
+        print(text, flush=True)
+    elif (error := sys.stdout.deliver(text + "\n")) is not None:
         if isinstance(error, BrokenPipeError):
             sys.exit(READER_GONE)
         raise error
@@ -98,23 +110,45 @@ def print_result(text: str) -> None:
 class _UnfailingStream:
     """A text stream that goes nowhere from its first failure on.
 
-    Such as a pipe whose reader has gone, a terminal that was closed, a full disk.
+    Such as a pipe whose reader has gone, a terminal that was closed, a full disk. What would wait
+    for a terminal that was stopped (Ctrl-S), or for a reader that does not read, is left out.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+        self._stalled = False
         self.error: OSError | ValueError | None = None
+        if stream is None:
+            self.error = OSError(errno.EBADF, "the output is closed")
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # for what it cannot encode
 
     def write(self, text: str) -> int:
         with self._swallowing_errors():
-            self._stream.write(text)
+            if self._is_ready():
+                self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
         with self._swallowing_errors():
+            if self._is_ready():
+                self._stream.flush()
+
+    def deliver(self, text: str) -> OSError | ValueError | None:
+        """Write, for however long it takes; returns what went wrong, if anything did."""
+        with self._swallowing_errors():
+            self._stream.write(text)
             self._stream.flush()
+        return self.error
+
+    def _is_ready(self) -> bool:
+        try:
+            descriptor = self._stream.fileno()
+        except io.UnsupportedOperation:
+            return True  # it is in memory
+        patience = 0.0 if self._stalled else _PATIENCE_SECONDS
+        self._stalled = not select.select([], [descriptor], [], patience)[1]
+        return not self._stalled
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -168,4 +202,5 @@ def one_line(error: BaseException) -> str:
     """What an exception says, on one line."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+    line = " ".join(str(error).split()) or type(error).__name__
+    return "".join(letter if letter.isprintable() else "?" for letter in line)

@@ -11,7 +11,12 @@ from stable_baselines3.common.vec_env import VecEnv
 from agents.algorithms.a2c import A2C
 from agents.algorithms.dqn import DQN
 from agents.algorithms.replay_buffer import ReplayBuffer
-from configs.run_config import A2CHyperparameters, NetworkSettings, RunConfig
+from configs.run_config import (
+    A2CHyperparameters,
+    DQNHyperparameters,
+    NetworkSettings,
+    RunConfig,
+)
 from policies.extractors import NatureCoordCNN
 
 
@@ -92,8 +97,15 @@ def _optimizer_arguments(settings: A2CHyperparameters) -> dict[str, Any]:
 
 
 def replay_slack(config: RunConfig) -> int:
-    """Transitions that may be stored since the older of the two kept checkpoints."""
-    return 2 * config.execution.checkpoint_every_agent_steps + 1_000
+    """Frames, and so transitions too, that may be stored since the older of the kept checkpoints.
+
+    Checkpoints are up to one update apart from their interval, and a twentieth more frames than
+    transitions is far more than the beginnings of episodes add.
+    """
+    settings = config.hyperparameters
+    assert isinstance(settings, DQNHyperparameters)
+    apart = config.execution.checkpoint_every_agent_steps + settings.train_freq * settings.n_envs
+    return 2 * apart * 21 // 20 + 1_000
 
 
 def extractor_arguments(network: NetworkSettings) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The next update's batch, and its target values, while the agent acts.
 
 Acting in one environment keeps one core busy, and neither the target network nor what the replay
-memory holds changes meanwhile, but for the newest transitions. So a thread of its own can compute
+buffer holds changes meanwhile, but for the newest transitions. So a thread of its own can compute
 the target values of the batch that the next update will draw. What will be drawn is foreseen; what
 is drawn in the end decides, and a wrong guess costs time alone.
 """

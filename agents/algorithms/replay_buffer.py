@@ -6,7 +6,7 @@ frame followed by one per step, and a transition is a place in it: 7 kB. Observa
 together when sampled; frames from before the episode's start are zero, as in SB3's VecFrameStack.
 
 The arrays can lie in files, which then are the saved replay buffer: a checkpoint only notes how
-far they are filled. The rings are longer than the memory by a slack, so what a checkpoint needs is
+far they are filled. The rings are longer than the buffer by a slack, so what a checkpoint needs is
 still there when a run that was killed goes on from it.
 """
 
@@ -121,7 +121,6 @@ class ReplayBuffer(buffers.ReplayBuffer):
         self._identity = arrays["identity"]
         self._arrays = arrays
         self._frame_capacity, _ = ring_lengths(self.buffer_size, slack)
-        self._reachable_frames = self._frames.shape[1] - self._frame_capacity
         # Numbers count from the start of the run, and are taken modulo the rings' lengths.
         self._frame_count = np.zeros(n_envs, dtype=np.int64)
         self._transition_count = 0
@@ -178,7 +177,7 @@ class ReplayBuffer(buffers.ReplayBuffer):
             ValueError: If the observations are no stacks of frames.
         """
         number = self._transition_count
-        if number == 0:  # whatever the files held is not this memory's
+        if number == 0:  # whatever the files held is not this buffer's
             self._written[:] = 0
             self._identity[:] = secrets.randbits(62)
         for index in range(self.n_envs):
@@ -224,7 +223,7 @@ class ReplayBuffer(buffers.ReplayBuffer):
         """What `draw` will return after so many more steps of the environments.
 
         None if that has transitions which are not there yet. A guess where episodes are so short
-        that transitions leave before the memory is full. The generator stays as it is.
+        that transitions leave before the buffer is full. The generator stays as it is.
         """
         state = self.random.bit_generator.state
         size = min(self.size() + steps, self.buffer_size)
@@ -293,12 +292,16 @@ class ReplayBuffer(buffers.ReplayBuffer):
         }
 
     def holds(self, state: Mapping[str, Any]) -> bool:
-        """Whether the files are those of a saved state, and not overwritten too far since."""
+        """Whether the files are those of a saved state, and not overwritten too far since.
+
+        At least one frame is written for every transition, so the ring of transitions has room
+        for as many frames as its slack.
+        """
         frame_count = np.array(state["frame_count"], dtype=np.int64)
         if frame_count.shape != (self.n_envs,) or state["identity"] != int(self._identity[0]):
             return False
         ahead = self._written - frame_count
-        return bool(ahead.min() >= 0 and ahead.max() <= self._reachable_frames)
+        return bool(ahead.min() >= 0 and ahead.max() <= self.slack_transitions // self.n_envs)
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go back to a saved state of these files.

@@ -52,8 +52,10 @@ class Watchdog:
             if silent >= self._timeout:
                 message = f"the environments have not answered for {self._timeout:g} s"
                 try:
-                    print(f"error: {message}; the same command goes on.", file=sys.stderr)
-                    sys.stderr.flush()
                     self._on_hang(message)
                 finally:
-                    os._exit(FAILED)
+                    try:
+                        print(f"error: {message}; the same command goes on.", file=sys.stderr)
+                        sys.stderr.flush()
+                    finally:
+                        os._exit(FAILED)

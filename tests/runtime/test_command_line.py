@@ -1,5 +1,6 @@
 """Commands in shells of their own, whose output fails in every way."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PROLOGUE = (
     "import os, sys\n"
-    "from runtime.command_line import exit_on_user_error, print_result\n"
+    "from runtime.command_line import WorkFailure, exit_on_user_error, print_result\n"
     "with exit_on_user_error():\n    "
 )
 WORK = (
@@ -54,13 +55,30 @@ def test_output_that_fails_changes_nothing_of_the_work(tmp_path, shell):
     assert (tmp_path / "saved").read_text() == "the work"
 
 
+def test_a_reader_that_does_not_read_holds_up_no_work(tmp_path):
+    body = "for _ in range(2000): print('x' * 100, flush=True)\n    open('saved', 'x').close()"
+    reading, writing = os.pipe()
+    try:
+        environment = {"PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", PROLOGUE + body]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, stdout=writing, timeout=60, check=False
+        )
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert done.returncode == 0
+    assert (tmp_path / "saved").exists()
+
+
 @pytest.mark.parametrize(
     ("shell", "status", "error"),
     [
         ("$RUN", 0, ""),
-        ("$RUN | (sleep 1); exit ${PIPESTATUS[0]}", 0, ""),
+        ("$RUN | (sleep 8); exit ${PIPESTATUS[0]}", 0, ""),
         ("$RUN | true; exit ${PIPESTATUS[0]}", 141, ""),
         ("$RUN >/dev/full", 2, "error: No space left on device\n"),
+        ("$RUN >&-", 2, "error: the output is closed\n"),
     ],
 )
 def test_a_result_that_is_only_printed_has_to_arrive(tmp_path, shell, status, error):
@@ -73,6 +91,8 @@ def test_a_result_that_is_only_printed_has_to_arrive(tmp_path, shell, status, er
     [
         ("raise ValueError('a\\n  b')", 2, "error: a b\n"),
         ("open('no')", 2, "error: no: No such file or directory\n"),
+        ("raise WorkFailure('it hangs')", 1, "error: it hangs\n"),
+        ("raise ValueError('\\x1b[2J')", 2, "error: ?[2J\n"),
         ("raise KeyboardInterrupt", 130, "stopped.\n"),
         ("sys.exit(7)", 7, ""),
     ],

@@ -51,6 +51,13 @@ def test_imports_point_one_way(part):
         assert top_level(imported_modules(path)) & OURS <= ALLOWED[part], path
 
 
+@pytest.mark.parametrize("room", ["algorithms", "models"])
+def test_algorithms_and_models_know_nothing_of_training_and_evaluation(room):
+    for path in (ROOT / "agents" / room).rglob("*.py"):
+        for name in imported_modules(path):
+            assert not name.startswith(("agents.training", "agents.evaluation")), path
+
+
 def test_the_configs_know_nothing_of_learning():
     for path in (ROOT / "configs").rglob("*.py"):
         assert (

@@ -1,4 +1,4 @@
-"""python -m agents.models.export: an agent for others, and what is left out of it."""
+"""python -m agents.evaluation.export: an agent for others, and what is left out of it."""
 
 import json
 import zipfile
@@ -9,7 +9,7 @@ import stable_baselines3
 import torch
 
 import evaluate
-from agents.models import export
+from agents.evaluation import export
 from agents.models.model_file import read_model_zip
 from tests.short_runs import short_config, train
 

@@ -1,4 +1,4 @@
-"""A trained agent, small enough to give away: `python -m agents.models.export RUN_DIR OUT.zip`."""
+"""A trained agent made small: `python -m agents.evaluation.export RUN_DIR OUT.zip`."""
 
 import argparse
 import sys
@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="python -m agents.models.export", description=__doc__)
+    parser = OneLineParser(prog="python -m agents.evaluation.export", description=__doc__)
     parser.add_argument("run", metavar="RUN_DIR", help="a run's directory")
     parser.add_argument("out", metavar="OUT.zip", help="the file to write")
     return parser
