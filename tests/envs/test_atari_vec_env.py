@@ -191,7 +191,9 @@ def as_told(info: dict[str, Any]) -> dict[str, Any]:
     told = {name: value for name, value in info.items() if name != "episode"}
     if "terminal_observation" in info:
         told["terminal_observation"] = info["terminal_observation"].tobytes()
-    return told | {name: info["episode"][name] for name in ("r", "l") if "episode" in info}
+    if "episode" in info:
+        told["episode"] = info["episode"] | {"t": 0}
+    return told
 
 
 def with_a_changed_pixel(state: list[Any], observations: Any) -> Any:
