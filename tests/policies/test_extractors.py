@@ -273,9 +273,10 @@ def test_agents_learn_and_survive_saving(algorithm, arm, tmp_path):
 
 
 def test_a_plain_agent_learns_what_sb3_learns():
-    agents = [build_agent(A2C, None), build_agent(A2C, {})]
+    arms: list[dict[str, Any] | None] = [None, {}]
     values = []
-    for agent in agents:
+    for arm in arms:  # each seeds torch's generator anew
+        agent = build_agent(A2C, arm)
         agent.learn(8)
         assert isinstance(agent.policy, ActorCriticPolicy)
         with torch.no_grad():
