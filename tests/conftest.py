@@ -1,5 +1,6 @@
 """What holds for every test, and what many of them ask."""
 
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,10 @@ import torch
 # Networks here are small and tests may share the machine: threads that wait for each other cost
 # more than they bring.
 torch.set_num_threads(1)
+
+# A shell without job control lets what it starts in the background ignore Ctrl-C, and so would the
+# commands that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
