@@ -192,7 +192,7 @@ def small_machine(monkeypatch) -> None:
     ("arguments", "need"),
     [
         (["--set", "n_envs=1024", "--set", "n_steps=10_000"], "5121.23 GB of memory"),
-        (["--algo", "dqn", "--set", "buffer_size=1e9"], "7424.02 GB of memory"),
+        (["--algo", "dqn", "--set", "buffer_size=1e9"], "7424.03 GB of memory"),
         (["--steps", "1e12"], "500.12 GB of disk"),
     ],
 )
