@@ -11,9 +11,10 @@ import torch
 # more than they bring.
 torch.set_num_threads(1)
 
-# A shell without job control lets what it starts in the background ignore Ctrl-C, and so would the
-# commands that tests start and interrupt.
+# Shells without job control, and nohup, let what they start ignore these, and so would the commands
+# that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture
