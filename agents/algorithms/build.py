@@ -19,6 +19,16 @@ from configs.run_config import (
 )
 from policies.extractors import NatureCoordCNN
 
+# Hyper-parameters that SB3's algorithms do not take under these names; they take all the others.
+_NOT_SB3S = {
+    "n_envs",
+    "learning_rate_schedule",
+    "ortho_init",
+    "optimizer",
+    "rms_prop_eps",
+    "rms_prop_alpha",
+}
+
 
 def make_agent(
     config: RunConfig, env: VecEnv, device: torch.device, replay_folder: Path | None = None
@@ -36,40 +46,23 @@ def make_agent(
     schedule = (
         LinearSchedule(rate, 0.0, 1.0) if settings.learning_rate_schedule == "linear" else rate
     )
-    common: dict[str, Any] = {
+    arguments: dict[str, Any] = settings.model_dump(exclude=_NOT_SB3S) | {
         "policy": "CnnPolicy",
         "env": env,
         "learning_rate": schedule,
-        "gamma": settings.gamma,
-        "max_grad_norm": settings.max_grad_norm,
         "seed": config.run.seed,
         "device": device,
         "precision": config.run.precision,
     }
     if isinstance(settings, A2CHyperparameters):
         return A2C(
-            **common,
-            n_steps=settings.n_steps,
-            gae_lambda=settings.gae_lambda,
-            ent_coef=settings.ent_coef,
-            vf_coef=settings.vf_coef,
-            normalize_advantage=settings.normalize_advantage,
+            **arguments,
             policy_kwargs=extractor_arguments(config.network)
             | {"ortho_init": settings.ortho_init}
             | _optimizer_arguments(settings),
         )
     return DQN(
-        **common,
-        buffer_size=settings.buffer_size,
-        learning_starts=settings.learning_starts,
-        batch_size=settings.batch_size,
-        train_freq=settings.train_freq,
-        gradient_steps=settings.gradient_steps,
-        target_update_interval=settings.target_update_interval,
-        tau=settings.tau,
-        exploration_fraction=settings.exploration_fraction,
-        exploration_initial_eps=settings.exploration_initial_eps,
-        exploration_final_eps=settings.exploration_final_eps,
+        **arguments,
         replay_buffer_class=ReplayBuffer,
         replay_buffer_kwargs={
             "folder": replay_folder,
