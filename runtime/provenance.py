@@ -1,16 +1,21 @@
 """What a run ran on: versions, source, machine. No environment variables, no user names."""
 
+import ast
+import hashlib
 import os
 import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from runtime.source_version import hash_source
+from configs.settings import load_preset
 
+_ROOT = Path(__file__).parent.parent
+_LEARNING_ROOMS = ("envs", "policies", "agents/algorithms")  # the others change no result
 _PACKAGES = ("torch", "stable-baselines3", "gymnasium", "ale-py", "numpy", "opencv-python-headless")
 
 
@@ -32,6 +37,32 @@ def describe_start(device: str, threads: int, protocol: dict[str, Any]) -> dict[
     }
 
 
+@cache
+def hash_source() -> str:
+    """The SHA-256 of the source that decides what an agent learns, its first 12 digits.
+
+    Comments, docstrings and layout do not count. Python versions may write the same source
+    differently and so give another hash.
+    """
+    digest = hashlib.sha256(repr(load_preset("protocols")).encode())
+    for path in sorted(path for room in _LEARNING_ROOMS for path in (_ROOT / room).rglob("*.py")):
+        digest.update(path.relative_to(_ROOT).as_posix().encode() + b"\0")
+        digest.update(strip_comments(path.read_text(encoding="utf-8")).encode() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+def strip_comments(source: str) -> str:
+    """Python source without comments and docstrings, in one layout."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and ast.get_docstring(node, clean=False) is not None
+        ):
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
 def _version(package: str) -> str | None:
     try:
         return version(package)
@@ -41,11 +72,10 @@ def _version(package: str) -> str | None:
 
 def _commit() -> str | None:
     """The source's commit, with "+changes" if files differ from it; None outside a checkout."""
-    source = Path(__file__).parent.parent
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"],
-            cwd=source,
+            cwd=_ROOT,
             capture_output=True,
             text=True,
             timeout=10,

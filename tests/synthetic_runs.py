@@ -6,8 +6,8 @@ from pathlib import Path
 
 from agents.training.callbacks import EPISODE_COLUMNS
 from configs.run_config import RunConfig
+from runtime.provenance import hash_source
 from runtime.run_directory import RunDirectory, State
-from runtime.source_version import hash_source
 
 
 def write_run(

@@ -18,9 +18,9 @@ from stable_baselines3.dqn.policies import CnnPolicy as DQNCnnPolicy
 from agents.evaluation.agent import TrainedAgent
 from agents.evaluation.games import PlayedGame, play_games
 from agents.evaluation.video import find_ffmpeg, replay_game, write_gif, write_video
+from runtime.command_line import align_columns
 from runtime.files import remove_stale_temporaries, write_json
 from runtime.provenance import describe_start
-from runtime.text_table import align_columns
 
 FORMAT_VERSION = 1
 RETURNS_NAME = "returns.json"

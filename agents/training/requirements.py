@@ -8,7 +8,6 @@ from pathlib import Path
 from agents.algorithms.build import replay_slack
 from agents.algorithms.replay_buffer import count_bytes
 from configs.run_config import DQNHyperparameters, RunConfig
-from runtime.run_directory import RunDirectory
 
 CHECKPOINT_BYTES = 30_000_000  # of DQN, the larger one: two networks and Adam's two averages
 KEPT_FILES = 4  # two checkpoints, a third being written, the final model
@@ -54,28 +53,33 @@ def count_needs(
     )
 
 
-def check_resources(directory: RunDirectory, config: RunConfig) -> None:
-    """Refuse a run that would fill the disk or the memory.
+def check_needs(
+    configs: Sequence[RunConfig], runs: Path, jobs: int = 1, process_bytes: int = 0
+) -> None:
+    """Refuse runs that would fill the disk or the memory; the arguments are `count_needs`'s.
 
     Raises:
         ValueError: One line, with what is needed, what there is and the remedy.
     """
-    runs = directory.path.parents[config.name.count("/")]
-    needs = count_needs([config], runs, jobs=1)
+    needs = count_needs(configs, runs, jobs, process_bytes)
+    is_one = len(configs) == 1
     if needs.available_memory is not None and needs.memory > needs.available_memory:
-        smaller = (
-            "buffer_size, batch_size, n_envs or checkpoint_every_agent_steps"
-            if isinstance(config.hyperparameters, DQNHyperparameters)
-            else "n_envs or n_steps"
-        )
+        who, remedy = f"{min(jobs, len(configs))} jobs need", "give fewer --jobs"
+        if is_one:
+            is_dqn = isinstance(configs[0].hyperparameters, DQNHyperparameters)
+            settings = "n_envs or n_steps"
+            if is_dqn:
+                settings = "buffer_size, batch_size, n_envs or checkpoint_every_agent_steps"
+            who, remedy = f"{configs[0].name} needs", f"set a smaller {settings}"
         raise ValueError(
-            f"{config.name} needs {_gigabytes(needs.memory)} of memory, "
-            f"{_gigabytes(needs.available_memory)} are available; set a smaller {smaller}."
+            f"{who} {_gigabytes(needs.memory)} of memory, "
+            f"{_gigabytes(needs.available_memory)} are available; {remedy}."
         )
     if needs.disk > needs.free_disk:
+        who = str(runs / configs[0].name) if is_one else "the plan"
         raise ValueError(
-            f"{directory.path} needs {_gigabytes(needs.disk)} of disk, "
-            f"{_gigabytes(needs.free_disk)} are free; make room or choose another --runs folder."
+            f"{who} needs {_gigabytes(needs.disk)} of disk, {_gigabytes(needs.free_disk)} are "
+            "free; make room or choose another --runs folder."
         )
 
 

@@ -16,7 +16,7 @@ from agents.algorithms.dqn import DQN
 from agents.training.callbacks import Checkpoints, EpisodeLog, TensorBoardRows
 from agents.training.checkpoints import Agent, check_weights, cut_logs, save_agent
 from agents.training.progress import Progress
-from agents.training.requirements import check_resources
+from agents.training.requirements import check_needs
 from agents.training.resume import make_or_restore, refill_replay
 from agents.training.tensorboard import EventFile
 from agents.training.watchdog import Watchdog
@@ -122,7 +122,7 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
     threads, reason = choose_threads(config.execution.threads)
     config = config.with_execution(threads=threads)
     torch.set_num_threads(threads)
-    check_resources(directory, config)
+    check_needs([config], directory.path.parents[config.name.count("/")])
     with ExitStack() as stack:
         # Before anything is written: not every protocol can start every game.
         env = AtariVecEnv(game, protocol, config.hyperparameters.n_envs, config.run.seed)

@@ -5,7 +5,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from agents.algorithms.device import find_device
-from experiments.comparison.execution.forecast import check_needs, describe_plan
+from agents.training.requirements import check_needs
+from experiments.comparison.execution.forecast import PROCESS_BYTES, describe_plan
 from experiments.comparison.execution.pool import LocalWorker, execute, find_unfinished
 from experiments.comparison.execution.ray_cluster import connect
 from experiments.comparison.plan import ComparisonPlan, continue_plan, load_plan, save_plan
@@ -63,7 +64,7 @@ def run_comparison(
             return 0
         if cluster is None:
             find_device(plan.template.execution.device)
-            check_needs(unfinished, runs, jobs)
+            check_needs(unfinished, runs, jobs, PROCESS_BYTES)
         stack.enter_context(RunDirectory(runs).lock())  # one comparison per folder
         stack.enter_context(stop.on_signals())
         save_plan(plan, runs)

@@ -17,7 +17,7 @@ from configs.run_config import (
 from configs.settings import SavedSettings, load_preset, override
 from envs.games import find_game
 from runtime.files import read_json, write_atomically
-from runtime.source_version import hash_source
+from runtime.provenance import hash_source
 
 PLAN_NAME = "comparison.json"
 
@@ -30,7 +30,7 @@ class ComparisonPlan(SavedSettings):
     seeds: tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...]  # for every game and arm
     template: RunConfig  # what all runs share: everything but game, network and seed
     criteria: Criteria
-    source: str  # the version of the source that trains the runs (`runtime.source_version`)
+    source: str  # the version of the source that trains the runs (`runtime.provenance`)
     # Numbers of seeds at which the plan was judged, before more seeds were added.
     looks: tuple[Annotated[int, Field(ge=1)], ...] = ()
 

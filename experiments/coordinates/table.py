@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from runtime.text_table import align_columns
+from runtime.command_line import align_columns
 
 _HEAD = ("task-split", "network", "seed", "weights", "steps", "time", "train", "test", "all right")
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from runtime.command_line import align_columns
+
 ROOT = Path(__file__).parents[2]
 PROLOGUE = (
     "import os, sys\n"
@@ -101,3 +103,15 @@ def test_a_result_that_is_only_printed_has_to_arrive(tmp_path, shell, status, er
 def test_exit_status(tmp_path, body, status, error, redirect, shown):
     done = run(tmp_path, body, "$RUN" + redirect)
     assert (done.returncode, done.stderr) == (status, error if shown else "")
+
+
+@pytest.mark.parametrize(
+    ("left", "expected"),
+    [
+        (1, ["run         steps  left", "Pong/seed0      7   1 h", "Q           1_000     -"]),
+        (3, ["run         steps  left", "Pong/seed0  7      1 h", "Q           1_000  -"]),
+    ],
+)
+def test_words_are_flush_left_and_numbers_flush_right(left, expected):
+    rows = [("run", "steps", "left"), ("Pong/seed0", "7", "1 h"), ("Q", "1_000", "-")]
+    assert align_columns(rows, left=left) == expected

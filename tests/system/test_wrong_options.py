@@ -290,13 +290,13 @@ ARMS = (
         # more than the machine has: 0.6 GB a process, 0.5 MB a sample, 1.2 MB an environment
         (
             ["--jobs", "2", "--set", "n_envs=1024", "--set", "n_steps=10_000"],
-            "2 jobs need 10243.7 GB of memory, 32.0 GB are available; give fewer --jobs.",
+            "2 jobs need 10243.66 GB of memory, 32.00 GB are available; give fewer --jobs.",
         ),
         # 90 runs of four files of 30 MB, and half a byte an agent step
         (
             ["--steps", "1e12"],
-            "the plan needs 45010.8 GB of disk, 100.0 GB are free; make room or choose another "
-            "--runs folder.",
+            "the plan needs 45010.80 GB of disk, 100.00 GB are free; make room or choose "
+            "another --runs folder.",
         ),
     ],
 )

@@ -1,13 +1,11 @@
 """What a plan will take, and what it could show: told before anything is trained."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from agents.training.progress import format_seconds
 from agents.training.requirements import count_needs
-from configs.run_config import RunConfig
 from configs.settings import load_preset
 from experiments.comparison.plan import ComparisonPlan
 from experiments.comparison.report.records import find_runs, has_ended, read_episodes, read_progress
@@ -84,22 +82,3 @@ def find_rate(plan: ComparisonPlan, runs: Path) -> tuple[float, str]:
         return float(np.median(rates)), f"median of {len(rates)} runs below {runs}"
     rate = float(load_preset("comparison")["agent_steps_per_second"][planned.algo])
     return rate, "configs/comparison.toml; nothing measured here yet"
-
-
-def check_needs(left: Sequence[RunConfig], runs: Path, jobs: int) -> None:
-    """Refuse a plan that would fill the disk or the memory.
-
-    Raises:
-        ValueError: One line, with what is needed, what there is and the remedy.
-    """
-    needs = count_needs(left, runs, jobs, PROCESS_BYTES)
-    if needs.disk > needs.free_disk:
-        raise ValueError(
-            f"the plan needs {needs.disk / 1e9:.1f} GB of disk, {needs.free_disk / 1e9:.1f} GB are "
-            "free; make room or choose another --runs folder."
-        )
-    if needs.available_memory is not None and needs.memory > needs.available_memory:
-        raise ValueError(
-            f"{min(jobs, len(left))} jobs need {needs.memory / 1e9:.1f} GB of memory, "
-            f"{needs.available_memory / 1e9:.1f} GB are available; give fewer --jobs."
-        )

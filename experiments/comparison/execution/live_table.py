@@ -20,8 +20,8 @@ from experiments.comparison.report.records import (
     read_run,
 )
 from experiments.comparison.statistics.curves import final_score
+from runtime.command_line import align_columns
 from runtime.run_directory import RunDirectory
-from runtime.text_table import align_columns
 
 SECONDS_BETWEEN_REDRAWS = 2.0
 SECONDS_BETWEEN_LINES = 60.0

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from agents.training import requirements
-from agents.training.requirements import _read_available_memory, check_resources
+from agents.training.requirements import _read_available_memory, check_needs
 from configs.run_config import make_config
 from runtime.run_directory import RunDirectory
 from tests.refusals import refusal
@@ -53,13 +53,13 @@ NO_ROOM = "{{path}} needs {} GB of disk, {} GB are free; make room or choose ano
 def test_what_a_run_needs(tmp_path, machine, algo, overrides, has, message):
     machine |= has
     config = make_config("Pong", algo, overrides)
-    directory = RunDirectory(tmp_path / "not" / config.name)
+    runs = tmp_path / "not"
     if message is None:
-        check_resources(directory, config)
+        check_needs([config], runs)
     else:
-        expected = message.replace("{path}", str(directory.path))
-        assert refusal(check_resources, directory, config) == expected
-    assert not (tmp_path / "not").exists()
+        expected = message.replace("{path}", str(runs / config.name))
+        assert refusal(check_needs, [config], runs) == expected
+    assert not runs.exists()
 
 
 def test_what_a_run_has_written_is_not_needed_again(tmp_path, machine):
@@ -69,7 +69,7 @@ def test_what_a_run_has_written_is_not_needed_again(tmp_path, machine):
     with (directory.replay_path / "frames.bin").open("wb") as file:
         file.truncate(10**9)
     machine["disk"] = 617_306_778
-    check_resources(directory, config)
+    check_needs([config], tmp_path)
 
 
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="reads /proc")

@@ -18,8 +18,8 @@ from experiments.comparison.execution.live_table import LiveTable, format_rows
 from experiments.comparison.execution.pool import LOG_NAME, Failure, execute, find_unfinished
 from experiments.comparison.plan import ComparisonPlan, load_plan, make_plan, save_plan
 from experiments.comparison.report.records import RunProgress
+from runtime.provenance import hash_source
 from runtime.run_directory import RunDirectory, RunStatus
-from runtime.source_version import hash_source
 from runtime.stop_request import StopRequest
 from tests.refusals import refusal
 from tests.synthetic_runs import write_run

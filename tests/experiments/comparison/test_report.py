@@ -16,7 +16,7 @@ from experiments.comparison.plan import ComparisonPlan, make_plan, save_plan
 from experiments.comparison.report.network_cost import compute_network_cost
 from experiments.comparison.report.records import gather, read_episodes, read_progress
 from experiments.comparison.report.render import write_report
-from runtime.source_version import hash_source
+from runtime.provenance import hash_source
 from tests.refusals import refusal
 from tests.synthetic_runs import write_run
 

@@ -1,6 +1,6 @@
 """What belongs to the version of the source."""
 
-from runtime.source_version import hash_source, strip_comments
+from runtime.provenance import hash_source, strip_comments
 
 
 def test_comments_and_layout_are_not_part_of_the_source_version():
