@@ -46,7 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
         from agents.evaluation.evaluate import evaluate
 
         evaluate(
-            load_agent(path, options.game, options.protocol, find_device(options.device)),
+            load_agent(
+                path, options.game, options.protocol, find_device(options.device), options.extractor
+            ),
             folder,
             games=play.episodes,
             seed=play.seed,
@@ -75,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", metavar="DIR", help="where the files go (evaluation, in the run's directory)")
     add("--game", metavar="NAME", help="what a model plays that was not saved by this project")
     add("--protocol", metavar="NAME", help="how that was presented to it (baselines)")
+    add("--extractor", metavar="MODULE:CLASS", help="the network of your own that it is of")
     add("--device", default="auto", metavar="NAME", help="auto (default), cpu, cuda or cuda:N")
     return parser
 

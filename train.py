@@ -93,7 +93,12 @@ def _ask(options: argparse.Namespace) -> RunConfig:
             "--game is missing: name a game, such as --game Pong; --list-games lists them."
         )
     game, algo = find_game(options.game).name, options.algo or _DEFAULT_ALGO
-    return make_config(game, algo, _overrides(options, algo), options.preset)
+    config = make_config(game, algo, _overrides(options, algo), options.preset)
+    if config.network.extractor:
+        from agents.models.own_extractor import load_extractor
+
+        config = config.replace(network=load_extractor(config.network))
+    return config
 
 
 def _compare(options: argparse.Namespace, runs: Path) -> int:

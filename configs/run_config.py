@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from configs.own_extractor import check_name, read_arguments, rewrite_arguments, split_arm
 from configs.protocols import protocol_names
 from configs.settings import (
     LARGEST,
@@ -58,7 +59,7 @@ class RunSettings(Settings):
 
 
 class NetworkSettings(Settings):
-    """Which convolutions are told where they are, and how."""
+    """Which convolutions are told where they are, and how; or a network of the user's own."""
 
     coord_layers: Annotated[
         tuple[Annotated[int, Field(ge=0, le=CONVOLUTIONS - 1)], ...],
@@ -70,6 +71,42 @@ class NetworkSettings(Settings):
         CoordInit,
         Flag("--coord-init", "initial coordinate weights: default or zero", "INIT"),
     ]
+    # Configs that were saved before there were networks of users' own lack these three.
+    extractor: Annotated[
+        str, Flag("--extractor", "a features extractor of your own", "MODULE:CLASS")
+    ] = ""
+    extractor_settings: Annotated[
+        tuple[str, ...], Flag("--extractor-set", "arguments of its class", "KEY=VALUE")
+    ] = ()
+    extractor_source: str = ""  # a hash of its module's source
+
+    @property
+    def extractor_arguments(self) -> dict[str, Any]:
+        """What the user's own extractor is made with."""
+        return read_arguments(self.extractor_settings)
+
+    @field_validator("extractor_settings")
+    @classmethod
+    def _write_in_one_way(cls, settings: tuple[str, ...]) -> tuple[str, ...]:
+        return rewrite_arguments(settings)
+
+    @model_validator(mode="after")
+    def _check_own_network(self) -> Self:
+        if not self.extractor:
+            if self.extractor_settings or self.extractor_source:
+                raise ValueError(
+                    "`extractor_settings` need a network of your own; add --extractor."
+                )
+            return self
+        check_name(self.extractor)
+        if self.coord_layers:
+            raise ValueError("`extractor` is a whole network; leave out `coord_layers`.")
+        if arm_name(self) in _named_networks():
+            raise ValueError(
+                f"`extractor`: a run of {self.extractor} would be taken for this project's "
+                f"{arm_name(self)}; give the class another name."
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -79,8 +116,8 @@ class NetworkSettings(Settings):
                 f"{show(list(self.coord_layers))}."
             )
         if not self.coord_layers:
-            for name, default in load_preset("run")["network"].items():
-                if getattr(self, name) != default and name != "coord_layers":
+            for name in ("position", "with_radius", "coord_init"):
+                if getattr(self, name) != load_preset("run")["network"][name]:
                     raise ValueError(f"`{name}` needs a layer with coordinates; add --coordconv.")
         if self.with_radius and self.position != "coordinates":
             raise ValueError(f"`with_radius` goes with coordinates, not with {self.position}.")
@@ -161,9 +198,18 @@ class RunConfig(SavedSettings):
             return values
         return HYPERPARAMETERS[run.algo].model_validate(values)
 
+    @model_validator(mode="after")
+    def _check_precision(self) -> Self:
+        if self.network.extractor and self.run.precision != "fp32":
+            raise ValueError(
+                f"`precision` {self.run.precision} is for this project's own networks; leave it "
+                f"out with {self.network.extractor}."
+            )
+        return self
+
     @property
     def arm(self) -> str:
-        """The name of the network: `cnn`, `coordconv`, `coordconv-all-r`, ..."""
+        """The name of the network: `cnn`, `coordconv`, `coordconv-all-r`, `ImpalaCNN`, ..."""
         return arm_name(self.network)
 
     @property
@@ -237,7 +283,9 @@ def experiment_differences(one: RunConfig, other: RunConfig) -> list[str]:
 
 
 def arm_name(network: NetworkSettings) -> str:
-    """Name a network after what sets it apart from the standard one."""
+    """Name a network after what sets it apart from the standard one, or after its class."""
+    if network.extractor:
+        return ",".join([network.extractor.partition(":")[2], *network.extractor_settings])
     if not network.coord_layers:
         return BASELINE
     name: str = "coordconv" if network.position == "coordinates" else network.position
@@ -249,23 +297,48 @@ def arm_name(network: NetworkSettings) -> str:
 
 
 @cache
-def parse_arm(name: str) -> NetworkSettings:
-    """The network that `arm_name` gives this name.
-
-    Raises:
-        ValueError: If no network has it; one line.
-    """
+def _named_networks() -> dict[str, NetworkSettings]:
+    """This project's networks, by the names that `arm_name` gives them."""
     counts = range(CONVOLUTIONS + 1)
     layers = [chosen for n in counts for chosen in combinations(range(CONVOLUTIONS), n)]
-    choices = layers, get_args(Position), (False, True), get_args(CoordInit)
-    for values in product(*choices):
+    networks = {}
+    for chosen, position, radius, init in product(
+        layers, get_args(Position), (False, True), get_args(CoordInit)
+    ):
         with suppress(ValueError):  # not all of them go together
             network = NetworkSettings.parse(
-                dict(zip(NetworkSettings.model_fields, values, strict=True))
+                {
+                    "coord_layers": chosen,
+                    "position": position,
+                    "with_radius": radius,
+                    "coord_init": init,
+                }
             )
-            if arm_name(network) == name:
-                return network
-    raise ValueError(
-        f"--arms: unknown arm {name!r}; use cnn, coordconv, coordconv-all, bias-map or "
-        "random-channels, with -r for the radius, -zero for coordinate weights that start at 0."
-    )
+            networks[arm_name(network)] = network
+    return networks
+
+
+def parse_arm(name: str) -> NetworkSettings:
+    """This project's network that `arm_name` gives this name.
+
+    Raises:
+        ValueError: If none has it; one line.
+    """
+    if name not in _named_networks():
+        raise ValueError(
+            f"--arms: unknown arm {name!r}; use cnn, coordconv, coordconv-all, bias-map or "
+            "random-channels, with -r for the radius, -zero for coordinate weights that start at "
+            "0; or module:Class for a network of your own."
+        )
+    return _named_networks()[name]
+
+
+def parse_own_arm(text: str) -> NetworkSettings:
+    """The network of a user's own that `module:Class,key=value,...` stands for.
+
+    Raises:
+        ValueError: If it has another form; one line.
+    """
+    extractor, settings = split_arm(text)
+    own = {"extractor": extractor, "extractor_settings": settings}
+    return NetworkSettings.parse(load_preset("run")["network"] | own, "--arms")

@@ -299,6 +299,8 @@ def _describe(annotation: Any, metadata: Iterable[Any]) -> str:
         return f"one of {', '.join(map(str, get_args(annotation)))}"
     if get_origin(annotation) is tuple:
         return "a list"
+    if _is_section(annotation):
+        return "a section"
     constraints = [
         constraint
         for extra in metadata

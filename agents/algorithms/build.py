@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from agents.algorithms.a2c import A2C
 from agents.algorithms.dqn import DQN
 from agents.algorithms.replay_buffer import ReplayBuffer
+from agents.models.own_extractor import find_extractor
 from configs.run_config import (
     A2CHyperparameters,
     DQNHyperparameters,
@@ -102,8 +103,19 @@ def replay_slack(config: RunConfig) -> int:
 
 
 def extractor_arguments(network: NetworkSettings) -> dict[str, Any]:
-    """The `policy_kwargs` that put this project's extractor into an SB3 policy."""
-    return {
+    """The `policy_kwargs` that put an arm's extractor into an SB3 policy, its heads right behind.
+
+    Raises:
+        ValueError: If it is one of the user's own that was not loaded; one line.
+    """
+    # SB3 knows NatureCNN by name and puts two layers of 64 behind any other extractor.
+    heads: dict[str, Any] = {"net_arch": []}
+    if network.extractor:
+        return heads | {
+            "features_extractor_class": find_extractor(network),
+            "features_extractor_kwargs": network.extractor_arguments,
+        }
+    return heads | {
         "features_extractor_class": NatureCoordCNN,
         "features_extractor_kwargs": {
             "coord_layers": network.coord_layers,
@@ -111,6 +123,4 @@ def extractor_arguments(network: NetworkSettings) -> dict[str, Any]:
             "with_radius": network.with_radius,
             "coord_init": network.coord_init,
         },
-        # SB3 knows NatureCNN by name and puts two layers of 64 behind any other extractor.
-        "net_arch": [],
     }

@@ -14,6 +14,7 @@ from stable_baselines3.dqn.policies import CnnPolicy as DQNCnnPolicy
 from agents.algorithms.build import extractor_arguments
 from agents.models.architecture import infer_architecture
 from agents.models.model_file import ModelFile, read_model_zip
+from agents.models.own_extractor import load_extractor
 from agents.models.policy_state import load_policy_state
 from agents.training.checkpoints import newest_good_checkpoint
 from configs.protocols import Protocol, load_protocol
@@ -64,7 +65,11 @@ class TrainedAgent:
 
 
 def load_agent(
-    path: Path, game_name: str | None, protocol_name: str | None, device: torch.device
+    path: Path,
+    game_name: str | None,
+    protocol_name: str | None,
+    device: torch.device,
+    extractor: str | None = None,
 ) -> TrainedAgent:
     """Load the agent of a run directory or of a model file, without running anything in it.
 
@@ -75,6 +80,8 @@ def load_agent(
         game_name: What a model without a config plays; None for one with a config.
         protocol_name: How that was presented to it; None means `baselines`.
         device: Where the network goes.
+        extractor: The features extractor of the user's own that the agent was trained with, as
+            `module:Class`: it is imported if the agent was, and only if it is named here.
 
     Raises:
         FileNotFoundError: If there is no such run or file.
@@ -110,6 +117,15 @@ def load_agent(
                 raise ValueError(f"{path} knows what it was trained on; leave out {flag} {value}.")
         game = find_game(config.run.game)
         protocol_name = config.run.protocol
+    own = "" if config is None else config.network.extractor
+    if config is not None and own and extractor == own:
+        load_extractor(config.network)
+    elif extractor is not None:
+        whose = f"of {own}, not" if own else "not"
+        raise ValueError(
+            f"{path} is {whose} of {extractor}; "
+            + (f"give --extractor {own}." if own else "leave out --extractor.")
+        )
     load_protocol(protocol_name)  # an unknown one is refused before anything is played
     policy = _make_policy(file, game, config)
     load_policy_state(policy, file.policy_state, source=str(file.path))

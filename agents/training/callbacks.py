@@ -161,7 +161,8 @@ class TensorBoardRows(BaseCallback):
     def _record_coordinate_use(self) -> None:
         policy = self.model.policy
         extractor = getattr(policy, "features_extractor", None) or policy.q_net.features_extractor
-        assert isinstance(extractor, NatureCoordCNN)
+        if not isinstance(extractor, NatureCoordCNN):
+            return
         step, logged = self.num_timesteps, self.logged_agent_steps
         show_maps = (
             not logged or step // IMAGES_EVERY_AGENT_STEPS > logged // IMAGES_EVERY_AGENT_STEPS

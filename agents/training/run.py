@@ -13,6 +13,7 @@ from stable_baselines3.common.logger import Logger
 from agents.algorithms.device import find_device
 from agents.algorithms.divergence import Divergence
 from agents.algorithms.dqn import DQN
+from agents.models.own_extractor import count_cost, find_fault
 from agents.training.callbacks import Checkpoints, EpisodeLog, TensorBoardRows
 from agents.training.checkpoints import Agent, check_weights, cut_logs, save_agent
 from agents.training.progress import Progress
@@ -21,7 +22,12 @@ from agents.training.resume import make_or_restore, refill_replay
 from agents.training.tensorboard import EventFile
 from agents.training.watchdog import Watchdog
 from configs.protocols import load_protocol
-from configs.run_config import DQNHyperparameters, RunConfig, experiment_differences
+from configs.run_config import (
+    DQNHyperparameters,
+    NetworkSettings,
+    RunConfig,
+    experiment_differences,
+)
 from envs.atari_vec_env import AtariVecEnv
 from envs.games import find_game
 from runtime.command_line import one_line
@@ -115,7 +121,7 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
     Raises:
         TrainingStopped: If asked to stop; a checkpoint is saved.
         Divergence: If a loss or a weight is not finite; the last checkpoint is kept.
-        ValueError: If the run cannot go on as it is; one line.
+        ValueError: If the run cannot go on as it is, or the user's own network fails; one line.
     """
     device = find_device(config.execution.device)
     game, protocol = find_game(config.run.game), load_protocol(config.run.protocol)
@@ -123,6 +129,8 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
     config = config.with_execution(threads=threads)
     torch.set_num_threads(threads)
     check_needs([config], directory.path.parents[config.name.count("/")])
+    # Before the agent's generators are seeded or restored: an extractor is made for it.
+    cost = {"network_cost": count_cost(config.network)} if config.network.extractor else {}
     with ExitStack() as stack:
         # Before anything is written: not every protocol can start every game.
         env = AtariVecEnv(game, protocol, config.hyperparameters.n_envs, config.run.seed)
@@ -133,9 +141,12 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
 
         if reason:
             print(f"{config.name}: {reason}", flush=True)
+        if obstacle := agent.find_obstacle():
+            print(f"{config.name}: SB3's own passes are used: {obstacle}.", flush=True)
         cut_logs(directory.path, logs["file_sizes"])
         write_atomically(directory.config_path, config.to_json())
-        directory.record_start(describe_start(str(device), threads, protocol.model_dump()))
+        circumstances = describe_start(str(device), threads, protocol.model_dump())
+        directory.record_start(circumstances | cost)
         directory.write_status("running", done)
 
         episodes = EpisodeLog(directory.episodes_path, **logs["episodes"])
@@ -160,7 +171,7 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
             ),
         )
         stack.enter_context(watchdog.watch())
-        with _record_outcome(directory, checkpoints):
+        with _record_outcome(directory, checkpoints, config.network):
             if isinstance(agent, DQN) and 0 < done < total and agent.replay_buffer.size() == 0:
                 refill_replay(agent, env, watchdog, stop)
             progress = Progress(config.name, done, total, episodes, on_step=watchdog.feed)
@@ -173,8 +184,10 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
 
 
 @contextmanager
-def _record_outcome(directory: RunDirectory, checkpoints: Checkpoints) -> Iterator[None]:
-    """Write down how what is done inside ends."""
+def _record_outcome(
+    directory: RunDirectory, checkpoints: Checkpoints, network: NetworkSettings
+) -> Iterator[None]:
+    """Write down how what is done inside ends; a fault of a user's own network is one line."""
 
     def record(state: State, message: str = "") -> None:
         directory.write_status(state, checkpoints.saved_agent_steps, message)
@@ -188,9 +201,12 @@ def _record_outcome(directory: RunDirectory, checkpoints: Checkpoints) -> Iterat
         record("diverged", str(error))
         raise
     except Exception as error:
+        fault = find_fault(error, network)
         with suppress(OSError):  # a full disk has no room for the status either
-            record("failed", one_line(error))
-        raise
+            record("failed", fault or one_line(error))
+        if fault is None:
+            raise
+        raise ValueError(fault) from error
     record("finished")
 
 
@@ -207,8 +223,9 @@ def _learn(agent: Agent, agent_steps: int, callbacks: list[BaseCallback], *, is_
             log_interval=None,
             reset_num_timesteps=is_new,
         )
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         check_weights(agent)
-        if "probability tensor" in str(error):  # torch.multinomial of what is not finite
+        # What torch says of probabilities that are not finite: `multinomial`, then `Categorical`.
+        if "probability tensor" in str(error) or "Expected parameter logits" in str(error):
             raise Divergence("an action's probability", math.nan, agent.num_timesteps) from error
         raise

@@ -6,13 +6,16 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from agents.models.own_extractor import load_extractor
 from configs.comparison import Criteria, Design
 from configs.run_config import (
     NetworkSettings,
     RunConfig,
+    arm_name,
     experiment_differences,
     make_config,
     parse_arm,
+    parse_own_arm,
 )
 from configs.settings import SavedSettings, load_preset, override
 from envs.games import find_game
@@ -33,6 +36,7 @@ class ComparisonPlan(SavedSettings):
     source: str  # the version of the source that trains the runs (`runtime.provenance`)
     # Numbers of seeds at which the plan was judged, before more seeds were added.
     looks: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    extractors: tuple[NetworkSettings, ...] = ()  # those of the arms that are users' own
 
     @field_validator("games")
     @classmethod
@@ -49,7 +53,7 @@ class ComparisonPlan(SavedSettings):
                 if values.count(value) > 1:
                     raise ValueError(f"`{name}` name {value} twice; name it once.")
         for arm in self.arms:
-            parse_arm(arm)
+            self.network_of(arm)
         return self
 
     @property
@@ -62,10 +66,19 @@ class ComparisonPlan(SavedSettings):
         """The length of every run."""
         return self.template.run.total_agent_steps
 
+    def network_of(self, arm: str) -> NetworkSettings:
+        """The network of an arm.
+
+        Raises:
+            ValueError: If there is none; one line.
+        """
+        own = {arm_name(network): network for network in self.extractors}
+        return own[arm] if arm in own else parse_arm(arm)
+
     def run_of(self, game: str, arm: str, seed: int) -> RunConfig:
         """The config of one run."""
         return self.template.replace(
-            run=self.template.run.replace(game=game, seed=seed), network=parse_arm(arm)
+            run=self.template.run.replace(game=game, seed=seed), network=self.network_of(arm)
         )
 
     def runs(self) -> list[RunConfig]:
@@ -107,6 +120,13 @@ def make_plan(
         defaults["comparison"] |= {"games": saved.games, "arms": saved.arms}
         defaults["criteria"] = saved.criteria.model_dump()
     asked = Design.parse(defaults["comparison"] | design)
+    if saved is not None and saved.extractors and "arms" not in design:
+        names = ", ".join(network.extractor for network in saved.extractors)
+        raise ValueError(
+            f"{PLAN_NAME} has networks that are code ({names}), which is run only if you name it: "
+            "give its --arms again."
+        )
+    own = {arm: load_extractor(parse_own_arm(arm)) for arm in asked.arms if ":" in arm}
     if len(asked.arms) < 2:
         raise ValueError(f"--arms must name two or more arms, got {len(asked.arms)}; add one.")
     for name in overrides:
@@ -126,7 +146,8 @@ def make_plan(
     return ComparisonPlan.parse(
         {
             "games": asked.games,
-            "arms": asked.arms,
+            "arms": tuple(arm_name(own[arm]) if arm in own else arm for arm in asked.arms),
+            "extractors": tuple(own.values()),
             "seeds": seeds,
             "template": template,
             "criteria": defaults["criteria"] | criteria,
@@ -164,7 +185,7 @@ def continue_plan(saved: ComparisonPlan, asked: ComparisonPlan, *, judged: bool)
     Raises:
         ValueError: If they differ in anything but added seeds; one line.
     """
-    parts = ("games", "arms", "criteria")
+    parts = ("games", "arms", "extractors", "criteria")
     differing = [name for name in parts if getattr(saved, name) != getattr(asked, name)]
     if saved.template.run.algo != asked.template.run.algo:
         differing.append("algo")

@@ -18,8 +18,9 @@ from configs.run_config import (
     default_settings,
     experiment_differences,
     make_config,
+    parse_own_arm,
 )
-from configs.settings import Settings
+from configs.settings import Settings, show
 from tests.refusals import refusal
 
 # --- any config -----------------------------------------------------------------------------------
@@ -29,10 +30,18 @@ def values_of(field: FieldInfo) -> st.SearchStrategy[Any]:
     """Values a field may have."""
     if field.annotation is str:
         return st.text(max_size=20).filter(str.isprintable)
+    if field.annotation == tuple[str, ...]:
+        return st.just(())
     if get_origin(field.annotation) is tuple:
         return st.sets(st.integers(0, 2)).map(lambda layers: tuple(sorted(layers)))
     limited: Any = Annotated[(field.annotation, *field.metadata, None)]
     return st.from_type(limited).filter(lambda value: value != math.inf)
+
+
+OWN_NETWORKS: list[dict[str, Any]] = [
+    {"extractor": "", "extractor_settings": (), "extractor_source": ""},
+    {"extractor": "a.b:C", "extractor_settings": ("d=[1,2]", "e=x"), "extractor_source": "f"},
+]
 
 
 @st.composite
@@ -42,16 +51,19 @@ def configs(draw: st.DrawFn) -> RunConfig:
     def of(section: type[Settings]) -> dict[str, Any]:
         return {name: draw(values_of(field)) for name, field in section.model_fields.items()}
 
-    network = of(NetworkSettings)
-    if not network["coord_layers"]:
-        network = {"coord_layers": (), "position": "coordinates"}
+    own = draw(st.sampled_from(OWN_NETWORKS))
+    network = of(NetworkSettings) | own
+    if own["extractor"] or not network["coord_layers"]:
+        network = {"coord_layers": (), "position": "coordinates"} | own
         network |= {"with_radius": False, "coord_init": "default"}
     if network["position"] != "coordinates":
         network |= {"with_radius": False}
     if network["position"] == "bias-map":
         network |= {"coord_init": "default"}
     return RunConfig(
-        run=RunSettings(**of(RunSettings) | {"algo": algo}),
+        run=RunSettings(
+            **of(RunSettings) | {"algo": algo} | ({"precision": "fp32"} if own["extractor"] else {})
+        ),
         network=NetworkSettings(**network),
         hyperparameters=HYPERPARAMETERS[algo](**of(HYPERPARAMETERS[algo])),
         execution=ExecutionSettings(**of(ExecutionSettings)),
@@ -161,6 +173,75 @@ def test_overrides_reach_every_section():
 def test_arm_names(network, name):
     config = make_config("Pong", "a2c", network)
     assert config.arm == arm_name(config.network) == (name or "coordconv-all-r-zero")
+
+
+def own(name: str = "mynets:Impala", *arguments: str, **more: Any) -> RunConfig:
+    network = {"extractor": name, "extractor_settings": list(arguments)}
+    return make_config("Pong", "dqn", network | more)
+
+
+def test_a_network_of_a_users_own_is_named_after_its_class_and_arguments():
+    config = own("my.nets:Impala", "width=1e1", "norm=True", "depths=[1, 2]", "act=relu", "x=None")
+    assert config.name == "Pong/dqn-Impala,act=relu,depths=[1,2],norm=true,width=10.0,x=null/seed0"
+    assert config.network.extractor_arguments == {
+        "act": "relu",
+        "depths": [1, 2],
+        "norm": True,
+        "width": 10.0,
+        "x": None,
+    }
+    assert own("a:Net").name == "Pong/dqn-Net/seed0"
+    assert own("a:Net", "b=1", "a=1") == own("a:Net", "a=1", "b=1")
+    text = "my.nets:Impala,width=10.0,depths=[1,2],act=relu,norm=true,x=none"
+    assert parse_own_arm(text) == config.network
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        *(
+            (
+                (name,),
+                "`extractor` must be a module and a class of it, such as mynets:ImpalaCNN, got "
+                f"{name!r}.",
+            )
+            for name in ("Impala", "a/b:C", "a:b:C", "a:../C", "a.:C", ":C", "a:Cé", "a:C ")
+        ),
+        *(
+            (
+                ("a:C", text),
+                "`extractor_settings` must be key=value, without spaces and slashes and at most "
+                f"100 letters long, got {show(text)}.",
+            )
+            for text in ("x", "=1", "x=a/b", "x=a b", "x=é", "x y=1", "x=" + "[" * 99, "1=x")
+        ),
+        (("a:C", "x=1", "x=2"), "`extractor_settings` give x twice; give it once."),
+        (
+            ("a:cnn",),
+            "`extractor`: a run of a:cnn would be taken for this project's cnn; give the class "
+            "another name.",
+        ),
+        (("", "x=1"), "`extractor_settings` need a network of your own; add --extractor."),
+    ],
+)
+def test_wrong_names_of_own_networks_are_refused(arguments, message):
+    assert refusal(own, *arguments) == message
+
+
+def test_an_own_network_goes_with_neither_coordinates_nor_bf16():
+    assert refusal(own, coord_layers=[0]) == (
+        "`extractor` is a whole network; leave out `coord_layers`."
+    )
+    assert refusal(own, precision="bf16") == (
+        "`precision` bf16 is for this project's own networks; leave it out with mynets:Impala."
+    )
+
+
+def test_a_config_of_before_there_were_own_networks_is_read():
+    saved = json.loads(make_config("Pong", "a2c", {"coord_layers": [0]}).to_json())
+    for name in ("extractor", "extractor_settings", "extractor_source"):
+        del saved["network"][name]
+    assert read(json.dumps(saved)) == make_config("Pong", "a2c", {"coord_layers": [0]})
 
 
 def test_another_algorithm_is_refused():

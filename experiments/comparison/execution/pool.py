@@ -65,14 +65,16 @@ class LocalWorker:
     It is in a session of its own: Ctrl-C on a terminal, or closing it, reaches the parent alone,
     which tells its workers. A worker ends when the parent does, and does not mind being told twice
     (`experiments.comparison.execution.worker`).
+
+    `folder` is where a network of the user's own is looked for; None for the current one.
     """
 
-    def __init__(self, config: RunConfig, runs: Path) -> None:
+    def __init__(self, config: RunConfig, runs: Path, folder: Path | None = None) -> None:
         log = runs / config.name / LOG_NAME
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", _WORKER, str(runs.absolute())],
+                [sys.executable, "-m", _WORKER, str(runs.absolute()), str(folder or Path.cwd())],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,

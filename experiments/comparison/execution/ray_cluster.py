@@ -34,7 +34,7 @@ class RayWorker:
 
     def __init__(self, ray: Any, task: Any, config: RunConfig, runs: Path) -> None:
         self._ray = ray
-        self._result = task.remote(config.to_json(), str(runs.absolute()))
+        self._result = task.remote(config.to_json(), str(runs.absolute()), str(Path.cwd()))
 
     def poll(self) -> int | None:
         """Its exit status; None while it goes on."""
@@ -113,14 +113,14 @@ def _knock(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=SECONDS_FOR_AN_ANSWER).close()
 
 
-def train_in_task(config_json: str, runs: str) -> int:
+def train_in_task(config_json: str, runs: str, folder: str) -> int:
     """What a task does: train one run in a process of its own; returns its exit status.
 
     A cancelled task is told by KeyboardInterrupt, and has its run saved.
     """
     config = RunConfig.from_mapping(json.loads(config_json), "the task's config")
     _wait_for(RunDirectory(Path(runs) / config.name))
-    worker = LocalWorker(config, Path(runs))
+    worker = LocalWorker(config, Path(runs), Path(folder))
     while (code := worker.poll()) is None:
         try:
             time.sleep(SECONDS_BETWEEN_LOOKS)

@@ -1,5 +1,6 @@
-"""One run of a comparison, in a process of its own, started by the pool with the runs folder.
+"""One run of a comparison, in a process of its own, started by the pool.
 
+Its arguments are the runs folder, and the folder where a network of the user's own is looked for.
 The first line on standard input is the run's config, as JSON. Standard input stays open for as long
 as the run is wanted: when it ends, because its other end was closed or its process died, the run is
 saved and stopped as if by SIGTERM. So no parent, however it ends, leaves a process behind.
@@ -34,12 +35,15 @@ def main() -> int:
     for number in STOPPING_SIGNALS:
         signal.signal(number, ask)
     prepare_process()
-    (runs,) = sys.argv[1:]
+    runs, folder = sys.argv[1:]
     with exit_on_user_error():
         config = RunConfig.from_mapping(json.loads(_read_line()), "standard input")
         threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
+        from agents.models.own_extractor import load_extractor
         from agents.training.command import run_training
 
+        sys.path.append(folder)
+        load_extractor(config.network)
         if stop.signal is not None:
             return SIGNAL_BASE + stop.signal
         return run_training(config, Path(runs), stop)

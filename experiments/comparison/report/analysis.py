@@ -8,12 +8,12 @@ import numpy as np
 
 from configs.comparison import MIN_SEEDS
 from configs.protocols import load_protocol
-from configs.run_config import parse_arm
 from envs.games import find_game
 from experiments.comparison.report.network_cost import (
     NetworkCost,
     compute_network_cost,
     find_weight_shares,
+    read_network_cost,
 )
 from experiments.comparison.report.position_use import VARIANTS, Variant, read_ablation
 from experiments.comparison.report.records import Comparison, LeftOutRun, RunRecord
@@ -252,8 +252,11 @@ def _describe_cost(comparison: Comparison, arm: str) -> CostRow:
         if len(run.episodes.seconds)
     ]
     rates = [steps / seconds for steps, seconds in last if seconds > 0]
+    network = comparison.plan.network_of(arm)
+    starts = (start for run in ended for start in run.starts)
+    cost = read_network_cost(starts) if network.extractor else compute_network_cost(network)
     return CostRow(
-        **vars(compute_network_cost(arm)),
+        **vars(cost),
         arm=arm,
         runs=len(ended),
         hours=sum(seconds for _, seconds in last) / 3600,
@@ -265,7 +268,7 @@ def _describe_position_use(comparison: Comparison) -> list[PositionUseRow]:
     return [
         _describe_use(game, arm, [run for run in comparison.ended_runs(game, arm) if run])
         for arm in comparison.plan.arms
-        if parse_arm(arm).coord_layers
+        if comparison.plan.network_of(arm).coord_layers
         for game in comparison.plan.games
     ]
 

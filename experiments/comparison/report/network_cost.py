@@ -1,8 +1,10 @@
 """What an arm's network costs, and how much a trained one uses the position."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 
 from agents.algorithms.build import extractor_arguments
 from agents.models.model_file import read_model_zip
-from configs.run_config import NetworkSettings, parse_arm
+from configs.run_config import NetworkSettings
 from envs.emulated_game import FRAME_SIZE
 from envs.frame_stack import STACKED_FRAMES
 from policies.coordconv import ExtraChannelConv2d
@@ -19,15 +21,20 @@ from policies.extractors import NatureCoordCNN
 from runtime.run_directory import RunDirectory
 
 SHARES_NAME = "weight_shares.json"  # in a packed run
+_TOLD = ("parameters", "multiply_adds")
+_MOST = 10**18  # a stranger's run may tell of more
 _EXTRACTORS = ("features_extractor.", "q_net.features_extractor.")  # of A2C, of DQN
 
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """Of the features extractor; the layers behind it are the same in all arms."""
+    """Of the features extractor; the layers behind it are the same in all arms.
 
-    parameters: int
-    multiply_adds: int  # per observation
+    None is not known: of a user's own network that no run has told of.
+    """
+
+    parameters: int | None
+    multiply_adds: int | None  # per observation
     multiply_adds_per_update: int  # for the position's part, once when the weights have changed
 
 
@@ -40,9 +47,19 @@ def make_extractor(network: NetworkSettings) -> NatureCoordCNN:
     )
 
 
-def compute_network_cost(arm: str) -> NetworkCost:
+def read_network_cost(starts: Iterable[dict[str, Any]]) -> NetworkCost:
+    """What the runs of a user's own network have told of it; it is not made here."""
+    for start in starts:
+        told = start.get("network_cost")
+        counts = [told.get(name) if isinstance(told, dict) else None for name in _TOLD]
+        if all(type(count) is int and 0 <= count < _MOST for count in counts):
+            return NetworkCost(*counts, 0)
+    return NetworkCost(None, None, 0)
+
+
+def compute_network_cost(network: NetworkSettings) -> NetworkCost:
     """Count an arm's parameters and multiply-adds."""
-    extractor = make_extractor(parse_arm(arm))
+    extractor = make_extractor(network)
     per_observation, per_update = 0, 0
 
     def count(layer: nn.Module, _: object, output: Tensor) -> None:
@@ -89,6 +106,8 @@ def find_weight_shares(
                 f"{directory.packed_path}: {SHARES_NAME} are not shares; restore the file."
             )
         return {int(layer): float(share) for layer, share in shares.items()}
+    if network.extractor:
+        return None
     try:
         return read_weight_shares(directory.final_path, network)
     except (OSError, ValueError):

@@ -301,18 +301,20 @@ def find_misfit(record: RunRecord, plan: ComparisonPlan) -> str | None:
     run = record.config.run
     if run.algo != plan.template.run.algo:
         return f"another algorithm ({run.algo})"
-    differing = experiment_differences(
-        record.config, plan.run_of(run.game, record.config.arm, run.seed)
-    )
+    arm, network = record.config.arm, record.config.network
+    planned_run = plan.run_of(run.game, arm if arm in plan.arms else plan.arms[0], run.seed)
+    differing = experiment_differences(record.config, planned_run)
+    if arm not in plan.arms:
+        differing = [name for name in differing if name not in type(network).model_fields]
     if differing:
-        settings = {**vars(run), **vars(record.config.hyperparameters)}
+        settings = {**vars(run), **vars(network), **vars(record.config.hyperparameters)}
         shown = ", ".join(f"{name} = {settings.get(name)}" for name in differing)
         return f"other settings ({shown})"
     if run.total_agent_steps != plan.total_agent_steps:
         return f"another length ({run.total_agent_steps:_} agent steps)"
     if record.starts and record.source != plan.source:
         return f"another source version ({record.source})"
-    planned = run.game in plan.games and record.config.arm in plan.arms and run.seed in plan.seeds
+    planned = run.game in plan.games and arm in plan.arms and run.seed in plan.seeds
     return None if planned else "not in the plan"
 
 
@@ -324,6 +326,7 @@ def _infer_plan(records: Sequence[RunRecord]) -> ComparisonPlan:
         key = (*shared.items(), record.config.hyperparameters, record.source)
         groups.setdefault(key, []).append(record)
     largest = max(groups.values(), key=len)  # of equal ones the first by name
+    own = [run for run in largest if run.config.network.extractor]
     games, arms, seeds = (set(part) for part in zip(*(run.key for run in largest), strict=True))
     known_games = load_preset("comparison")["comparison"]["games"]
     return ComparisonPlan.parse(
@@ -332,6 +335,7 @@ def _infer_plan(records: Sequence[RunRecord]) -> ComparisonPlan:
                 sorted(games, key=lambda g: (known_games.index(g) if g in known_games else 99, g))
             ),
             "arms": tuple(sorted(arms, key=lambda arm: (arm != BASELINE, arm))),
+            "extractors": tuple({run.key[1]: run.config.network for run in own}.values()),
             "seeds": tuple(sorted(seeds)),
             "template": largest[0].config,
             "criteria": default_criteria(),

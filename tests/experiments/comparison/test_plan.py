@@ -21,7 +21,8 @@ from tests.refusals import refusal
 
 UNKNOWN_ARM = (
     "--arms: unknown arm {!r}; use cnn, coordconv, coordconv-all, bias-map or random-channels, "
-    "with -r for the radius, -zero for coordinate weights that start at 0."
+    "with -r for the radius, -zero for coordinate weights that start at 0; or module:Class for a "
+    "network of your own."
 )
 
 
@@ -58,7 +59,17 @@ def test_an_arms_name_gives_its_network_back():
 
 
 @pytest.mark.parametrize(
-    "name", ["", "CNN", "cnn-r", "coordconv-", "coordconv-zero-r", "coordconv-layer0", "coordconv "]
+    "name",
+    [
+        "",
+        "CNN",
+        "cnn-r",
+        "coordconv-",
+        "coordconv-zero-r",
+        "coordconv-layer0",
+        "coordconv ",
+        "os:path",
+    ],
 )
 def test_other_names_are_refused(name):
     assert refusal(parse_arm, name) == UNKNOWN_ARM.format(name)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from configs.run_config import make_config
+from configs.run_config import make_config, parse_arm
 from experiments.comparison.plan import ComparisonPlan, make_plan, save_plan
 from experiments.comparison.report.network_cost import compute_network_cost
 from experiments.comparison.report.records import gather, read_episodes, read_progress
@@ -268,14 +268,16 @@ def test_tensorboard_gets_the_charts_the_text_and_the_pictures(reported):
 
 
 def test_cost_of_the_networks():
-    plain, coord = compute_network_cost("cnn"), compute_network_cost("coordconv")
+    plain, coord, bias_map = (
+        compute_network_cost(parse_arm(arm)) for arm in ("cnn", "coordconv", "bias-map")
+    )
     # 20^2 * 32 * 4 * 8^2 + 9^2 * 64 * 32 * 4^2 + 7^2 * 64 * 64 * 3^2 + 3136 * 512
     assert plain.multiply_adds == 3_276_800 + 2_654_208 + 1_806_336 + 1_605_632
     assert plain.multiply_adds_per_update == 0
     assert coord.multiply_adds == plain.multiply_adds
     assert coord.multiply_adds_per_update == 20**2 * 32 * 2 * 8**2
-    assert coord.parameters - plain.parameters == 32 * 2 * 8**2
-    assert compute_network_cost("bias-map").parameters - plain.parameters == 32 * 20**2
+    counts = [cost.parameters or 0 for cost in (plain, coord, bias_map)]
+    assert [count - counts[0] for count in counts[1:]] == [32 * 2 * 8**2, 32 * 20**2]
 
 
 @given(st.text() | st.text('0123456789,.-einfa\n"').map(HEADER.__add__))
