@@ -93,6 +93,34 @@ BREAKOUT, PONG = " Did you mean Breakout?", " Did you mean Pong?"
             ["--coordconv", "--set", "position=bias-map", "--coord-init", "zero"],
             "`coord_init` does not apply to bias-map: it always starts at zero.",
         ),
+        # a network of the user's own; test_own_extractor.py has what a module can have wrong
+        (
+            ["--extractor", "mynets"],
+            "`extractor` must be a module and a class of it, such as mynets:ImpalaCNN, got "
+            "'mynets'.",
+        ),
+        (
+            ["--extractor", "file:Net"],
+            "file:Net: there is no module file in the current directory or on Python's path; go to "
+            "its folder, or set PYTHONPATH.",
+        ),
+        (
+            ["--extractor", "a:B", "--extractor-set", "x"],
+            "`extractor_settings` must be key=value, without spaces and slashes and at most 100 "
+            "letters long, got 'x'.",
+        ),
+        (
+            ["--extractor-set", "x=1"],
+            "`extractor_settings` need a network of your own; add --extractor.",
+        ),
+        (
+            ["--extractor", "a:B", "--coordconv"],
+            "`extractor` is a whole network; leave out `coord_layers`.",
+        ),
+        (
+            ["--extractor", "a:B", "--precision", "bf16"],
+            "`precision` bf16 is for this project's own networks; leave it out with a:B.",
+        ),
         # names
         *each("--protocol", PROTOCOL, {"atari": "'atari'"}),
         *each("--precision", "`precision` must be one of fp32, bf16", {"": "''"}),
@@ -130,8 +158,8 @@ BREAKOUT, PONG = " Did you mean Breakout?", " Did you mean Pong?"
         ),
         (  # DQN's
             ["--set", "tau=1"],
-            "--set: unknown setting 'tau'; known: with_radius, threads, gamma, total_agent_steps, "
-            "n_steps, ...",
+            "--set: unknown setting 'tau'; known: with_radius, threads, extractor, gamma, "
+            "total_agent_steps, ...",
         ),
         (
             ["--set", "gamma=0.9", "--set", "gamma=0.8"],
@@ -209,7 +237,7 @@ SEEDS = "`seeds` must be a whole number at least 1 and at most 1_000"
 JOBS = "`jobs` must be a whole number at least 1 and at most 1_024"
 ARMS = (
     "use cnn, coordconv, coordconv-all, bias-map or random-channels, with -r for the radius, -zero "
-    "for coordinate weights that start at 0."
+    "for coordinate weights that start at 0; or module:Class for a network of your own."
 )
 
 
@@ -230,6 +258,11 @@ ARMS = (
             for name in ("", "../x", "größe\n")
         ),
         (["--arms", "cnn", "cnn"], "`arms` name cnn twice; name it once."),
+        (
+            ["--arms", "cnn", "file:Net,x=1"],
+            "file:Net: there is no module file in the current directory or on Python's path; go to "
+            "its folder, or set PYTHONPATH.",
+        ),
         (["--arms", "cnn", "coordconv-layer9"], f"--arms: unknown arm 'coordconv-layer9'; {ARMS}"),
         # whole numbers
         *each("--seeds", SEEDS, {"": "''", "0": "0", "-1": "-1", "1.5": "'1.5'", "nan": "'nan'"}),
@@ -284,7 +317,7 @@ ARMS = (
             )
             for option in (
                 *("--game,Pong", "--game,", "--seed,1", "--coordconv", "--coord-layers,0"),
-                *("--radius", "--coord-init,zero"),
+                *("--radius", "--coord-init,zero", "--extractor,a:B", "--extractor-set,a=1"),
             )
         ),
         # more than the machine has: 0.6 GB a process, 0.5 MB a sample, 1.2 MB an environment

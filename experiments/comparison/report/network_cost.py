@@ -2,28 +2,29 @@
 
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import numpy as np
 import torch
-from gymnasium import spaces
+from pydantic import Field
 from torch import Tensor, nn
 
 from agents.algorithms.build import extractor_arguments
 from agents.models.model_file import read_model_zip
+from agents.models.own_extractor import OBSERVATIONS
 from configs.run_config import NetworkSettings
-from envs.emulated_game import FRAME_SIZE
-from envs.frame_stack import STACKED_FRAMES
+from configs.settings import Settings
 from policies.coordconv import ExtraChannelConv2d
 from policies.extractors import NatureCoordCNN
 from runtime.run_directory import RunDirectory
 
 SHARES_NAME = "weight_shares.json"  # in a packed run
-_TOLD = ("parameters", "multiply_adds")
-_MOST = 10**18  # a stranger's run may tell of more
 _EXTRACTORS = ("features_extractor.", "q_net.features_extractor.")  # of A2C, of DQN
+
+
+Count = Annotated[int, Field(ge=0, le=10**18)]
 
 
 @dataclass(frozen=True)
@@ -38,22 +39,22 @@ class NetworkCost:
     multiply_adds_per_update: int  # for the position's part, once when the weights have changed
 
 
+class _Told(Settings):
+    parameters: Count
+    multiply_adds: Count
+
+
 def make_extractor(network: NetworkSettings) -> NatureCoordCNN:
     """The untrained features extractor of an arm."""
-    shape = (STACKED_FRAMES, FRAME_SIZE, FRAME_SIZE)
-    return NatureCoordCNN(
-        spaces.Box(0, 255, shape, dtype=np.uint8),
-        **extractor_arguments(network)["features_extractor_kwargs"],
-    )
+    return NatureCoordCNN(OBSERVATIONS, **extractor_arguments(network)["features_extractor_kwargs"])
 
 
 def read_network_cost(starts: Iterable[dict[str, Any]]) -> NetworkCost:
     """What the runs of a user's own network have told of it; it is not made here."""
     for start in starts:
-        told = start.get("network_cost")
-        counts = [told.get(name) if isinstance(told, dict) else None for name in _TOLD]
-        if all(type(count) is int and 0 <= count < _MOST for count in counts):
-            return NetworkCost(*counts, 0)
+        with suppress(ValueError):  # a stranger's run may tell of anything
+            told = _Told.parse(start.get("network_cost"))
+            return NetworkCost(told.parameters, told.multiply_adds, 0)
     return NetworkCost(None, None, 0)
 
 
@@ -75,7 +76,7 @@ def compute_network_cost(network: NetworkSettings) -> NetworkCost:
 
     handles = [layer.register_forward_hook(count) for layer in extractor.modules()]
     with torch.no_grad():
-        extractor(torch.zeros(1, STACKED_FRAMES, FRAME_SIZE, FRAME_SIZE))
+        extractor(torch.zeros(1, *OBSERVATIONS.shape))
     for handle in handles:
         handle.remove()
     parameters = sum(weight.numel() for weight in extractor.parameters())
