@@ -1,10 +1,13 @@
-"""The report's figures, as PNG bytes that depend on the runs alone.
+"""The figures of the report and of experiments/plot.py, whose bytes depend on the runs alone.
 
 Bands and intervals are drawn from `MIN_SEEDS` seeds on: that of two would fill its panel.
 """
 
 import io
-from typing import Any
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import matplotlib as mpl
 import matplotlib.style
@@ -18,45 +21,124 @@ from matplotlib.patches import Patch
 from configs.comparison import MIN_SEEDS
 from envs.games import find_game
 from experiments.comparison.report.analysis import Analysis, ArmsCompared
-from experiments.comparison.report.records import Comparison
-from experiments.comparison.statistics.curves import BINS, compute_curve_band, smooth_learning_curve
+from experiments.comparison.report.records import Comparison, RunRecord
+from experiments.comparison.statistics.curves import (
+    BINS,
+    bin_middles,
+    compute_curve_band,
+    smooth_learning_curve,
+)
 from experiments.comparison.statistics.intervals import FloatArray
 
 _BASELINE_COLOUR = "#4d4d4d"
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Wong 2011
 _LINES = ("-", "-", "--", "-.", ":")
+_DOTS = (0, (1, 3))
 _PANELS_ACROSS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """The learning curves of one game; B bins of agent steps, S seeds."""
+
+    title: str
+    total_agent_steps: int  # where the axis ends
+    curves: Sequence[FloatArray]  # of every line, (S, B); NaN where a run has no value
+    random_return: float | None
 
 
 def draw_figures(comparison: Comparison, analysis: Analysis) -> dict[str, bytes]:
     """Draw the figures; PNG by name."""
-    style = {"font.size": 9, "axes.titlesize": 8, "figure.labelsize": 9, "savefig.dpi": 110}
-    with mpl.style.context(["default", style]):
-        figures = {"learning-curves": _draw_curves(comparison, analysis)}
+    plan = comparison.plan
+    labels = {
+        row.game: f"\n{compared.candidate}: {row.label}"
+        for compared in analysis.comparisons[:1]
+        for row in compared.games
+    }
+    panels = [
+        Panel(
+            game + labels.get(game, ""),
+            plan.total_agent_steps,
+            [
+                smooth_curves(comparison.started_runs(game, arm), plan.total_agent_steps)
+                for arm in plan.arms
+            ],
+            find_game(game).random_return,
+        )
+        for game in plan.games
+    ]
+    with figure_style():
+        figures = {"learning-curves": draw_curves(panels, plan.arms)}
         for compared in analysis.comparisons:
-            figure = _draw_differences(compared, comparison.plan.criteria.margin_fraction)
+            figure = _draw_differences(compared, plan.criteria.margin_fraction)
             if figure is not None:
                 figures[f"differences-{compared.candidate}"] = figure
-        return {name: _to_png(figure) for name, figure in figures.items()}
+        return {name: to_bytes(figure, "png") for name, figure in figures.items()}
 
 
-def smooth_curves(comparison: Comparison, game: str, arm: str) -> FloatArray:
-    """The smoothed curves of all started runs of a game and arm; shape (S, B)."""
+def figure_style() -> AbstractContextManager[None]:
+    """What every figure is drawn and saved in."""
+    style = {"font.size": 9, "axes.titlesize": 8, "figure.labelsize": 9, "savefig.dpi": 110}
+    context: AbstractContextManager[None] = mpl.style.context(["default", style])
+    return context
+
+
+def smooth_curves(
+    runs: Iterable[RunRecord], total_agent_steps: int, bins: int = BINS
+) -> FloatArray:
+    """The runs' smoothed curves; shape (S, B)."""
     return np.array(
         [
             smooth_learning_curve(
-                run.episodes.agent_steps, run.episodes.returns, comparison.plan.total_agent_steps
+                run.episodes.agent_steps, run.episodes.returns, total_agent_steps, bins
             )
-            for seed in comparison.plan.seeds
-            if (run := comparison.runs.get((game, arm, seed))) is not None
+            for run in runs
         ]
-    ).reshape(-1, BINS)
+    ).reshape(-1, bins)
 
 
-def bin_middles(total_agent_steps: int) -> FloatArray:
-    """The agent steps that the curves' values belong to; shape (B,)."""
-    middles: FloatArray = (np.arange(BINS) + 0.5) * total_agent_steps / BINS
-    return middles
+def draw_curves(panels: Sequence[Panel], names: Sequence[str]) -> Figure:
+    """Return against agent steps, a panel per game.
+
+    Args:
+        panels: Their curves are in the order of `names`.
+        names: Of the lines; the first is drawn as the baseline.
+    """
+    across = min(_PANELS_ACROSS, len(panels))
+    down = -(-len(panels) // across)
+    width, height = (5.6, 3.4) if len(panels) == 1 else (3.4, 2.5)
+    figure = Figure(figsize=(width * across + 0.4, height * down + 0.7), layout="constrained")
+    grid = figure.subplots(down, across, squeeze=False)
+    has_band = False
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        for place, curves in enumerate(panel.curves):
+            has_band |= _plot_line(axes, panel.total_agent_steps, curves, place)
+        shown = np.concatenate([curves.ravel() for curves in panel.curves])
+        _limit_to_curves(axes, shown, panel.random_return)
+        if panel.random_return is not None:
+            axes.axhline(panel.random_return, color="black", lw=0.8, ls=_DOTS, zorder=1)
+        axes.set(title=panel.title, xlim=(0, panel.total_agent_steps))
+        axes.grid(alpha=0.25)
+        axes.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
+        axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5))
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    figure.supxlabel("agent steps")
+    figure.supylabel("return")
+    handles: list[Any] = [
+        Line2D([], [], **_line_of(place), lw=2, label=name) for place, name in enumerate(names)
+    ]
+    if has_band:
+        handles.append(Patch(fc="#bbbbbb", label="95 % band of the mean"))
+    handles.append(Line2D([], [], color="black", lw=0.8, ls=_DOTS, label="random play"))
+    columns = max(int(figure.get_figwidth() / (0.6 + 0.07 * max(map(len, names)))), 1)
+    figure.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=min(columns, len(handles)),
+        frameon=False,
+    )
+    return figure
 
 
 def _line_of(place: int) -> dict[str, Any]:
@@ -65,55 +147,19 @@ def _line_of(place: int) -> dict[str, Any]:
     return {"color": colour, "ls": _LINES[min(place, len(_LINES) - 1)]}
 
 
-def _draw_curves(comparison: Comparison, analysis: Analysis) -> Figure:
-    """Return against agent steps, one panel per game."""
-    plan = comparison.plan
-    across = min(_PANELS_ACROSS, len(plan.games))
-    down = -(-len(plan.games) // across)
-    figure = Figure(figsize=(3.4 * across + 0.4, 2.5 * down + 0.7), layout="constrained")
-    grid = figure.subplots(down, across, squeeze=False, sharex=True)
-    labels = {
-        row.game: f"\n{compared.candidate}: {row.label}"
-        for compared in analysis.comparisons[:1]
-        for row in compared.games
-    }
-    steps = bin_middles(plan.total_agent_steps)
-    for axes, game in zip(grid.flat, plan.games, strict=False):
-        curves = [smooth_curves(comparison, game, arm) for arm in plan.arms]
-        for place, of_arm in enumerate(curves):
-            _plot_arm(axes, steps, of_arm, place)
-        random_return = find_game(game).random_return
-        _limit_to_curves(axes, np.concatenate(curves), random_return)
-        if random_return is not None:
-            axes.axhline(random_return, color="black", lw=0.8, ls=(0, (1, 3)), zorder=1)
-        axes.set(title=game + labels.get(game, ""), xlim=(0, plan.total_agent_steps))
-        axes.grid(alpha=0.25)
-        axes.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
-        axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5))
-        axes.tick_params(labelbottom=True)
-    for axes in grid.flat[len(plan.games) :]:
-        axes.set_axis_off()
-    figure.supxlabel("agent steps")
-    figure.supylabel("return")
-    handles: list[Any] = [
-        Line2D([], [], **_line_of(place), lw=2, label=arm) for place, arm in enumerate(plan.arms)
-    ]
-    handles.append(Patch(fc="#bbbbbb", label="95 % band of the mean"))
-    handles.append(Line2D([], [], color="black", lw=0.8, ls=(0, (1, 3)), label="random play"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
-    return figure
-
-
-def _plot_arm(axes: Axes, steps: FloatArray, curves: FloatArray, place: int) -> None:
+def _plot_line(axes: Axes, total_agent_steps: int, curves: FloatArray, place: int) -> bool:
+    """Draw the seeds, their mean and its band; returns whether there is one."""
     if not len(curves):
-        return
-    line = _line_of(place)
+        return False
+    steps, line = bin_middles(total_agent_steps, curves.shape[1]), _line_of(place)
     for curve in curves:
         axes.plot(steps, curve, color=line["color"], lw=0.6, alpha=0.5, zorder=2)
     band = compute_curve_band(curves)
     ends = np.where(band.seeds >= MIN_SEEDS, (band.low, band.high), np.nan)
     axes.fill_between(steps, *ends, color=line["color"], alpha=0.18, lw=0, zorder=1)
-    axes.plot(steps, band.mean, **line, lw=1.8, zorder=3)
+    marker = "o" if np.isfinite(band.mean).sum() == 1 else ""  # of one point there is no line
+    axes.plot(steps, band.mean, **line, lw=1.8, marker=marker, ms=4, zorder=3)
+    return bool(np.isfinite(ends).any())
 
 
 def _limit_to_curves(axes: Axes, curves: FloatArray, random_return: float | None) -> None:
@@ -162,7 +208,9 @@ def _draw_differences(compared: ArmsCompared, fraction: float) -> Figure | None:
     return figure
 
 
-def _to_png(figure: Figure) -> bytes:
+def to_bytes(figure: Figure, kind: Literal["png", "pdf"]) -> bytes:
+    """The figure's file, without the time and the versions of its making."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    unstable = "Software" if kind == "png" else "CreationDate"
+    figure.savefig(buffer, format=kind, metadata={unstable: None})
     return buffer.getvalue()

@@ -87,6 +87,11 @@ class Comparison:
     runs: dict[tuple[str, str, int], RunRecord]  # that were started, by game, arm and seed
     left_out: list[LeftOutRun]
 
+    def started_runs(self, game: str, arm: str) -> list[RunRecord]:
+        """Those of the planned seeds that there are."""
+        runs = [self.runs.get((game, arm, seed)) for seed in self.plan.seeds]
+        return [run for run in runs if run is not None]
+
     def ended_runs(self, game: str, arm: str) -> list[RunRecord | None]:
         """One for each planned seed; None where it has not ended."""
         runs = [self.runs.get((game, arm, seed)) for seed in self.plan.seeds]
@@ -252,12 +257,12 @@ def count_saved_steps(directory: RunDirectory) -> int:
 # --- which runs belong together -------------------------------------------------------------------
 
 
-def find_runs(runs: Path) -> list[RunDirectory]:
+def find_runs(runs: Path, below: str = "*/*/seed*") -> list[RunDirectory]:
     """The directories of all runs below a folder, packed or not, by name."""
     found = {
         path.parent
         for name in ("config.json", "packed.json")
-        for path in runs.glob(f"*/*/seed*/{name}")
+        for path in runs.glob(f"{below}/{name}")
     }
     return [RunDirectory(path) for path in sorted(found)]
 

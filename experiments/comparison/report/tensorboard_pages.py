@@ -9,9 +9,9 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard.summary import custom_scalars, scalar, text
 
 from agents.training.tensorboard import FILE_VERSION, write_events
-from experiments.comparison.report.figures import bin_middles, smooth_curves
+from experiments.comparison.report.figures import smooth_curves
 from experiments.comparison.report.records import Comparison
-from experiments.comparison.statistics.curves import compute_curve_band
+from experiments.comparison.statistics.curves import bin_middles, compute_curve_band
 from runtime.files import write_atomically
 
 FOLDER = "tensorboard"
@@ -38,12 +38,12 @@ def write_tensorboard(
         *(_make_image(f"report/{name}", png) for name, png in figures.items()),
     ]
     _write_events(runs / FOLDER / "report", [Event(summary=summary) for summary in summaries])
-    steps = bin_middles(comparison.plan.total_agent_steps)
+    total = comparison.plan.total_agent_steps
     for arm in comparison.plan.arms:
         events = []
         for game in comparison.plan.games:
-            band = compute_curve_band(smooth_curves(comparison, game, arm))
-            for step, mean, seeds in zip(steps, band.mean, band.seeds, strict=True):
+            band = compute_curve_band(smooth_curves(comparison.started_runs(game, arm), total))
+            for step, mean, seeds in zip(bin_middles(total), band.mean, band.seeds, strict=True):
                 if seeds:
                     summary = scalar(f"mean_return/{game}", mean)  # type: ignore[no-untyped-call]
                     events.append(Event(step=round(step), summary=summary))

@@ -57,6 +57,16 @@ def moving_means(returns: ArrayLike) -> FloatArray:
     return means
 
 
+def means_at(marks: ArrayLike, agent_steps: ArrayLike, returns: ArrayLike) -> FloatArray:
+    """Mean return of the last `FINAL_GAMES` games that had ended at each mark; shape of the marks.
+
+    NaN where fewer had ended. Games as for `mean_return_over_training`, all of them.
+    """
+    ended = np.searchsorted(np.asarray(agent_steps), marks, side="right")
+    means = np.append(moving_means(returns), np.nan)  # the last is taken where too few had ended
+    return means[np.maximum(ended - FINAL_GAMES, -1)]
+
+
 def find_steps_to_reach(agent_steps: ArrayLike, returns: ArrayLike, threshold: float) -> int | None:
     """The first agent step at which the mean of the last `FINAL_GAMES` games reaches `threshold`.
 
@@ -84,6 +94,12 @@ def bin_returns(
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
+def bin_middles(total_agent_steps: int, bins: int = BINS) -> FloatArray:
+    """The agent steps that a curve's values belong to; shape (B,)."""
+    middles: FloatArray = (np.arange(bins) + 0.5) * total_agent_steps / bins
+    return middles
+
+
 def smooth_learning_curve(
     agent_steps: ArrayLike, returns: ArrayLike, total_agent_steps: int, bins: int = BINS
 ) -> FloatArray:
@@ -91,8 +107,7 @@ def smooth_learning_curve(
 
     Empty bins between two with games repeat the one before; near the ends the average is over the
     bins there are. Nothing is drawn (NaN) before the first or after the last bin with a game.
-    Shape (B,), bin b's value belonging to agent step (b + 1/2) * total_agent_steps / B. Arguments
-    as for `mean_return_over_training`.
+    Shape (B,), at the agent steps of `bin_middles`. Arguments as for `mean_return_over_training`.
     """
     curve = bin_returns(agent_steps, returns, total_agent_steps, bins)
     drawn = np.flatnonzero(~np.isnan(curve))

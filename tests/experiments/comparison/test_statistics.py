@@ -19,6 +19,7 @@ from experiments.comparison.statistics.curves import (
     final_score,
     find_steps_to_reach,
     mean_return_over_training,
+    means_at,
     smooth_learning_curve,
 )
 from experiments.comparison.statistics.intervals import FloatArray, PairedDifference, compare_pairs
@@ -88,6 +89,15 @@ def test_steps_to_reach_takes_the_mean_of_100_games():
     assert find_steps_to_reach(steps, returns, 0.0) == 1000
     assert find_steps_to_reach(steps, returns, 1.01) is None
     assert find_steps_to_reach(steps[:99], np.ones(99), 0.5) is None
+
+
+def test_means_at_marks_are_of_the_last_games_that_had_ended():
+    """Game k, counted from 1, ends at step 10 k with the return k."""
+    numbers = np.arange(1, 104)
+    # Of games 1 to 100 the mean is 50.5; of 2 to 101 and of 4 to 103, one and three more.
+    means = means_at([999, 1000, 1019, 10**6], 10 * numbers, numbers)
+    np.testing.assert_allclose(means, [NAN, 50.5, 51.5, 53.5])
+    assert np.isnan(means_at([1000], numbers[:99], numbers[:99])).all()
 
 
 def test_smoothed_curve_averages_five_bins_and_fewer_at_the_ends():
