@@ -13,10 +13,8 @@ from experiments.coordinates.config import (
     MODELS,
     SPLITS,
     TASKS,
-    BudgetSettings,
     CellConfig,
-    CellSettings,
-    ModelName,
+    asks_for_budget,
     make_config,
     settable_names,
 )
@@ -34,7 +32,7 @@ from runtime.command_line import (
 
 WORTH_A_WORD_SECONDS = 5
 
-_FLAGS = flags_of(CellSettings, BudgetSettings)
+_FLAGS = flags_of(CellConfig)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,15 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parser().parse_args(arguments)
         overrides = _overrides(options)
         # CoordConv first: the plain network then gets at least the same time.
-        models: Sequence[ModelName] = ("coordconv", "cnn")
+        models = MODELS[::-1] if options.model == "both" else (options.model,)
         configs = [
             make_config(task, split, model, overrides)
             for task in (TASKS if options.task == "all" else (options.task,))
             for split in (SPLITS if options.split == "all" else (options.split,))
-            for model in (models if options.model == "both" else (options.model,))
+            for model in models
         ]
-        budget_is_asked = not {"total_steps", "total_seconds"}.isdisjoint(overrides)
-        return _run(configs, parse_path(options.runs, "--runs"), budget_is_asked)
+        return _run(configs, parse_path(options.runs, "--runs"), asks_for_budget(overrides))
 
 
 def _run(configs: Sequence[CellConfig], runs: Path, budget_is_asked: bool) -> int:
@@ -59,19 +56,21 @@ def _run(configs: Sequence[CellConfig], runs: Path, budget_is_asked: bool) -> in
     status = 0
     if not budget_is_asked:
         _say(
-            "A training takes 15 to 45 s of processor time, longer by the clock where other\n"
-            "programs want the core; --seconds sets a limit. What is finished is skipped."
+            f"{len(configs)} trainings of 15 to 45 s of processor time each, longer by the clock\n"
+            "where other programs want the core; --seconds sets a limit.\n"
+            "What is finished is skipped."
         )
     for directory, group in itertools.groupby(configs, lambda c: (runs / c.name).parents[1]):
         for config in group:
-            if not budget_is_asked and config.cell.model == "cnn":
+            if not budget_is_asked and config.model == "cnn":
                 config = _give_time_of_coordconv(config, runs)
             try:
                 results.append(_train(CellDirectory(runs / config.name), config, budget_is_asked))
             except Divergence as error:
                 print(f"{config.name}: {error}", file=sys.stderr)
                 status = FAILED
-        for path in draw_group(directory, config.cell.seed):
+        _say("drawing what was learned")
+        for path in draw_group(directory, config.seed):
             _say(f"drawn: {path}")
     if results:
         _say("\n" + format_table(results))
@@ -86,11 +85,9 @@ def _train(directory: CellDirectory, config: CellConfig, budget_is_asked: bool) 
         return result
     _say(f"{directory.path}: at most {config.budget}")
     result = train_cell(directory, config, _say)
-    line = f"  finished, {result['steps']:_} steps in {result['seconds']:.1f} s"
     waited = result["wall_clock_seconds"] - result["seconds"]
-    if waited > WORTH_A_WORD_SECONDS:
-        line += f", and {waited:.0f} s of waiting for the core"
-    _say(line)
+    more = f", and {waited:.0f} s of waiting for the core" if waited > WORTH_A_WORD_SECONDS else ""
+    _say(f"  finished, {result['steps']:_} steps in {result['seconds']:.1f} s{more}")
     return result
 
 
@@ -100,8 +97,8 @@ def _give_time_of_coordconv(config: CellConfig, runs: Path) -> CellConfig:
     other = CellDirectory(plain.parents[1] / "coordconv" / plain.name)
     if not other.is_finished():
         return config
-    seconds = max(config.budget.total_seconds, math.ceil(other.read_result()["seconds"]))
-    return config.replace(budget=config.budget.replace(total_seconds=seconds))
+    seconds = math.ceil(other.read_result()["seconds"])
+    return config.replace(total_seconds=max(config.total_seconds, seconds))
 
 
 def _overrides(options: argparse.Namespace) -> dict[str, Any]:

@@ -9,15 +9,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from configs.settings import (
-    LARGEST,
-    Flag,
-    SavedSettings,
-    Settings,
-    differing_keys,
-    load_preset,
-    override,
-)
+from configs.settings import LARGEST, Flag, SavedSettings, differing_keys, load_preset, override
 from experiments.coordinates.data import SplitName
 from runtime.files import read_json
 
@@ -34,46 +26,28 @@ _KERNEL_SIZES: Mapping[tuple[TaskName, ModelName], tuple[int, ...]] = {
     ("rendering", "cnn"): (2, 3, 4),
     ("rendering", "coordconv"): (1, 3),
 }
+_BUDGET = ("total_steps", "total_seconds")
+_EXECUTION = ("device", "threads")  # recorded, never compared
 
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
-class CellSettings(Settings):
-    """Which cell of the table it is."""
+class CellConfig(SavedSettings):
+    """Everything about one cell; what its `config.json` holds."""
 
     task: TaskName
     split: SplitName
     model: ModelName
     seed: Annotated[Seed, Flag("--seed", "seed of initial weights and order of examples")]
 
-
-class DataSettings(Settings):
-    """The examples."""
-
     canvas_size: Annotated[int, Field(ge=16, le=256)]
     split_seed: Seed
 
-    @model_validator(mode="after")
-    def _check_canvas_size(self) -> Self:
-        if self.canvas_size.bit_count() != 1:
-            raise ValueError(
-                f"`canvas_size` must be a power of two, since the plain network doubles, got "
-                f"{self.canvas_size}."
-            )
-        return self
-
-
-class NetworkSettings(Settings):
-    """What the paper's grids leave open (0 where a network has no choice), and initial weights."""
-
+    # What the paper's grids leave open, 0 where a network has no choice; then the initial weights.
     kernel_size: Annotated[int, Field(ge=0, le=4)]
     width_multiplier: Annotated[int, Field(ge=0, le=3)]
     kernel_scale: Annotated[float, Field(gt=0, le=LARGEST)]
-
-
-class TrainingSettings(Settings):
-    """How a network is trained."""
 
     learning_rate: Annotated[float, Field(gt=0, le=LARGEST)]
     learning_rate_drop_epochs: Annotated[int, Field(ge=0, le=10**9)]
@@ -83,10 +57,7 @@ class TrainingSettings(Settings):
     evaluate_examples: Annotated[int, Field(ge=1, le=100_000)]
     perfect_evaluations: Count
 
-
-class BudgetSettings(Settings):
-    """When training ends at the latest; 0 is no limit."""
-
+    # When training ends at the latest; 0 is no limit.
     total_steps: Annotated[
         int, Field(ge=0, le=10**12), Flag("--steps", "train every network for at most N steps")
     ]
@@ -96,20 +67,51 @@ class BudgetSettings(Settings):
         Flag("--seconds", "the same in seconds of processor time", "S"),
     ]
 
+    device: Literal["cpu", "cuda"]
+    threads: Annotated[int, Field(ge=0, le=4096)]
+
     @model_validator(mode="after")
-    def _check_limit(self) -> Self:
+    def _check(self) -> Self:
+        if self.canvas_size.bit_count() != 1:
+            raise ValueError(
+                f"`canvas_size` must be a power of two, since the plain network doubles, got "
+                f"{self.canvas_size}."
+            )
         if not self.total_steps and not self.total_seconds:
             raise ValueError(
                 "`total_steps` and `total_seconds` are both 0, no limit; set one of them."
             )
+        choices = _KERNEL_SIZES.get((self.task, self.model))
+        for name in ("kernel_size", "width_multiplier"):
+            if choices is None and getattr(self, name):
+                raise ValueError(
+                    f"`{name}` does not apply to {self.model} on {self.task}; leave it out or "
+                    "choose another --model or --task."
+                )
+        if choices and self.kernel_size not in choices:
+            raise ValueError(
+                f"`kernel_size` of {self.model} on {self.task} must be one of "
+                f"{', '.join(map(str, choices))}, got {self.kernel_size}."
+            )
+        if choices and not self.width_multiplier:
+            raise ValueError(
+                f"`width_multiplier` must be 1, 2 or 3 for {self.model} on {self.task}, got 0."
+            )
         return self
 
-    def __str__(self) -> str:
-        parts = (f"{self.total_steps:_} steps", f"{self.total_seconds:_.15g} s")
-        limits = (self.total_steps, self.total_seconds)
-        return " or ".join(part for part, limit in zip(parts, limits, strict=True) if limit)
+    @property
+    def name(self) -> str:
+        """Where the cell lives below the runs folder; two folders up are its group's pictures."""
+        return f"coordinates/{self.task}-{self.split}/{self.model}/seed{self.seed}"
 
-    def is_reached(self, steps: int, seconds: float) -> bool:
+    @property
+    def budget(self) -> str:
+        """When training ends at the latest, in words."""
+        steps = f"{self.total_steps:_} steps" if self.total_steps else ""
+        seconds = f"{self.total_seconds:_.15g} s" if self.total_seconds else ""
+        return " or ".join(filter(None, (steps, seconds)))
+
+    def is_over(self, steps: int, seconds: float) -> bool:
         """Whether a training of this length has to end."""
         return bool(
             (self.total_steps and steps >= self.total_steps)
@@ -117,70 +119,30 @@ class BudgetSettings(Settings):
         )
 
 
-class ExecutionSettings(Settings):
-    """How training is carried out; recorded, never compared."""
-
-    device: Literal["cpu", "cuda"]
-    threads: Annotated[int, Field(ge=0, le=4096)]
-
-
-class CellConfig(SavedSettings):
-    """Everything about one cell; what its `config.json` holds."""
-
-    cell: CellSettings
-    data: DataSettings
-    network: NetworkSettings
-    training: TrainingSettings
-    budget: BudgetSettings
-    execution: ExecutionSettings
-
-    @model_validator(mode="after")
-    def _check_network(self) -> Self:
-        task, model = self.cell.task, self.cell.model
-        choices, network = _KERNEL_SIZES.get((task, model)), self.network
-        for name in ("kernel_size", "width_multiplier"):
-            if choices is None and getattr(network, name):
-                raise ValueError(
-                    f"`{name}` does not apply to {model} on {task}; leave it out or choose "
-                    "another --model or --task."
-                )
-        if choices and network.kernel_size not in choices:
-            raise ValueError(
-                f"`kernel_size` of {model} on {task} must be one of "
-                f"{', '.join(map(str, choices))}, got {network.kernel_size}."
-            )
-        if choices and not network.width_multiplier:
-            raise ValueError(f"`width_multiplier` must be 1, 2 or 3 for {model} on {task}, got 0.")
-        return self
-
-    @property
-    def name(self) -> str:
-        """Where the cell lives below the runs folder; two folders up are its group's pictures."""
-        cell = self.cell
-        return f"coordinates/{cell.task}-{cell.split}/{cell.model}/seed{cell.seed}"
-
-
 def settable_names() -> list[str]:
     """The settings that `--set` reaches."""
-    return [name for section in _defaults("classification", "cnn").values() for name in section]
+    return [name for name in CellConfig.model_fields if name not in ("task", "split", "model")]
+
+
+def asks_for_budget(overrides: Mapping[str, Any]) -> bool:
+    """Whether a budget is among some settings."""
+    return not overrides.keys().isdisjoint(_BUDGET)
 
 
 def make_config(
     task: TaskName, split: SplitName, model: ModelName, overrides: Mapping[str, Any]
 ) -> CellConfig:
-    """The preset of a cell with some settings replaced, whichever section they are in.
-
-    A budget replaces the whole budget of the preset.
+    """The preset of a cell with some settings replaced; a budget replaces the preset's.
 
     Raises:
         ValueError: If a setting is unknown, ill-typed or out of range, or does not apply; one line.
     """
-    values = _defaults(task, model)
-    if not values["budget"].keys().isdisjoint(overrides):
-        values["budget"] = {"total_steps": 0, "total_seconds": 0.0}
-    override(values, overrides)
-    values["cell"] |= {"task": task, "split": split, "model": model}
-    return CellConfig.parse(values)
+    preset = load_preset("coordinates")
+    values = preset["all"] | preset[task][model]
+    if asks_for_budget(overrides):
+        values |= dict.fromkeys(_BUDGET, 0)
+    override({"cell": values}, overrides)
+    return CellConfig.parse(values | {"task": task, "split": split, "model": model})
 
 
 def load_config(path: Path) -> CellConfig:
@@ -190,24 +152,16 @@ def load_config(path: Path) -> CellConfig:
         FileNotFoundError: If there is none.
         ValueError: If it is damaged or of another format version; one line.
     """
-    return CellConfig.from_mapping(read_json(path), str(path))
+    values = read_json(path)
+    if isinstance(values, dict):  # older files have the settings in sections
+        sections = [value for value in values.values() if isinstance(value, dict)]
+        values = {name: value for name, value in values.items() if not isinstance(value, dict)}
+        for section in sections:
+            values |= section
+    return CellConfig.from_mapping(values, str(path))
 
 
 def cell_differences(one: CellConfig, other: CellConfig) -> list[str]:
     """The names of the settings in which two cells differ, budget and execution apart."""
-    identities = [
-        dict(config.cell) | dict(config.data) | dict(config.network) | dict(config.training)
-        for config in (one, other)
-    ]
-    return differing_keys(*identities)
-
-
-def _defaults(task: TaskName, model: ModelName) -> dict[str, dict[str, Any]]:
-    """The default settings by section; the preset file has them in one table."""
-    preset = load_preset("coordinates")
-    values = preset["all"] | preset[task][model]
-    sections: dict[str, Any] = {n: field.annotation for n, field in CellConfig.model_fields.items()}
-    return {
-        name: {setting: values[setting] for setting in section.model_fields if setting in values}
-        for name, section in sections.items()
-    }
+    apart = {*_BUDGET, *_EXECUTION}
+    return differing_keys(one.model_dump(exclude=apart), other.model_dump(exclude=apart))

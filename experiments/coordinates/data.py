@@ -23,17 +23,10 @@ class Split(NamedTuple):
     test: Tensor
 
 
-def all_positions(canvas_size: int) -> Tensor:
-    """List the centres at which the whole square is on the canvas, row by row: [N, 2], int64.
-
-    3136 positions, 4 to 59 each way, for the paper's 64 x 64 pixels.
-    """
-    centres = torch.arange(SQUARE_RADIUS, canvas_size - SQUARE_RADIUS)
-    return torch.cartesian_prod(centres, centres)
-
-
 def split_positions(split: SplitName, canvas_size: int, seed: int) -> Split:
-    """Divide the positions as one of the paper's two splits does.
+    """Divide the positions, where the whole square is on the canvas, as the paper's splits do.
+
+    There are 3136 of them, 4 to 59 each way, on the paper's 64 x 64 pixels.
 
     Args:
         split: "uniform": a random quarter is held out (768 of 3136). "quadrant": all positions
@@ -42,9 +35,10 @@ def split_positions(split: SplitName, canvas_size: int, seed: int) -> Split:
         seed: Of the uniform split's permutation.
 
     Returns:
-        The two parts, each in the order of `all_positions`.
+        The two parts, each row by row.
     """
-    positions = all_positions(canvas_size)
+    centres = torch.arange(SQUARE_RADIUS, canvas_size - SQUARE_RADIUS)
+    positions = torch.cartesian_prod(centres, centres)
     if split == "quadrant":
         held_out = (positions > canvas_size // 2).all(1)
     else:

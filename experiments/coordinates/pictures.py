@@ -21,8 +21,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from experiments.coordinates.config import MODELS, CellConfig
 from experiments.coordinates.data import SQUARE_RADIUS, Split, batches_of
-from experiments.coordinates.table import headline_of, show_figure
-from experiments.coordinates.tasks import Figure, judge_positions, make_task, split_of
+from experiments.coordinates.table import HEADLINES, show_figure
+from experiments.coordinates.tasks import judge_positions, make_task, split_of
 from experiments.coordinates.training import CellDirectory
 from runtime.files import write_atomically
 
@@ -40,33 +40,44 @@ class _Trained:
     """A finished cell, opened."""
 
     config: CellConfig
-    result: dict[str, Any]
     network: nn.Module
-    judged: dict[str, dict[Figure, Tensor]]  # by part: every example's figures
+    result: dict[str, Any]
 
     @property
     def name(self) -> str:
-        return f"{_NAMES[self.config.cell.model]} ({self.result['parameters']:,} weights)"
+        return f"{_NAMES[self.config.model]} ({self.result['parameters']:,} weights)"
 
     @property
     def group(self) -> str:
-        cell = self.config.cell
-        return f"{cell.task}, {cell.split} split, seed {cell.seed}"
+        return f"{self.config.task}, {self.config.split} split, seed {self.config.seed}"
 
     @torch.no_grad()
     def answer(self, positions: Tensor) -> Tensor:
         """The network's output for positions [N, 2]."""
-        size = self.config.data.canvas_size
-        task = make_task(self.config.cell.task, size)
+        size = self.config.canvas_size
+        task = make_task(self.config.task, size)
         output: Tensor = self.network(task.encode(positions, size))
         return output
 
     def chances(self, positions: Tensor) -> Tensor:
         """What the network paints for positions [N, 2], as probabilities [N, H, W]."""
         logits = self.answer(positions)
-        if self.config.cell.task == "classification":
+        if self.config.task == "classification":
             return logits.flatten(1).softmax(1).view(logits.shape)
         return logits.sigmoid()
+
+    def judge(self, positions: Tensor) -> Tensor:
+        """The headline figure of every one of positions [N, 2]."""
+        judged = judge_positions(self.network, self.config, positions)
+        return judged[HEADLINES[self.config.task]]
+
+    def chances_of_targets(self, positions: Tensor) -> Tensor:
+        """The probability that the target itself gets, [N]; a few images fit memory at once."""
+        parts = [
+            self.chances(part)[torch.arange(len(part)), *part.unbind(1)]
+            for part in batches_of(positions, 64)
+        ]
+        return torch.cat(parts)
 
 
 def draw_group(directory: Path, seed: int) -> list[Path]:
@@ -80,13 +91,13 @@ def draw_group(directory: Path, seed: int) -> list[Path]:
         The PNG files, in `directory`; none if no cell has finished.
     """
     cells = [CellDirectory(directory / model / f"seed{seed}") for model in MODELS]
-    trained = [_open(cell) for cell in cells if cell.is_finished()]
+    trained = [_Trained(*c.load_network(), c.read_result()) for c in cells if c.is_finished()]
     if not trained:
         return []
     split = split_of(trained[0].config)
     with mpl.rc_context({"font.size": 9, "axes.titlesize": 9, "savefig.dpi": _DOTS_PER_INCH}):
         pictures = {"canvas": _draw_canvas(trained, split), "curve": _draw_curve(trained)}
-        if trained[0].config.cell.task != "regression":
+        if trained[0].config.task != "regression":
             pictures["prediction"] = _draw_prediction(trained, split)
     suffix = f".seed{seed}"
     for events in directory.glob(f"events.out.*{suffix}"):
@@ -106,24 +117,14 @@ def draw_group(directory: Path, seed: int) -> list[Path]:
     return paths
 
 
-def _open(cell: CellDirectory) -> _Trained:
-    config, network = cell.load_network()
-    judged = {
-        part: judge_positions(network, config, positions)
-        for part, positions in split_of(config)._asdict().items()
-    }
-    return _Trained(config, cell.read_result(), network, judged)
-
-
 def _draw_canvas(trained: Sequence[_Trained], split: Split) -> Picture:
     """Where on the canvas the examples are and which are right: networks down, parts across."""
     config = trained[0].config
-    size, task = config.data.canvas_size, config.cell.task
+    size, task, figure = config.canvas_size, config.task, HEADLINES[config.task]
     picture = Picture(figsize=(7.4, 1.3 + 3.7 * len(trained)), layout="constrained")
     grid = picture.subplots(len(trained), 2, squeeze=False, sharex=True, sharey=True)
     for row, cell in zip(grid, trained, strict=True):
         for axes, (part, positions) in zip(row, split._asdict().items(), strict=True):
-            figure = headline_of(cell.result)
             mean = show_figure(figure, cell.result[f"{part}_{figure}"])
             mean = f"mean error {mean}" if task == "regression" else mean
             axes.set_title(f"{cell.name}\n{_PART_NAMES[part]} examples: {mean}")
@@ -133,21 +134,18 @@ def _draw_canvas(trained: Sequence[_Trained], split: Split) -> Picture:
             if task == "regression":
                 _plot_predicted_points(axes, cell.answer(positions) * size, positions)
             else:
-                values = cell.judged[part]["accuracy" if task == "classification" else "iou"]
-                shown = _plot_values(axes, values, positions, size)
+                shown = _plot_values(axes, cell.judge(positions), positions, size)
     picture.suptitle(f"{trained[0].group}: every example at its place on the canvas")
-    handles: list[Any] = []
     if task == "rendering":
         label = "intersection over union (white: no example)"
         picture.colorbar(shown, ax=grid, location="bottom", shrink=0.5, aspect=30, label=label)
-    elif task == "classification":
-        handles += [Patch(fc=_RIGHT, label="right"), Patch(fc=_WRONG, label="wrong")]
-        handles += [Patch(fc=_NO_EXAMPLE, ec="black", lw=0.5, label="no example")]
-    else:
-        handles += axes.lines
-    if handles:
-        options: Any = {"ncols": 3, "frameon": False, "markerscale": 2}
-        picture.legend(handles=handles, loc="outside lower center", **options)
+        return picture
+    handles: list[Any] = [Patch(fc=_RIGHT, label="right"), Patch(fc=_WRONG, label="wrong")]
+    handles += [Patch(fc=_NO_EXAMPLE, ec="black", lw=0.5, label="no example")]
+    if task == "regression":
+        handles = axes.lines
+    options: Any = {"ncols": 3, "frameon": False, "markerscale": 2}
+    picture.legend(handles=handles, loc="outside lower center", **options)
     return picture
 
 
@@ -170,12 +168,12 @@ def _draw_curve(trained: Sequence[_Trained]) -> Picture:
     """The headline figure against training time."""
     picture = Picture(figsize=(7.0, 3.8), layout="constrained")
     axes = picture.subplots()
-    figure = headline_of(trained[0].result)
+    figure = HEADLINES[trained[0].config.task]
     styles = {"cnn": ("#b2182b", "s"), "coordconv": (_DARK, "o")}
     for cell in trained:
         curve = cell.result["curve"]
         seconds = [row["seconds"] for row in curve]
-        colour, marker = styles[cell.config.cell.model]
+        colour, marker = styles[cell.config.model]
         for part, line in (("train", "--"), ("test", "-")):
             axes.plot(
                 seconds,
@@ -187,7 +185,7 @@ def _draw_curve(trained: Sequence[_Trained]) -> Picture:
                 ms=3.5,
                 markevery=max(len(curve) // 12, 1),
                 fillstyle="full" if part == "test" else "none",
-                label=f"{_NAMES[cell.config.cell.model]}, {_PART_NAMES[part]}",
+                label=f"{_NAMES[cell.config.model]}, {_PART_NAMES[part]}",
             )
         perfect = cell.result["seconds_to_perfect"]
         if perfect is not None:
@@ -202,7 +200,7 @@ def _draw_curve(trained: Sequence[_Trained]) -> Picture:
         axes.set_ylim(-0.03, 1.03)
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
-    examples = trained[0].config.training.evaluate_examples
+    examples = trained[0].config.evaluate_examples
     axes.set_title(f"{trained[0].group} (on {examples} examples of each part)")
     picture.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return picture
@@ -210,7 +208,7 @@ def _draw_curve(trained: Sequence[_Trained]) -> Picture:
 
 def _draw_prediction(trained: Sequence[_Trained], split: Split) -> Picture:
     """The prediction around the target of three examples per network, the target boxed."""
-    is_one_pixel = trained[0].config.cell.task == "classification"
+    is_one_pixel = trained[0].config.task == "classification"
     radius = 0 if is_one_pixel else SQUARE_RADIUS
     reach = radius + _MARGIN
     picture = Picture(figsize=(7.4, 0.9 + 2.6 * len(trained)), layout="constrained")
@@ -243,21 +241,10 @@ def _draw_prediction(trained: Sequence[_Trained], split: Split) -> Picture:
 
 def _choose_examples(cell: _Trained, split: Split) -> list[tuple[str, Tensor]]:
     """Choose a middling training example, a middling test example and the worst, with titles."""
-    if cell.config.cell.task == "rendering":
-        train, test = (cell.judged[part]["iou"] for part in split._fields)
-    else:
-        train, test = (_chances_of_targets(cell, positions) for positions in split)
+    is_rendering = cell.config.task == "rendering"
+    train, test = map(cell.judge if is_rendering else cell.chances_of_targets, split)
     return [
         ("training, median", split.train[int(train.argsort()[len(train) // 2])]),
         ("test, median", split.test[int(test.argsort()[len(test) // 2])]),
         ("test, worst", split.test[int(test.argmin())]),
     ]
-
-
-def _chances_of_targets(cell: _Trained, positions: Tensor) -> Tensor:
-    """The probability that the target itself gets, [N]; a few images fit the memory at once."""
-    parts = (
-        cell.chances(part)[torch.arange(len(part)), *part.unbind(1)]
-        for part in batches_of(positions, 64)
-    )
-    return torch.cat(list(parts))

@@ -1,27 +1,28 @@
-"""The closing table: one line per cell."""
+"""The closing table: one line per cell, in 80 columns."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runtime.command_line import align_columns
 
-_HEAD = ("task-split", "network", "seed", "weights", "steps", "time", "train", "test", "all right")
+HEADLINES = {"classification": "accuracy", "regression": "error_pixels", "rendering": "iou"}
+_HEAD = ("network", "weights", "steps", "time", "train", "test", "all right")
 
 
 def format_table(results: Sequence[Mapping[str, Any]]) -> str:
-    """Lay out the content of `result.json` files as text.
+    """Lay out the content of `result.json` files as text, under the task, split and seed of each.
 
-    Below the table stands, for every pair of networks, how far the plain one was when CoordConv
-    had every example right.
+    Below a pair of networks stands how far the plain one was when CoordConv had every example
+    right.
     """
-    rows = [_HEAD, *(_row(result) for result in results)]
-    return "\n".join([*align_columns(rows, left=2), *_same_time(results)])
-
-
-def headline_of(result: Mapping[str, Any]) -> str:
-    """The name of the figure that a task is about."""
-    names = {"classification": "accuracy", "regression": "error_pixels", "rendering": "iou"}
-    return names[result["task"]]
+    head, *rows = align_columns([_HEAD, *map(_row, results)], left=1)
+    lines = [head]
+    cells = zip(results, rows, strict=True)
+    for title, group in itertools.groupby(cells, lambda cell: _title(cell[0])):
+        pair, shown = zip(*group, strict=True)
+        lines += [title, *shown, *_same_time({result["model"]: result for result in pair})]
+    return "\n".join(lines)
 
 
 def show_figure(figure: str, value: float) -> str:
@@ -34,13 +35,14 @@ def show_figure(figure: str, value: float) -> str:
     return f"{value:.3f} px"
 
 
+def _title(result: Mapping[str, Any]) -> str:
+    return f"{result['task']}, {result['split']} split, seed {result['seed']}"
+
+
 def _row(result: Mapping[str, Any]) -> tuple[str, ...]:
-    figure = headline_of(result)
-    perfect = result["seconds_to_perfect"]
+    figure, perfect = HEADLINES[result["task"]], result["seconds_to_perfect"]
     return (
-        f"{result['task']}-{result['split']}",
-        result["model"],
-        str(result["seed"]),
+        f"  {result['model']}",
         f"{result['parameters']:,}",
         f"{result['steps']:,}",
         f"{result['seconds']:.1f} s",
@@ -50,18 +52,16 @@ def _row(result: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _same_time(results: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+def _same_time(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Say what the plain network had reached when CoordConv was perfect."""
-    results_of = {(r["task"], r["split"], r["seed"], r["model"]): r for r in results}
-    for ours in results:
-        plain = results_of.get((ours["task"], ours["split"], ours["seed"], "cnn"))
-        perfect = ours["seconds_to_perfect"]
-        if ours["model"] == "cnn" or plain is None or perfect is None:
-            continue
-        figure = headline_of(ours)
-        for row in [row for row in plain["curve"] if row["seconds"] <= perfect][-1:]:
-            yield (
-                f"After the {perfect:.1f} s that CoordConv took on {ours['task']}-{ours['split']}, "
-                f"the plain network had {show_figure(figure, row[f'train_{figure}'])} (train) and "
-                f"{show_figure(figure, row[f'test_{figure}'])} (test) on a sample."
-            )
+    if len(results) < 2 or (perfect := results["coordconv"]["seconds_to_perfect"]) is None:
+        return []
+    rows = [row for row in results["cnn"]["curve"] if row["seconds"] <= perfect]
+    if not rows:
+        return []
+    figure = HEADLINES[results["cnn"]["task"]]
+    train, test = (show_figure(figure, rows[-1][f"{part}_{figure}"]) for part in ("train", "test"))
+    return [
+        f"After the {perfect:.1f} s that CoordConv took, the plain network had, on a sample,",
+        f"{train} (train) and {test} (test).",
+    ]

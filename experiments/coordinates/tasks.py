@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,23 +27,18 @@ from experiments.coordinates.networks import (
 )
 from policies.coordconv import CoordConv2d
 
-Figure = Literal["accuracy", "error_pixels", "iou"]
-
 
 @dataclass(frozen=True)
 class Task:
     """One task. Positions are [B, 2], int64; H = W is the canvas size.
 
-    What is measured, the headline first: "accuracy" (share of examples whose brightest pixel is the
-    target), "error_pixels" (mean Euclidean distance), "iou" (mean intersection over union, a pixel
-    being on above probability 0.5).
+    What is measured: "accuracy" (whether the brightest pixel is the target), "error_pixels"
+    (Euclidean distance), "iou" (intersection over union, a pixel being on above probability 0.5).
     """
 
-    figures: tuple[Figure, ...]
-    can_be_perfect: bool  # whether the headline figure can be 1, which ends training
     encode: Callable[[Tensor, int], Tensor]  # positions and H to the network's input
     loss: Callable[[Tensor, Tensor], Tensor]  # output and positions to the mean loss of the batch
-    judge: Callable[[Tensor, Tensor], dict[Figure, Tensor]]  # to every example's, each [B], float32
+    judge: Callable[[Tensor, Tensor], dict[str, Tensor]]  # to every example's, each [B], float32
 
 
 def _classification_loss(logits: Tensor, positions: Tensor) -> Tensor:
@@ -52,7 +46,7 @@ def _classification_loss(logits: Tensor, positions: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(1), _pixel_index(positions, logits.shape[-1]))
 
 
-def _judge_classification(logits: Tensor, positions: Tensor) -> dict[Figure, Tensor]:
+def _judge_classification(logits: Tensor, positions: Tensor) -> dict[str, Tensor]:
     brightest = logits.flatten(1).argmax(1)
     width = logits.shape[-1]
     answer = torch.stack((brightest // width, brightest % width), 1)
@@ -76,7 +70,7 @@ def _rendering_loss(logits: Tensor, positions: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, draw_squares(positions, logits.shape[-1]))
 
 
-def _judge_rendering(logits: Tensor, positions: Tensor) -> dict[Figure, Tensor]:
+def _judge_rendering(logits: Tensor, positions: Tensor) -> dict[str, Tensor]:
     painted = logits > 0
     square = draw_squares(positions, logits.shape[-1]).bool()
     both, either = (part.flatten(1).sum(1) for part in (painted & square, painted | square))
@@ -90,15 +84,14 @@ def make_task(name: TaskName, canvas_size: int) -> Task:
         """Mean squared error of the position as a share of the canvas."""
         return F.mse_loss(output, positions / canvas_size)
 
-    def judge_regression(output: Tensor, positions: Tensor) -> dict[Figure, Tensor]:
+    def judge_regression(output: Tensor, positions: Tensor) -> dict[str, Tensor]:
         return {"error_pixels": _distance(output * canvas_size, positions)}
 
     if name == "regression":
-        return Task(("error_pixels",), False, draw_points, regression_loss, judge_regression)
+        return Task(draw_points, regression_loss, judge_regression)
     if name == "rendering":
-        return Task(("iou",), True, scale_positions, _rendering_loss, _judge_rendering)
-    figures: tuple[Figure, ...] = ("accuracy", "error_pixels")
-    return Task(figures, True, scale_positions, _classification_loss, _judge_classification)
+        return Task(scale_positions, _rendering_loss, _judge_rendering)
+    return Task(scale_positions, _classification_loss, _judge_classification)
 
 
 def make_network(config: CellConfig) -> nn.Module:
@@ -107,9 +100,9 @@ def make_network(config: CellConfig) -> nn.Module:
     In the regression network the coordinates' weights start at zero: otherwise the maximum over the
     canvas may stand in the corner where the coordinates are largest, whatever the image shows.
     """
-    network, generator = _architecture(config), torch.Generator().manual_seed(config.cell.seed)
-    initialise(network, config.network.kernel_scale, generator)
-    if config.cell.task == "regression":
+    network, generator = _architecture(config), torch.Generator().manual_seed(config.seed)
+    initialise(network, config.kernel_scale, generator)
+    if config.task == "regression":
         for layer in network.modules():
             if isinstance(layer, CoordConv2d):
                 layer.init_coordinate_weights("zero")
@@ -117,24 +110,24 @@ def make_network(config: CellConfig) -> nn.Module:
 
 
 def _architecture(config: CellConfig) -> nn.Module:
-    size, choices = config.data.canvas_size, config.network
-    match config.cell.task, config.cell.model:
+    size, choices = config.canvas_size, (config.kernel_size, config.width_multiplier)
+    match config.task, config.model:
         case "regression", "coordconv":
             return coordconv_regressor(size)
         case "regression", "cnn":
-            uniform = config.cell.split == "uniform"
+            uniform = config.split == "uniform"
             return pooled_regressor(size) if uniform else convolutional_regressor()
         case "classification", "coordconv":
             return CoordConvPainter(size)
         case "rendering", "coordconv":
-            return CoordConvRenderer(size, choices.kernel_size, choices.width_multiplier)
+            return CoordConvRenderer(size, *choices)
         case _:
-            return DeconvPainter(size, choices.kernel_size, choices.width_multiplier)
+            return DeconvPainter(size, *choices)
 
 
 def split_of(config: CellConfig) -> Split:
     """The positions that a cell learns from, and those it is tested on."""
-    return split_positions(config.cell.split, config.data.canvas_size, config.data.split_seed)
+    return split_positions(config.split, config.canvas_size, config.split_seed)
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -148,22 +141,20 @@ def examples_per_pass(config: CellConfig) -> int:
     Batch norm makes the examples of a batch depend on each other, and the plain networks' features
     are small: they get whole batches.
     """
-    if config.cell.model == "cnn" or config.execution.device != "cpu":
-        return max(config.training.batch_size, 128)
-    return 8 if config.cell.task == "regression" else 2
+    if config.model == "cnn" or config.device != "cpu":
+        return max(config.batch_size, 128)
+    return 8 if config.task == "regression" else 2
 
 
 @torch.no_grad()
-def judge_positions(
-    network: nn.Module, config: CellConfig, positions: Tensor
-) -> dict[Figure, Tensor]:
+def judge_positions(network: nn.Module, config: CellConfig, positions: Tensor) -> dict[str, Tensor]:
     """Judge a cell's network on positions [N, 2]: every example's figures, each [N], on the CPU."""
-    size, was_training = config.data.canvas_size, network.training
-    task = make_task(config.cell.task, size)
+    size, was_training = config.canvas_size, network.training
+    task = make_task(config.task, size)
     network.eval()
     judged = [
         task.judge(network(task.encode(batch, size)), batch)
         for batch in batches_of(positions, examples_per_pass(config))
     ]
     network.train(was_training)
-    return {figure: torch.cat([part[figure] for part in judged]).cpu() for figure in task.figures}
+    return {figure: torch.cat([part[figure] for part in judged]).cpu() for figure in judged[0]}

@@ -17,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from experiments.coordinates.config import CellConfig, cell_differences, load_config
 from experiments.coordinates.data import Split, batches_of, shuffle
-from experiments.coordinates.table import headline_of, show_figure
+from experiments.coordinates.table import HEADLINES, show_figure
 from experiments.coordinates.tasks import (
     count_parameters,
     examples_per_pass,
@@ -52,30 +52,19 @@ class CellDirectory(RunDirectory):
     result.json        the figures; written last, so where it is, the cell is finished
     """
 
-    @property
-    def result_path(self) -> Path:
-        """The figures of the trained network."""
-        return self.path / "result.json"
-
-    @property
-    def weights_path(self) -> Path:
-        """The trained network."""
-        return self.path / "weights.pth"
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.result_path = path / "result.json"
+        self.weights_path = path / "weights.pth"
 
     def is_finished(self) -> bool:
         """Whether the cell has its figures."""
         return self.exists() and self.result_path.exists()
 
     def read_result(self) -> dict[str, Any]:
-        """The figures of a finished cell.
-
-        Raises:
-            ValueError: If the file is damaged; one line.
-        """
-        result = read_json(self.result_path)
-        if not _is_result(result):
-            raise ValueError(f"{self.result_path}: not a result; delete {self.path}.")
-        return dict(result)
+        """The figures of a finished cell."""
+        result: dict[str, Any] = read_json(self.result_path)
+        return result
 
     def load_network(self) -> tuple[CellConfig, nn.Module]:
         """The config of a finished cell and its trained network, on the CPU and not training.
@@ -92,19 +81,6 @@ class CellDirectory(RunDirectory):
             line = f"{self.weights_path} is damaged; delete {self.path} and run again."
             raise ValueError(line) from None
         return config, network.eval()
-
-
-def _is_result(values: Any) -> bool:
-    """Tell whether values have what the table and the pictures read."""
-    try:
-        figure = headline_of(values)
-        numbers = [values["parameters"], values["steps"], values["seconds_to_perfect"] or 0]
-        for row in (values, *values["curve"]):
-            numbers += [row[key] for key in ("seconds", f"train_{figure}", f"test_{figure}")]
-    except (KeyError, TypeError):
-        return False
-    has_names = values.keys() >= {"split", "model", "seed", "stopped"}
-    return has_names and all(type(number) in (int, float) for number in numbers)
 
 
 def find_result(
@@ -127,7 +103,7 @@ def find_result(
         )
     if asked.budget == saved.budget:
         return result
-    reached = asked.budget.is_reached(result["steps"], result["seconds"])
+    reached = asked.is_over(result["steps"], result["seconds"])
     if reached and budget_is_asked:
         raise ValueError(
             f"{directory.path} has trained for {result['steps']:_} steps and "
@@ -151,13 +127,13 @@ def train_cell(directory: CellDirectory, config: CellConfig, say: Say = print) -
         Divergence: If the loss is not finite.
         ValueError: If the cell cannot be trained here; one line.
     """
-    threads, _ = choose_threads(config.execution.threads)
-    config = config.replace(execution=config.execution.replace(threads=threads))
-    if config.execution.device == "cuda" and not torch.cuda.is_available():
+    threads, _ = choose_threads(config.threads)
+    config = config.replace(threads=threads)
+    if config.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("`device` is cuda, but no GPU is available; use cpu.")
     torch.set_num_threads(threads)
     with directory.lock():
-        directory.record_start(describe_start(config.execution.device, threads, {}))
+        directory.record_start(describe_start(config.device, threads, {}))
         trainer = _Trainer(config, say)
         trainer.train()
         result = trainer.result()
@@ -195,22 +171,21 @@ class _Trainer:
         # Rows of steps, seconds, mean loss since the row before (not in the first, the untrained
         # network's), and the headline figure on a part of the training and of the test examples.
         self.curve: list[dict[str, float]] = []
-        device = config.execution.device
-        self.task = make_task(config.cell.task, config.data.canvas_size)
-        self.network = make_network(config).to(device)
+        self.task = make_task(config.task, config.canvas_size)
+        self.headline = HEADLINES[config.task]
+        self.network = make_network(config).to(config.device)
         # Betas: the released code, whose epsilon is the default here, too.
         self._optimizer = torch.optim.Adam(
-            self.network.parameters(), config.training.learning_rate, (0.9, 0.99), fused=True
+            self.network.parameters(), config.learning_rate, (0.9, 0.99), fused=True
         )
-        self._split = Split(*(part.to(device) for part in split_of(config)))
+        self._split = Split(*(part.to(config.device) for part in split_of(config)))
         # The examples that the curve is measured on.
         self._samples = [
-            shuffle(part, config.data.split_seed)[: config.training.evaluate_examples]
-            for part in self._split
+            shuffle(part, config.split_seed)[: config.evaluate_examples] for part in self._split
         ]
         # On the CPU time is the thread's own: other programs then take nothing from a budget in
         # seconds. A GPU is waited for, which costs no processor time.
-        self._clock = time.thread_time if device == "cpu" else time.perf_counter
+        self._clock = time.thread_time if config.device == "cpu" else time.perf_counter
         self._started, self._started_by_the_clock = self._clock(), time.perf_counter()
         self._spoken = self._started_by_the_clock
 
@@ -221,23 +196,24 @@ class _Trainer:
 
     @property
     def _is_perfect(self) -> bool:
-        return self.perfect_evaluations >= self.config.training.perfect_evaluations
+        return self.perfect_evaluations >= self.config.perfect_evaluations
 
     def train(self) -> None:
         self.network.train()
         batches = self._batches()
         self._evaluate()
-        while not self._is_perfect and not self.config.budget.is_reached(self.steps, self.seconds):
+        while not self._is_perfect and not self.config.is_over(self.steps, self.seconds):
             self._step(next(batches))
             self.steps += 1
-            if self.steps % self.config.training.evaluate_every_steps == 0:
+            if self.steps % self.config.evaluate_every_steps == 0:
                 self._evaluate()
             self._speak_if_due()
 
     def result(self) -> dict[str, Any]:
+        self._speak_if_due(checking=True)
         steps, seconds = self.perfect_at or (None, None)
         return {
-            **self.config.cell.model_dump(),
+            **self.config.model_dump(include={"task", "split", "model", "seed"}),
             "parameters": count_parameters(self.network),
             "steps": self.steps,
             "seconds": self.seconds,
@@ -254,23 +230,23 @@ class _Trainer:
         if time.perf_counter() - self._spoken < _LINE_EVERY_SECONDS:
             return
         self._spoken = time.perf_counter()
-        row, figure = self.curve[-1], self.task.figures[0]
+        row, figure = self.curve[-1], self.headline
         train, test = (show_figure(figure, row[f"{part}_{figure}"]) for part in ("train", "test"))
-        limit = self.config.budget.total_steps
+        limit = self.config.total_steps
         steps = f"{self.steps:_}" + (f" of {limit:_}" if limit else "")
         what = "looking at every example" if checking else f"{train} (train), {test} (test)"
         self._say(f"  step {steps}, {self.seconds:.0f} s: {what}")
 
     def _batches(self) -> Iterator[Tensor]:
         """Yield batches, epoch after epoch; an epoch's order follows from its number."""
-        training, positions, epoch = self.config.training, self._split.train, 0
+        config, positions, epoch = self.config, self._split.train, 0
         while True:
-            if drops := training.learning_rate_drop_epochs:
-                rate = training.learning_rate * 0.1 ** min(epoch // drops, _MAX_DROPS)
+            if drops := config.learning_rate_drop_epochs:
+                rate = config.learning_rate * 0.1 ** min(epoch // drops, _MAX_DROPS)
                 self._optimizer.param_groups[0]["lr"] = rate
-            size = min(training.batch_size, len(positions))
+            size = min(config.batch_size, len(positions))
             whole = len(positions) // size * size  # the rest of an epoch is left out
-            seed = self.config.cell.seed + (epoch << 31)
+            seed = config.seed + (epoch << 31)
             yield from batches_of(shuffle(positions, seed)[:whole], size)
             epoch += 1
 
@@ -280,7 +256,7 @@ class _Trainer:
         The gradient is that of the whole batch's mean loss. Where examples do not depend on each
         other it is summed over passes of a few examples, whose features stay in the cache.
         """
-        size, batch_loss = self.config.data.canvas_size, 0.0
+        size, batch_loss = self.config.canvas_size, 0.0
         self._optimizer.zero_grad()
         for part in batches_of(positions, examples_per_pass(self.config)):
             output = self.network(self.task.encode(part, size))
@@ -296,17 +272,17 @@ class _Trainer:
     @torch.no_grad()
     def _add_l2_gradient(self) -> None:
         """Add the gradient of l2 times the sum of the squared kernels; biases have no such term."""
-        if not self.config.training.l2:
+        if not self.config.l2:
             return
         for layer in self.network.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
                 assert layer.weight.grad is not None
-                layer.weight.grad.add_(layer.weight, alpha=2 * self.config.training.l2)
+                layer.weight.grad.add_(layer.weight, alpha=2 * self.config.l2)
 
     def _evaluate(self) -> None:
-        figure = self.task.figures[0]
+        figure = self.headline
         train, test = (float(self._judge(part).mean()) for part in self._samples)
-        if self.task.can_be_perfect:
+        if figure != "error_pixels":  # no answer in pixels is exact, and ends training
             right = train == 1 and self._all_right(self._split.train)
             self.perfect_evaluations = self.perfect_evaluations + 1 if right else 0
             if right and test == 1 and not self.perfect_at and self._all_right(self._split.test):
@@ -314,13 +290,13 @@ class _Trainer:
         row = {"steps": self.steps, "seconds": self.seconds}
         row |= {f"train_{figure}": train, f"test_{figure}": test}
         if self.steps:
-            row["loss"] = self._loss_sum / self.config.training.evaluate_every_steps
+            row["loss"] = self._loss_sum / self.config.evaluate_every_steps
         self._loss_sum = 0.0
         self.curve.append(row)
 
     def _judge(self, positions: Tensor) -> Tensor:
         """The headline figure of every example."""
-        return judge_positions(self.network, self.config, positions)[self.task.figures[0]]
+        return judge_positions(self.network, self.config, positions)[self.headline]
 
     def _all_right(self, positions: Tensor) -> bool:
         """Tell whether the headline figure is 1 for every example; ends at the first that fails."""

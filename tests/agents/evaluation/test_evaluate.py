@@ -99,19 +99,17 @@ def breakout_agent(finished_run) -> TrainedAgent:
 SCORES = np.log([0.1, 0.6, 0.3])
 
 
-def test_without_epsilon_actions_are_drawn_by_their_probabilities():
+@pytest.mark.parametrize(
+    ("epsilon", "expected"),
+    [(None, [0.1, 0.6, 0.3]), (0.3, [0.1, 0.8, 0.1])],
+    ids=["by their probabilities", "that share uniformly, the others the best"],
+)
+def test_how_actions_are_drawn(epsilon, expected):
     generator = np.random.default_rng(0)
     # Scores are probabilities up to a factor: adding to all of them changes nothing.
-    drawn = [choose_action(SCORES + 50, None, generator) for _ in range(20_000)]
+    drawn = [choose_action(SCORES + 50, epsilon, generator) for _ in range(20_000)]
     shares = np.bincount(drawn, minlength=3) / 20_000
-    np.testing.assert_allclose(shares, [0.1, 0.6, 0.3], atol=0.015)  # 4 standard deviations
-
-
-def test_with_epsilon_that_share_of_actions_is_uniformly_random():
-    generator = np.random.default_rng(0)
-    drawn = [choose_action(SCORES, 0.3, generator) for _ in range(20_000)]
-    shares = np.bincount(drawn, minlength=3) / 20_000
-    np.testing.assert_allclose(shares, [0.1, 0.8, 0.1], atol=0.012)
+    np.testing.assert_allclose(shares, expected, atol=0.012)  # over 3 standard deviations
 
 
 def test_without_randomness_the_best_action_is_taken_and_nothing_drawn():
@@ -364,14 +362,6 @@ def test_the_interval_is_students(returns, mean, deviation, margin):
     assert summary["mean_return"] == mean
     assert summary["standard_deviation"] == deviation
     assert summary["interval_95"] == pytest.approx([mean - margin, mean + margin], abs=1e-5)
-
-
-def test_one_game_has_no_interval():
-    assert summarise_returns([5]) == {
-        "mean_return": 5.0,
-        "standard_deviation": None,
-        "interval_95": None,
-    }
 
 
 @pytest.mark.parametrize(

@@ -42,31 +42,24 @@ def test_a_shared_agent_acts_as_the_run_does(tmp_path, algo, capsys):
     assert all(torch.equal(state[name], value) for name, value in expected.items())
 
 
-def test_an_existing_file_is_kept(tmp_path, refuse):
-    out = tmp_path / "mine.zip"
-    out.write_text("mine")
-    line = refuse(export.main, [str(tmp_path), str(out)])
-    assert line == f"error: {out} exists; choose another name."
-    assert out.read_text() == "mine"
-
-
 @pytest.mark.parametrize(
-    ("run", "out", "line"),
+    ("out", "line"),
     [
+        ("mine.zip", "{out} exists; choose another name."),
+        ("no/out.zip", "there is no folder {out.parent}; make it first."),
         (
-            "nowhere",
             "out.zip",
             "{run} is not a run's directory: it has no config.json; give one, such as "
             "runs/Pong/a2c-coordconv/seed0, or a model's .zip file.",
         ),
-        ("nowhere", "no/out.zip", "there is no folder {out.parent}; make it first."),
     ],
 )
-def test_what_cannot_be_shared(tmp_path, refuse, run, out, line):
-    run, out = tmp_path / run, tmp_path / out
+def test_what_cannot_be_shared(tmp_path, refuse, out, line):
+    mine, run, out = tmp_path / "mine.zip", tmp_path / "nowhere", tmp_path / out
+    mine.write_text("mine")
     answer = refuse(export.main, [str(run), str(out)])
     assert answer == f"error: {line.format(run=run, out=out)}"
-    assert list(tmp_path.iterdir()) == []
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 
 # Games to play, and what a player at random does not reach: it has 1.7 in Breakout, -20.7 in Pong.

@@ -3,7 +3,6 @@ import torch
 
 from experiments.coordinates.data import (
     SplitName,
-    all_positions,
     batches_of,
     draw_points,
     draw_squares,
@@ -12,21 +11,15 @@ from experiments.coordinates.data import (
 )
 
 
-def test_positions_of_the_papers_canvas() -> None:
-    positions = all_positions(64)
-    assert positions.shape == (3136, 2)
-    assert positions.min() == 4
-    assert positions.max() == 59
-    assert len(positions.unique(dim=0)) == 3136
-
-
 @pytest.mark.parametrize(
     ("split", "train_count", "test_count"), [("uniform", 2368, 768), ("quadrant", 2407, 729)]
 )
 def test_splits_have_the_papers_counts(split: SplitName, train_count: int, test_count: int) -> None:
     train, test = split_positions(split, 64, 0)
     assert (len(train), len(test)) == (train_count, test_count)
-    assert len(torch.cat([train, test]).unique(dim=0)) == 3136
+    both = torch.cat([train, test])
+    assert len(both.unique(dim=0)) == 3136
+    assert (both.min(), both.max()) == (4, 59)
 
 
 def test_quadrant_holds_out_what_is_right_of_and_below_the_centre() -> None:

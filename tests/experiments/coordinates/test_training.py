@@ -16,7 +16,6 @@ from experiments.coordinates.data import draw_squares
 from experiments.coordinates.tasks import judge_positions, make_network, make_task
 from experiments.coordinates.training import (
     CellDirectory,
-    Divergence,
     find_result,
     measure,
     train_cell,
@@ -49,7 +48,7 @@ def test_threads_are_as_many_as_the_user_and_the_measurements_allow(tmp_path, mo
     monkeypatch.setattr("runtime.process_settings.count_cores", lambda: 8)
     config = small("classification", "coordconv", threads=0, total_steps=1)
     assert train(tmp_path, config)["steps"] == 1
-    assert load_config(tmp_path / "config.json").execution.threads == 1
+    assert load_config(tmp_path / "config.json").threads == 1
 
 
 # Figures
@@ -196,13 +195,6 @@ def test_l2_adds_its_gradient_to_kernels_only(tmp_path: Path) -> None:
     assert (after[norm] > before[norm]).any()
 
 
-def test_a_loss_that_is_not_finite_ends_training(tmp_path: Path) -> None:
-    config = small("regression", "cnn", total_steps=50, learning_rate=1e30)
-    with pytest.raises(Divergence, match=r"^the loss is (nan|inf) at step \d+$"):
-        train(tmp_path, config)
-    assert not CellDirectory(tmp_path).is_finished()
-
-
 def test_seconds_are_a_budget_of_processor_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,17 +243,11 @@ def finished(tmp_path: Path) -> CellDirectory:
 def test_a_finished_cell_answers_what_it_has_trained_for(
     finished: CellDirectory, asked: dict[str, Any], is_asked: bool, answers: bool
 ) -> None:
-    found = find_result(finished, small("regression", "cnn", **asked), budget_is_asked=is_asked)
-    assert found == (finished.read_result() if answers else None)
-
-
-def test_a_perfect_cell_is_finished_whatever_the_budget(
-    finished: CellDirectory, tmp_path: Path
-) -> None:
-    result = finished.read_result() | {"stopped": "perfect"}
+    config, result = small("regression", "cnn", **asked), finished.read_result()
+    assert find_result(finished, config, budget_is_asked=is_asked) == (result if answers else None)
+    result["stopped"] = "perfect"  # whatever the budget
     finished.result_path.write_text(json.dumps(result))
-    longer = small("regression", "cnn", total_steps=4_000)
-    assert find_result(finished, longer, budget_is_asked=True) == result
+    assert find_result(finished, config, budget_is_asked=is_asked) == result
 
 
 @pytest.mark.parametrize("what", ["train", "_write_events"])
