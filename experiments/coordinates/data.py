@@ -4,7 +4,6 @@ Shapes in this package: B batch, C channels, H rows and W columns of the canvas 
 examples. A position is a pair (row, column) of whole numbers, the centre of the square.
 """
 
-from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import torch
@@ -52,12 +51,6 @@ def shuffle(values: Tensor, seed: int) -> Tensor:
     """Bring the rows of a tensor into an order that follows from a seed, on every device."""
     order = torch.randperm(len(values), generator=torch.Generator().manual_seed(seed))
     return values[order.to(values.device)]
-
-
-def batches_of(positions: Tensor, size: int) -> Iterator[Tensor]:
-    """Yield positions [N, 2] in groups of `size`, the last one possibly smaller."""
-    for first in range(0, len(positions), size):
-        yield positions[first : first + size]
 
 
 def draw_points(positions: Tensor, canvas_size: int) -> Tensor:

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from experiments.coordinates.config import MODELS, CellConfig
-from experiments.coordinates.data import SQUARE_RADIUS, Split, batches_of
-from experiments.coordinates.table import HEADLINES, show_figure
+from experiments.coordinates.data import SQUARE_RADIUS, Split
+from experiments.coordinates.table import HEADLINES, show_figure, title_of
 from experiments.coordinates.tasks import judge_positions, make_task, split_of
 from experiments.coordinates.training import CellDirectory
 from runtime.files import write_atomically
@@ -47,10 +47,6 @@ class _Trained:
     def name(self) -> str:
         return f"{_NAMES[self.config.model]} ({self.result['parameters']:,} weights)"
 
-    @property
-    def group(self) -> str:
-        return f"{self.config.task}, {self.config.split} split, seed {self.config.seed}"
-
     @torch.no_grad()
     def answer(self, positions: Tensor) -> Tensor:
         """The network's output for positions [N, 2]."""
@@ -75,7 +71,7 @@ class _Trained:
         """The probability that the target itself gets, [N]; a few images fit memory at once."""
         parts = [
             self.chances(part)[torch.arange(len(part)), *part.unbind(1)]
-            for part in batches_of(positions, 64)
+            for part in torch.split(positions, 64)
         ]
         return torch.cat(parts)
 
@@ -135,7 +131,7 @@ def _draw_canvas(trained: Sequence[_Trained], split: Split) -> Picture:
                 _plot_predicted_points(axes, cell.answer(positions) * size, positions)
             else:
                 shown = _plot_values(axes, cell.judge(positions), positions, size)
-    picture.suptitle(f"{trained[0].group}: every example at its place on the canvas")
+    picture.suptitle(f"{title_of(trained[0].result)}: every example at its place on the canvas")
     if task == "rendering":
         label = "intersection over union (white: no example)"
         picture.colorbar(shown, ax=grid, location="bottom", shrink=0.5, aspect=30, label=label)
@@ -201,7 +197,7 @@ def _draw_curve(trained: Sequence[_Trained]) -> Picture:
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     examples = trained[0].config.evaluate_examples
-    axes.set_title(f"{trained[0].group} (on {examples} examples of each part)")
+    axes.set_title(f"{title_of(trained[0].result)} (on {examples} examples of each part)")
     picture.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return picture
 
@@ -233,7 +229,7 @@ def _draw_prediction(trained: Sequence[_Trained], split: Split) -> Picture:
     for axes in grid[-1]:
         axes.set_xlabel("column")
     picture.suptitle(
-        f"{trained[0].group}: probability around the target (red box)\nblack: "
+        f"{title_of(trained[0].result)}: probability around the target (red box)\nblack: "
         f"{'the highest' if is_one_pixel else '1'}, white: 0, grey border: beyond the canvas"
     )
     return picture

@@ -19,7 +19,7 @@ def format_table(results: Sequence[Mapping[str, Any]]) -> str:
     head, *rows = align_columns([_HEAD, *map(_row, results)], left=1)
     lines = [head]
     cells = zip(results, rows, strict=True)
-    for title, group in itertools.groupby(cells, lambda cell: _title(cell[0])):
+    for title, group in itertools.groupby(cells, lambda cell: title_of(cell[0])):
         pair, shown = zip(*group, strict=True)
         lines += [title, *shown, *_same_time({result["model"]: result for result in pair})]
     return "\n".join(lines)
@@ -35,7 +35,8 @@ def show_figure(figure: str, value: float) -> str:
     return f"{value:.3f} px"
 
 
-def _title(result: Mapping[str, Any]) -> str:
+def title_of(result: Mapping[str, Any]) -> str:
+    """What a pair of networks has in common."""
     return f"{result['task']}, {result['split']} split, seed {result['seed']}"
 
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from experiments.coordinates.config import CellConfig, TaskName
 from experiments.coordinates.data import (
     Split,
-    batches_of,
     draw_points,
     draw_squares,
     scale_positions,
@@ -154,7 +153,7 @@ def judge_positions(network: nn.Module, config: CellConfig, positions: Tensor) -
     network.eval()
     judged = [
         task.judge(network(task.encode(batch, size)), batch)
-        for batch in batches_of(positions, examples_per_pass(config))
+        for batch in torch.split(positions, examples_per_pass(config))
     ]
     network.train(was_training)
     return {figure: torch.cat([part[figure] for part in judged]).cpu() for figure in judged[0]}

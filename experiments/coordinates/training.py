@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from experiments.coordinates.config import CellConfig, cell_differences, load_config
-from experiments.coordinates.data import Split, batches_of, shuffle
+from experiments.coordinates.data import Split, shuffle
 from experiments.coordinates.table import HEADLINES, show_figure
 from experiments.coordinates.tasks import (
     count_parameters,
@@ -247,7 +247,7 @@ class _Trainer:
             size = min(config.batch_size, len(positions))
             whole = len(positions) // size * size  # the rest of an epoch is left out
             seed = config.seed + (epoch << 31)
-            yield from batches_of(shuffle(positions, seed)[:whole], size)
+            yield from torch.split(shuffle(positions, seed)[:whole], size)
             epoch += 1
 
     def _step(self, positions: Tensor) -> None:
@@ -258,7 +258,7 @@ class _Trainer:
         """
         size, batch_loss = self.config.canvas_size, 0.0
         self._optimizer.zero_grad()
-        for part in batches_of(positions, examples_per_pass(self.config)):
+        for part in torch.split(positions, examples_per_pass(self.config)):
             output = self.network(self.task.encode(part, size))
             loss = self.task.loss(output, part) * (len(part) / len(positions))
             loss.backward()  # type: ignore[no-untyped-call]
@@ -300,7 +300,7 @@ class _Trainer:
 
     def _all_right(self, positions: Tensor) -> bool:
         """Tell whether the headline figure is 1 for every example; ends at the first that fails."""
-        for part in batches_of(positions, 128):
+        for part in torch.split(positions, 128):
             if not (self._judge(part) == 1).all():
                 return False
             self._speak_if_due(checking=True)
