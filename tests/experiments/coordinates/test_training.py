@@ -217,7 +217,8 @@ def test_progress_fits_eighty_columns(tmp_path: Path, monkeypatch: pytest.Monkey
     config = small("rendering", "cnn", total_steps=6)
     train_cell(CellDirectory(tmp_path), config, lines.append)
     assert [re.sub(r"\d+\.\d+|\d+ s", "?", line) for line in lines] == [
-        f"  step {step} of 6, ?: IOU ? (train), IOU ? (test)" for step in range(1, 7)
+        *(f"  step {step} of 6, ?: IOU ? (train), IOU ? (test)" for step in range(1, 7)),
+        "  step 6 of 6, ?: looking at every example",
     ]
     assert max(map(len, lines)) <= 80
 
