@@ -1,13 +1,30 @@
-"""Run directories without any training, for tests of what reads them."""
+"""Plans, and run directories without any training, for tests of what reads them."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from agents.training.callbacks import EPISODE_COLUMNS
 from configs.run_config import RunConfig
+from experiments.comparison.plan import ComparisonPlan, make_plan
+from experiments.comparison.report.render import write_report
 from runtime.provenance import hash_source
 from runtime.run_directory import RunDirectory, State
+
+
+def plan_of(games: str = "Breakout Pong", seeds: int = 2, **overrides: Any) -> ComparisonPlan:
+    """A plan of A2C runs of 1000 agent steps; arms are given as one text, too."""
+    design = {"arms": overrides.pop("arms").split()} if "arms" in overrides else {}
+    settings = {"total_agent_steps": 1000} | overrides
+    return make_plan("a2c", settings, games=games.split(), seeds=seeds, **design)
+
+
+def read_outputs(runs: Path) -> dict[str, bytes]:
+    """Write the report of a folder and give its files."""
+    write_report(runs)
+    paths = [*runs.glob("report.*"), *runs.glob("figures/*"), *runs.glob("tensorboard/*/*")]
+    return {path.relative_to(runs).as_posix(): path.read_bytes() for path in paths}
 
 
 def write_run(

@@ -39,7 +39,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Pack what has ended; returns 1 if a run could not be read."""
     unreadable: list[str] = []
     with exit_on_user_error():
-        options = _parser().parse_args(arguments)
+        parser = OneLineParser(
+            prog="python -m experiments.comparison.archive",
+            description="Pack the finished runs of a comparison to what its report needs, into a "
+            "folder that python -m experiments.comparison and train.py --compare --runs read as "
+            "they do the runs themselves. The same command again adds what has finished since.",
+        )
+        parser.add_argument("runs", metavar="RUNS", help="the folder of the runs")
+        parser.add_argument("archive", metavar="ARCHIVE", help="the folder to pack them into")
+        options = parser.parse_args(arguments)
         runs, archive = parse_path(options.runs, "RUNS"), parse_path(options.archive, "ARCHIVE")
         packed, unfinished, unreadable = pack_runs(runs, archive)
         for line in unreadable:
@@ -138,18 +146,6 @@ def _without_command(value: Any) -> Any:
 def _write_if_changed(path: Path, data: bytes) -> None:
     if not path.exists() or path.read_bytes() != data:
         write_atomically(path, data)
-
-
-def _parser() -> OneLineParser:
-    parser = OneLineParser(
-        prog="python -m experiments.comparison.archive",
-        description="Pack the finished runs of a comparison to what its report needs, into a "
-        "folder that python -m experiments.comparison and train.py --compare --runs read as they "
-        "do the runs themselves. The same command again adds what has finished since.",
-    )
-    parser.add_argument("runs", metavar="RUNS", help="the folder of the runs")
-    parser.add_argument("archive", metavar="ARCHIVE", help="the folder to pack them into")
-    return parser
 
 
 if __name__ == "__main__":

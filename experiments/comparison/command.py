@@ -60,7 +60,7 @@ def run_comparison(
             runs.mkdir(parents=True, exist_ok=True)
             save_plan(plan, runs)
         if dry_run or declare:
-            print_result(describe_plan(plan, runs, jobs))
+            print_result(describe_plan(plan, unfinished, runs, jobs))
             return 0
         if cluster is None:
             find_device(plan.template.execution.device)

@@ -1,14 +1,16 @@
 """What a plan will take, and what it could show: told before anything is trained."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from agents.training.progress import format_seconds
 from agents.training.requirements import count_needs
+from configs.run_config import RunConfig
 from configs.settings import load_preset
 from experiments.comparison.plan import ComparisonPlan
-from experiments.comparison.report.records import find_runs, has_ended, read_episodes, read_progress
+from experiments.comparison.report.records import find_runs, read_episodes, read_progress
 from experiments.comparison.statistics.power import find_detectable_difference
 from experiments.comparison.statistics.verdicts import alpha_at_look
 from runtime.run_directory import RunDirectory
@@ -17,38 +19,36 @@ PROCESS_BYTES = 600_000_000  # of the program itself, in one training process
 _SHOWN = 8  # runs, of the order
 
 
-def describe_plan(plan: ComparisonPlan, runs: Path, jobs: int) -> str:
+def describe_plan(
+    plan: ComparisonPlan, unfinished: Sequence[RunConfig], runs: Path, jobs: int
+) -> str:
     """What `--dry-run` prints."""
-    configs = plan.runs()
-    left = [config for config in configs if not has_ended(RunDirectory(runs / config.name), config)]
-    steps, total = plan.total_agent_steps * len(configs), plan.total_agent_steps
-    done = total * (len(configs) - len(left)) + sum(
-        min(read_progress(RunDirectory(runs / config.name)).agent_steps, total) for config in left
-    )
+    configs, total = plan.runs(), plan.total_agent_steps
+    steps, ended = total * len(configs), len(configs) - len(unfinished)
+    progress = [read_progress(RunDirectory(runs / config.name)) for config in unfinished]
+    done = total * ended + sum(min(run.agent_steps, total) for run in progress)
     rate, source = find_rate(plan, runs)
-    needs = count_needs(left, runs, jobs, PROCESS_BYTES)
-    running = min(jobs, len(left))
-    seconds = (steps - done) / (rate * max(running, 1))
+    time = format_seconds((steps - done) / (rate * jobs))
+    needs = count_needs(unfinished, runs, jobs, PROCESS_BYTES)
     memory = needs.available_memory
     available = "" if memory is None else f"; {memory / 1e9:.1f} GB available"
+    more = [f"... {len(configs) - _SHOWN} more"] if len(configs) > _SHOWN else []
+    order = [*(config.name for config in configs[:_SHOWN]), *more]
     lines = [
         f"games      {' '.join(plan.games)}",
         f"arms       {' '.join(plan.arms)}; {plan.arms[0]} is the baseline",
         f"seeds      {' '.join(map(str, plan.seeds))}",
         f"training   {plan.template.run.algo}, protocol {plan.template.run.protocol}, "
-        f"{plan.template.run.precision}, {plan.total_agent_steps:_} agent steps a run",
-        f"runs       {len(configs)}, of which {len(configs) - len(left)} have ended; "
-        f"{jobs} at a time",
+        f"{plan.template.run.precision}, {total:_} agent steps a run",
+        f"runs       {len(configs)}, of which {ended} have ended; {jobs} at a time",
         f"steps      {steps:_} agent steps, {done:_} of them done",
-        f"time       {format_seconds(seconds)} at {rate:.0f} agent steps/s a job ({source})",
+        f"time       {time} at {rate:.0f} agent steps/s a job ({source})",
         f"disk       {needs.disk / 1e9:.1f} GB at most to come; "
         f"{needs.free_disk / 1e9:.1f} GB free",
         f"memory     {needs.memory / 1e9:.1f} GB{available}",
         f"verdicts   {describe_power(plan)}",
-        "order      " + "\n           ".join(config.name for config in configs[:_SHOWN]),
+        "order      " + "\n           ".join(order),
     ]
-    if len(configs) > _SHOWN:
-        lines.append(f"           ... {len(configs) - _SHOWN} more")
     return "\n".join(lines)
 
 

@@ -37,10 +37,6 @@ class LiveTable:
         self._drawn: list[str] = []
         self._shown = -math.inf
         self._runs, self._unfinished = runs, len(unfinished)
-        self._saved_steps = {
-            config.name: count_saved_steps(RunDirectory(runs / config.name))
-            for config in unfinished
-        }
         count = len(plan.runs())
         self.say(
             f"{count} runs of {plan.total_agent_steps:_} agent steps: "
@@ -50,14 +46,13 @@ class LiveTable:
 
     def run_starts(self, config: RunConfig) -> None:
         """Say from where a run goes on."""
-        if steps := count_saved_steps(RunDirectory(self._runs / config.name)):
+        if steps := self._count_saved_steps(config):
             self.say(f"{config.name}: goes on from {steps:_} agent steps.")
 
     def run_ended(self, config: RunConfig) -> None:
         """Say how a run ended."""
-        directory = RunDirectory(self._runs / config.name)
         with suppress(OSError, ValueError):  # what is shown ends no training
-            run = read_run(directory)
+            run = read_run(RunDirectory(self._runs / config.name))
             mean = final_score(run.episodes.returns)
             games = "no finished game" if mean is None else f"mean return {mean:.1f}"
             self.say(f"{config.name}: {run.state}, {run.agent_steps:_} agent steps, {games}.")
@@ -78,7 +73,7 @@ class LiveTable:
         rate = sum(run.agent_steps_per_second or self._expected_rate for run in progress)
         left = sum(config.run.total_agent_steps for config in (*active, *waiting))
         left -= sum(run.agent_steps for run in progress)
-        left -= sum(self._saved_steps[config.name] for config in waiting)
+        left -= sum(map(self._count_saved_steps, waiting))
         summary = (
             f"{format_seconds(max(left, 0) / rate)} left at {rate:.0f} agent steps/s; "
             f"{done} of {self._unfinished} ended, {len(active)} training, {len(waiting)} waiting"
@@ -89,6 +84,9 @@ class LiveTable:
         if self._on_terminal:
             self._drawn = lines = fit_to_terminal(lines, *shutil.get_terminal_size())
         print(erase + "\n".join(lines), flush=True)
+
+    def _count_saved_steps(self, config: RunConfig) -> int:
+        return count_saved_steps(RunDirectory(self._runs / config.name))
 
     def _erase(self) -> str:
         """What removes the table, which takes more lines if the terminal has become narrower."""

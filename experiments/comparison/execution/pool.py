@@ -178,12 +178,10 @@ def execute(
                 if code is None:
                     continue
                 active.remove(job)
-                is_stopped = bool(stop) and code in _EXITS_WHEN_STOPPED
-                if is_stopped or has_ended(RunDirectory(runs / job.config.name), job.config):
+                failure = _find_failure(job.config, runs, code, is_told=bool(stop))
+                if failure is None:
                     table.run_ended(job.config)
-                    continue
-                failure = _describe_failure(job.config, runs, code)
-                if job.attempt < ATTEMPTS and not stop:
+                elif job.attempt < ATTEMPTS and not stop:
                     table.say(f"{failure.name}: {failure.message}; it is tried once more.")
                     waiting.insert(0, (job.config, job.attempt + 1))
                 else:
@@ -193,14 +191,13 @@ def execute(
                 training = [job.config for job in active]
                 table.show(training, [config for config, _ in waiting], len(failures))
             time.sleep(SECONDS_BETWEEN_LOOKS)
-    except KeyboardInterrupt:
-        failures += _end(active, runs, table)
-        if not failures:
+    except BaseException as error:
+        unsaved = _end(active, runs, table)
+        failures += unsaved
+        if not (isinstance(error, KeyboardInterrupt) and failures):
+            for failure in unsaved:
+                table.say(f"{failure.name}: {failure.message}; see {failure.log}")
             raise
-    except BaseException:
-        for unsaved in _end(active, runs, table):
-            table.say(f"{unsaved.name}: {unsaved.message}; see {unsaved.log}")
-        raise
     return failures
 
 
@@ -221,18 +218,9 @@ def _end(jobs: Sequence[_Job], runs: Path, table: LiveTable) -> list[Failure]:
             code = job.worker.poll()
             if code is None:
                 job.worker.kill()
-                log = runs / job.config.name / LOG_NAME
-                failures.append(Failure(job.config.name, log, "killed before it was saved"))
-            elif not _is_saved(job, runs, code):
-                failures.append(_describe_failure(job.config, runs, code))
+            failure = _find_failure(job.config, runs, code, is_told=True)
+            failures += [] if failure is None else [failure]
     return failures
-
-
-def _is_saved(job: _Job, runs: Path, code: int) -> bool:
-    """Whether a worker that was told to stop, and ended, has lost nothing."""
-    if code in _EXITS_WHEN_STOPPED:
-        return True
-    return has_ended(RunDirectory(runs / job.config.name), job.config)
 
 
 def _with_threads(config: RunConfig, runs: Path, threads: int) -> RunConfig:
@@ -242,8 +230,16 @@ def _with_threads(config: RunConfig, runs: Path, threads: int) -> RunConfig:
     return config.with_execution(threads=threads)
 
 
-def _describe_failure(config: RunConfig, runs: Path, code: int) -> Failure:
+def _find_failure(
+    config: RunConfig, runs: Path, code: int | None, *, is_told: bool
+) -> Failure | None:
+    """What a worker has lost that ended with a status, or was killed (None), told to or not."""
     log = runs / config.name / LOG_NAME
+    if code is None:
+        return Failure(config.name, log, "killed before it was saved")
+    is_stopped = is_told and code in _EXITS_WHEN_STOPPED
+    if is_stopped or has_ended(RunDirectory(runs / config.name), config):
+        return None
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     *_, last = ["no output", *text.strip().splitlines()]
     how = f"ended by signal {-code}" if code < 0 else f"ended with exit status {code}"

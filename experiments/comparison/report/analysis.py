@@ -152,7 +152,12 @@ def analyse(comparison: Comparison) -> Analysis:
         comparisons=[_compare_arms(comparison, scores, candidate) for candidate in plan.arms[1:]],
         scores_over_games=_summarise_arms(comparison, scores),
         cost=[_describe_cost(comparison, arm) for arm in plan.arms],
-        coordinate_use=_describe_position_use(comparison),
+        coordinate_use=[
+            _describe_use(game, arm, [run for run in comparison.ended_runs(game, arm) if run])
+            for arm in plan.arms
+            if plan.network_of(arm).coord_layers
+            for game in plan.games
+        ],
         settings=_describe_settings(comparison),
         runs=_list_runs(comparison),
         left_out=comparison.left_out,
@@ -223,7 +228,7 @@ def _summarise_arms(
     games = [
         game
         for game, by_arm in scores.items()
-        if all(None not in by_arm[arm].final_human_normalised for arm in arms)
+        if all(None not in arm.final_human_normalised for arm in by_arm.values())
     ]
     estimates: dict[str, Estimate | None] = {}
     for arm in arms:
@@ -262,15 +267,6 @@ def _describe_cost(comparison: Comparison, arm: str) -> CostRow:
         hours=sum(seconds for _, seconds in last) / 3600,
         median_agent_steps_per_second=float(np.median(rates)) if rates else None,
     )
-
-
-def _describe_position_use(comparison: Comparison) -> list[PositionUseRow]:
-    return [
-        _describe_use(game, arm, [run for run in comparison.ended_runs(game, arm) if run])
-        for arm in comparison.plan.arms
-        if comparison.plan.network_of(arm).coord_layers
-        for game in comparison.plan.games
-    ]
 
 
 def _describe_use(game: str, arm: str, runs: list[RunRecord]) -> PositionUseRow:
@@ -318,15 +314,11 @@ def _distinct(starts: Sequence[Any], name: str) -> list[str]:
 
 
 def _list_runs(comparison: Comparison) -> list[RunRow]:
-    rows = []
-    for config in comparison.plan.runs():
-        run = comparison.runs.get((config.run.game, config.arm, config.run.seed))
-        row = RunRow(config.name, "not started")
-        if run is not None:
-            starts, games = len(run.starts), len(run.episodes.returns)
-            row = RunRow(config.name, run.state, run.agent_steps, starts, games, run.message)
-        rows.append(row)
-    return rows
+    rows = {config.name: RunRow(config.name, "not started") for config in comparison.plan.runs()}
+    for run in comparison.runs.values():
+        name, starts, games = run.config.name, len(run.starts), len(run.episodes.returns)
+        rows[name] = RunRow(name, run.state, run.agent_steps, starts, games, run.message)
+    return list(rows.values())
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -9,14 +9,13 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from agents.algorithms.build import extractor_arguments
 from agents.models.model_file import read_model_zip
 from agents.models.own_extractor import OBSERVATIONS
 from configs.run_config import NetworkSettings
 from configs.settings import Settings
-from policies.coordconv import ExtraChannelConv2d
 from policies.extractors import NatureCoordCNN
 from runtime.run_directory import RunDirectory
 
@@ -58,27 +57,22 @@ def read_network_cost(starts: Iterable[dict[str, Any]]) -> NetworkCost:
     return NetworkCost(None, None, 0)
 
 
+@torch.no_grad()
 def compute_network_cost(network: NetworkSettings) -> NetworkCost:
     """Count an arm's parameters and multiply-adds."""
     extractor = make_extractor(network)
     per_observation, per_update = 0, 0
-
-    def count(layer: nn.Module, _: object, output: Tensor) -> None:
-        nonlocal per_observation, per_update
+    output = torch.zeros(1, *OBSERVATIONS.shape)
+    for layer in (*extractor.cnn, *extractor.linear):
+        output = layer(output)
         if isinstance(layer, nn.Conv2d):
-            kernel = layer.kernel_size[0] * layer.kernel_size[1]
-            per_observation += output[0].numel() * layer.in_channels * kernel
-            if isinstance(layer, ExtraChannelConv2d):
-                extra = layer.weight.shape[1] - layer.in_channels
-                per_update += output[0].numel() * extra * kernel
+            # BiasMapConv2d's map is a weight as it is, and costs an update nothing.
+            extra = layer.weight.shape[1] - layer.in_channels
+            products = output.numel() * math.prod(layer.kernel_size)
+            per_observation += products * layer.in_channels
+            per_update += products * extra
         elif isinstance(layer, nn.Linear):
             per_observation += layer.weight.numel()
-
-    handles = [layer.register_forward_hook(count) for layer in extractor.modules()]
-    with torch.no_grad():
-        extractor(torch.zeros(1, *OBSERVATIONS.shape))
-    for handle in handles:
-        handle.remove()
     parameters = sum(weight.numel() for weight in extractor.parameters())
     return NetworkCost(parameters, per_observation, per_update)
 
@@ -95,18 +89,14 @@ def find_weight_shares(
         shares = directory.read_json(SHARES_NAME)
         if shares is None:
             return None
-        layers = list(map(str, network.coord_layers))
-        if (
-            not isinstance(shares, dict)
-            or sorted(shares) != layers
-            or not all(
-                isinstance(share, int | float) and 0 <= share <= 1 for share in shares.values()
-            )
-        ):
-            raise ValueError(
-                f"{directory.packed_path}: {SHARES_NAME} are not shares; restore the file."
-            )
-        return {int(layer): float(share) for layer, share in shares.items()}
+        with suppress(AttributeError, TypeError, ValueError):
+            found = {int(layer): float(share) for layer, share in shares.items()}
+            are_shares = all(0 <= share <= 1 for share in found.values())
+            if are_shares and sorted(found) == list(network.coord_layers):
+                return found
+        raise ValueError(
+            f"{directory.packed_path}: {SHARES_NAME} are not shares; restore the file."
+        )
     if network.extractor:
         return None
     try:

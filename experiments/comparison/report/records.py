@@ -2,8 +2,9 @@
 
 import csv
 import lzma
+import re
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,19 +167,12 @@ def read_episodes(path: Path) -> Episodes:
     Raises:
         ValueError: If it is damaged; one line.
     """
-    lines = _split_lines(read_episodes_text(path))
-    header = ",".join(EPISODE_COLUMNS)
+    text, header = read_episodes_text(path), ",".join(EPISODE_COLUMNS) + "\n"
+    # One by one: a list of all lines would take many times their memory.
+    lines = (line[0] for line in re.finditer(".*\n", text[: text.rfind("\n") + 1]))
     if next(lines, header) != header:
         raise ValueError(f"{path}: its columns are not those of this release; restore the file.")
     return _parse_rows(lines, path)
-
-
-def _split_lines(text: str) -> Iterator[str]:
-    """The whole lines one by one, without a list of them, which takes many times their memory."""
-    start = 0
-    while (end := text.find("\n", start)) >= 0:
-        yield text[start:end]
-        start = end + 1
 
 
 def read_episodes_text(path: Path) -> str:
@@ -336,9 +330,7 @@ def _infer_plan(records: Sequence[RunRecord]) -> ComparisonPlan:
     known_games = load_preset("comparison")["comparison"]["games"]
     return ComparisonPlan.parse(
         {
-            "games": tuple(
-                sorted(games, key=lambda g: (known_games.index(g) if g in known_games else 99, g))
-            ),
+            "games": tuple(sorted(games, key=lambda game: (game not in known_games, game))),
             "arms": tuple(sorted(arms, key=lambda arm: (arm != BASELINE, arm))),
             "extractors": tuple({run.key[1]: run.config.network for run in own}.values()),
             "seeds": tuple(sorted(seeds)),

@@ -12,7 +12,7 @@ those of `verdicts.decide`.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,6 @@ _SHARED = 0.4  # share of the variance between runs that belongs to the seed
 _STUCK = np.linspace(0.0, 0.1, GAMES)  # share of the runs that never take off, in either arm
 _NOISE = 0.01  # of the plateau: what finitely many games leave in a run's mean
 _TIMES = (np.arange(25) + 0.5) / 25  # shares of the training at which a curve is taken
-_CHUNK = 250  # families at a time, to bound memory
 
 
 def simulate_gains(
@@ -82,32 +81,22 @@ def simulate_comparisons(families: int, seeds: int, rng: np.random.Generator) ->
         Rates in [0, 1] by what they are of: a row of the table each. "At the margin" every
         difference is as large as its margin; without a margin is the hardest case.
     """
-    chunks = []
-    for count in _split(families):
-        gains = simulate_gains(rng, count, seeds)
-        fraction = default_criteria().margin_fraction
-        same, covered_same = _judge(*gains, effect=0, margin_fraction=fraction)
-        no_margin, _ = _judge(*gains, effect=0, margin_fraction=0)
-        at_margin, _ = _judge(*gains, effect=fraction, margin_fraction=fraction)
-        effects = [_judge(*gains, effect=effect, margin_fraction=fraction) for effect in EFFECTS]
-        chunks.append(
-            {
-                COVERAGE_SAME: covered_same.mean(),
-                COVERAGE_EFFECTS: np.mean([covered for _, covered in effects]),
-                FALSE_DIFFERENCE: _any_game(same, "better", "worse"),
-                FALSE_WITHOUT_MARGIN: _any_game(no_margin, "better", "worse"),
-                FALSE_AT_MARGIN: _any_game(at_margin, "better", "similar", "worse"),
-                "games similar, same arms": (same == "similar").mean(),
-            }
-            | {
-                f"games better, candidate gains {effect:.0%} more": (verdicts == "better").mean()
-                for effect, (verdicts, _) in zip(EFFECTS, effects, strict=True)
-            }
-        )
-    weights = list(_split(families))
+    gains = simulate_gains(rng, families, seeds)
+    fraction = default_criteria().margin_fraction
+    same, covered_same = _judge(*gains, effect=0, margin_fraction=fraction)
+    no_margin, _ = _judge(*gains, effect=0, margin_fraction=0)
+    at_margin, _ = _judge(*gains, effect=fraction, margin_fraction=fraction)
+    effects = [_judge(*gains, effect=effect, margin_fraction=fraction) for effect in EFFECTS]
     return {
-        name: float(np.average([chunk[name] for chunk in chunks], weights=weights))
-        for name in chunks[0]
+        COVERAGE_SAME: float(covered_same.mean()),
+        COVERAGE_EFFECTS: float(np.mean([covered for _, covered in effects])),
+        FALSE_DIFFERENCE: _any_game(same, "better", "worse"),
+        FALSE_WITHOUT_MARGIN: _any_game(no_margin, "better", "worse"),
+        FALSE_AT_MARGIN: _any_game(at_margin, "better", "similar", "worse"),
+        "games similar, same arms": float((same == "similar").mean()),
+    } | {
+        f"games better, candidate gains {effect:.0%} more": float((verdicts == "better").mean())
+        for effect, (verdicts, _) in zip(EFFECTS, effects, strict=True)
     }
 
 
@@ -151,11 +140,6 @@ def _mean_of_curve(take_off: FloatArray) -> FloatArray:
 
 def _any_game(verdicts: NDArray[Any], *wanted: str) -> float:
     return float(np.isin(verdicts, wanted).any(axis=-1).mean())
-
-
-def _split(families: int) -> Iterator[int]:
-    for start in range(0, families, _CHUNK):
-        yield min(_CHUNK, families - start)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

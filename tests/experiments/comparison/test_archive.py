@@ -10,17 +10,18 @@ from typing import Any
 import pytest
 
 from agents.training.run import plan_run
-from configs.run_config import parse_arm
+from configs.run_config import RunConfig, parse_arm
 from experiments.comparison.archive import main as archive
 from experiments.comparison.execution.pool import find_unfinished
-from experiments.comparison.plan import ComparisonPlan, make_plan, save_plan
+from experiments.comparison.plan import ComparisonPlan, save_plan
 from experiments.comparison.report.network_cost import make_extractor
 from experiments.comparison.report.position_use import ablate_runs
 from experiments.comparison.report.render import write_report
 from runtime.run_directory import RunDirectory
+from tests import synthetic_runs
 from tests.refusals import refusal
 from tests.short_runs import train
-from tests.synthetic_runs import write_run
+from tests.synthetic_runs import read_outputs, write_run
 from train import main
 
 SETTINGS: dict[str, Any] = {
@@ -32,8 +33,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def plan_of(**overrides: Any) -> ComparisonPlan:
-    games = ["Breakout", "Pong"]
-    return make_plan(algo="a2c", overrides=SETTINGS | overrides, games=games, seeds=1)
+    return synthetic_runs.plan_of(seeds=1, **(SETTINGS | overrides))
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +49,6 @@ def trained(tmp_path_factory) -> Path:
             (directory.evaluation_path / "ablation.json").write_text(ablation)
     save_plan(plan_of(), runs)
     return runs
-
-
-def read_outputs(runs: Path) -> dict[str, bytes]:
-    write_report(runs)
-    paths = [*runs.glob("report.*"), *runs.glob("figures/*"), *runs.glob("tensorboard/*/*")]
-    return {path.relative_to(runs).as_posix(): path.read_bytes() for path in paths}
 
 
 def read_packed(folder: Path) -> dict[str, bytes]:
@@ -144,21 +138,20 @@ def test_damage_to_one_run_is_told_and_the_others_are_packed(tmp_path, capsys, d
     }
 
 
-def test_another_comparison_is_not_packed_into_an_archive(tmp_path, capsys):
+def test_another_comparison_is_not_packed_into_an_archive(tmp_path, refuse):
     for name, gamma in (("one", 0.9), ("other", 0.5)):
         plan = plan_of(gamma=gamma)
         write_run(tmp_path / name, plan.runs()[0], [1.0])
         save_plan(plan, tmp_path / name)
     assert archive([str(tmp_path / "one"), str(tmp_path / "packed")]) == 0
-    with pytest.raises(SystemExit):
-        archive([str(tmp_path / "other"), str(tmp_path / "packed")])
-    assert "is a plan of other settings (gamma)" in capsys.readouterr().err
+    line = refuse(archive, [str(tmp_path / "other"), str(tmp_path / "packed")])
+    assert "is a plan of other settings (gamma)" in line
 
 
-def write_and_pack(tmp_path: Path) -> tuple[Path, Path, Path]:
+def write_and_pack(tmp_path: Path, config: RunConfig | None = None) -> tuple[Path, Path, Path]:
     """A run, a folder for others of its name, and an archive that has it."""
     runs, others, packed = (tmp_path / name for name in ("runs", "others", "packed"))
-    write_run(runs, plan_of().runs()[0], [1.0])
+    write_run(runs, config or plan_of().runs()[0], [1.0])
     assert archive([str(runs), str(packed)]) == 0
     return runs, others, packed
 
@@ -203,14 +196,12 @@ def test_what_an_archives_plan_does_not_have_is_not_packed_without_a_plan(tmp_pa
     assert not (packed / other.name).exists()
 
 
-def test_run_directories_are_no_archive(tmp_path, capsys):
+def test_run_directories_are_no_archive(tmp_path, capsys, refuse):
     runs, others, _ = write_and_pack(tmp_path)
     shutil.copytree(runs, others)
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(SystemExit) as error:
-        archive([str(runs), str(runs / ".." / "runs")])
-    assert error.value.code == 2
-    assert capsys.readouterr().err.startswith("error: ARCHIVE is RUNS itself, ")
+    line = refuse(archive, [str(runs), str(runs / ".." / "runs")])
+    assert line.startswith("error: ARCHIVE is RUNS itself, ")
     assert archive([str(runs), str(others)]) == 1
     assert "is a run that is not packed; choose another ARCHIVE" in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
@@ -223,18 +214,14 @@ def test_weights_that_are_no_numbers_have_no_share_and_stop_nothing(tmp_path, mo
         "experiments.comparison.report.network_cost.read_model_zip",
         lambda _: SimpleNamespace(policy_state=broken),
     )
-    runs, packed = tmp_path / "runs", tmp_path / "packed"
-    write_run(runs, plan_of().run_of("Pong", "coordconv", 0), [1.0])
-    assert archive([str(runs), str(packed)]) == 0
+    runs, _, packed = write_and_pack(tmp_path, plan_of().run_of("Pong", "coordconv", 0))
     assert read_outputs(packed) == read_outputs(runs)
 
 
 @pytest.mark.parametrize("shares", [{"0": "nan"}, {"1": 0.5}, {"0": 1.5}, {"x": 0.5}, {}, [0.5]])
 def test_damaged_shares_name_their_file(tmp_path, shares):
-    runs, _, packed = write_and_pack(tmp_path)
     config = plan_of().run_of("Pong", "coordconv", 0)
-    write_run(runs, config, [1.0])
-    assert archive([str(runs), str(packed)]) == 0
+    _, _, packed = write_and_pack(tmp_path, config)
     path = RunDirectory(packed / config.name).packed_path
     path.write_text(json.dumps(json.loads(path.read_text()) | {"weight_shares.json": shares}))
     assert refusal(write_report, packed) == (
@@ -244,10 +231,9 @@ def test_damaged_shares_name_their_file(tmp_path, shares):
 
 def test_packed_runs_are_not_ablated_and_the_command_says_so(tmp_path, capsys):
     config = plan_of().run_of("Pong", "coordconv", 0)
-    write_run(tmp_path / "runs", config, [1.0])
-    assert archive([str(tmp_path / "runs"), str(tmp_path / "packed")]) == 0
+    _, _, packed = write_and_pack(tmp_path, config)
     capsys.readouterr()
-    ablate_runs(tmp_path / "packed", 1)
+    ablate_runs(packed, 1)
     assert capsys.readouterr().out == (
         f"{config.name}: is a packed run, without the agent; left out.\n"
     )

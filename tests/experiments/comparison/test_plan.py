@@ -11,29 +11,19 @@ from configs.comparison import default_criteria
 from configs.run_config import NetworkSettings, arm_name, make_config, parse_arm
 from experiments.comparison.plan import (
     PLAN_NAME,
-    ComparisonPlan,
     continue_plan,
     load_plan,
     make_plan,
     save_plan,
 )
 from tests.refusals import refusal
+from tests.synthetic_runs import plan_of
 
 UNKNOWN_ARM = (
     "--arms: unknown arm {!r}; use cnn, coordconv, coordconv-all, bias-map or random-channels, "
     "with -r for the radius, -zero for coordinate weights that start at 0; or module:Class for a "
     "network of your own."
 )
-
-
-def plan_of(**changes) -> ComparisonPlan:
-    options: dict[str, Any] = {
-        "algo": "a2c",
-        "overrides": {"total_agent_steps": 1000},
-        "games": ["Pong", "Qbert"],
-        "seeds": 2,
-    }
-    return make_plan(**(options | changes))
 
 
 def all_networks() -> list[NetworkSettings]:
@@ -89,30 +79,28 @@ def test_the_preset_is_the_issues():
 
 def test_runs_alternate_between_arms_and_games():
     assert [config.name.replace("a2c-", "") for config in plan_of().runs()] == [
-        "Pong/cnn/seed0",
+        "Breakout/cnn/seed0",
+        "Breakout/coordconv/seed0",
         "Pong/coordconv/seed0",
-        "Qbert/coordconv/seed0",
-        "Qbert/cnn/seed0",
-        "Pong/coordconv/seed1",
+        "Pong/cnn/seed0",
+        "Breakout/coordconv/seed1",
+        "Breakout/cnn/seed1",
         "Pong/cnn/seed1",
-        "Qbert/cnn/seed1",
-        "Qbert/coordconv/seed1",
+        "Pong/coordconv/seed1",
     ]
 
 
 def test_a_planned_run_is_the_single_commands():
     (planned,) = [
-        config
-        for config in plan_of(overrides={"gamma": 0.9}).runs()
-        if config.name == "Qbert/a2c-coordconv/seed1"
+        config for config in plan_of(gamma=0.9).runs() if config.name == "Pong/a2c-coordconv/seed1"
     ]
-    assert planned == make_config("Qbert", "a2c", {"gamma": 0.9, "seed": 1, "coord_layers": [0]})
+    settings = {"total_agent_steps": 1000, "gamma": 0.9, "seed": 1, "coord_layers": [0]}
+    assert planned == make_config("Pong", "a2c", settings)
 
 
 def test_a_saved_plan_comes_back(tmp_path):
     assert load_plan(tmp_path) is None
-    plan = plan_of(arms=["cnn", "bias-map", "coordconv-all-r"], overrides={"alpha": 0.1})
-    plan = plan.replace(looks=(3,))
+    plan = plan_of(arms="cnn bias-map coordconv-all-r", alpha=0.1).replace(looks=(3,))
     save_plan(plan, tmp_path)
     assert load_plan(tmp_path) == plan
     assert plan.look == 2
@@ -172,7 +160,7 @@ def test_added_seeds_are_a_further_look(saved_looks, seeds, judged, looks):
     ("asked", "message"),
     [
         (
-            plan_of(games=["Qbert", "Pong"], overrides={"gamma": 0.5, "alpha": 0.1}),
+            plan_of("Pong Breakout", gamma=0.5, alpha=0.1, total_agent_steps=900),
             "is a plan of other settings (games, criteria, gamma, "
             "total_agent_steps); choose another --runs folder.",
         ),

@@ -16,35 +16,18 @@ import pytest
 from configs.run_config import RunConfig
 from experiments.comparison.execution.live_table import LiveTable, format_rows
 from experiments.comparison.execution.pool import LOG_NAME, Failure, execute, find_unfinished
-from experiments.comparison.plan import ComparisonPlan, load_plan, make_plan, save_plan
+from experiments.comparison.plan import ComparisonPlan, load_plan, save_plan
 from experiments.comparison.report.records import RunProgress
 from runtime.provenance import hash_source
 from runtime.run_directory import RunDirectory, RunStatus
 from runtime.stop_request import StopRequest
 from tests.refusals import refusal
-from tests.synthetic_runs import write_run
+from tests.synthetic_runs import plan_of, write_run
 from train import main
 
 ROOT = Path(__file__).parents[3]
-TINY = [
-    "--compare",
-    "--games=Breakout",
-    "--seeds=1",
-    "--jobs=2",
-    "--n-envs=2",
-    "--set=log_every_agent_steps=20",
-    "--set=checkpoint_every_agent_steps=20",
-]
-
-
-def plan_of(steps: int = 100, **changes) -> ComparisonPlan:
-    options: dict[str, Any] = {
-        "algo": "a2c",
-        "overrides": {"total_agent_steps": steps},
-        "games": ["Breakout", "Pong"],
-        "seeds": 2,
-    }
-    return make_plan(**(options | changes))
+TINY = "--compare --games=Breakout --seeds=1 --jobs=2 --n-envs=2"
+TINY += " --set=log_every_agent_steps=20 --set=checkpoint_every_agent_steps=20"
 
 
 # --- workers that pretend -------------------------------------------------------------------------
@@ -119,24 +102,18 @@ def test_all_runs_are_trained_in_the_plans_order(tmp_path):
     assert find_unfinished(plan, tmp_path) == []
 
 
-def test_a_crash_is_tried_once_more_and_then_reported(tmp_path):
-    twice, once = "Breakout/a2c-cnn/seed0", "Pong/a2c-cnn/seed0"
-    cluster = Cluster({twice: ["crash", "crash"], once: ["crash", "finished"]})
-    (failure,) = run(plan_of(), tmp_path, cluster)
+def test_a_crash_is_tried_once_more_and_then_reported_and_divergence_is_a_result(tmp_path):
+    twice, once, diverges = (f"{name}/a2c-cnn/seed0" for name in ("Breakout", "Pong", "Qbert"))
+    outcomes = {twice: ["crash", "crash"], once: ["crash", "finished"], diverges: ["diverged"]}
+    plan, cluster = plan_of("Breakout Pong Qbert"), Cluster(outcomes)
+    (failure,) = run(plan, tmp_path, cluster)
     assert failure.name == twice
     assert failure.message == "ended with exit status 1 (boom)"
     assert failure.log == tmp_path / twice / LOG_NAME
     started = [config.name for config in cluster.started]
-    assert started.count(twice) == started.count(once) == 2
-    assert len(set(started)) == len(plan_of().runs())
-
-
-def test_divergence_is_a_result(tmp_path):
-    name = "Breakout/a2c-cnn/seed0"
-    cluster = Cluster({name: ["diverged"]})
-    assert run(plan_of(), tmp_path, cluster) == []
-    assert [config.name for config in cluster.started].count(name) == 1
-    assert find_unfinished(plan_of(), tmp_path) == []
+    assert [started.count(name) for name in (twice, once, diverges)] == [2, 2, 1]
+    assert len(set(started)) == len(plan.runs())
+    assert [config.name for config in find_unfinished(plan, tmp_path)] == [twice]
 
 
 def test_when_stopped_all_are_told_and_none_is_started(tmp_path):
@@ -204,25 +181,23 @@ def test_finished_runs_that_fit_are_adopted(tmp_path):
     [
         ({"gamma": 0.5}, None, "holds a run of other settings (gamma); choose another --runs "
          "folder, or delete it."),
-        ({"total_agent_steps": 200}, None, "is a run of 200 agent steps, longer than the 100 asked "
-         "for; ask for at least as many."),
+        ({"total_agent_steps": 2000}, None, "is a run of 2_000 agent steps, longer than the 1_000 "
+         "asked for; ask for at least as many."),
         ({}, ["abc"], f"was trained by source version abc, the plan is for {hash_source()}; delete "
          "it, or choose another --runs folder."),
         ({"learning_rate_schedule": "linear", "total_agent_steps": 50}, None, "is a run of 50 "
-         "agent steps, over which its learning rate falls, and going on to 100 would raise it "
-         "again; choose another --runs folder for the longer run."),
+         "agent steps, over which its learning rate falls, and going on to 1_000 would raise "
+         "it again; choose another --runs folder for the longer run."),
     ],
 )  # fmt: skip
 def test_runs_that_do_not_fit_are_refused(tmp_path, change, sources, message):
-    there = plan_of(overrides={"total_agent_steps": 100} | change).runs()[0]
-    directory = write_run(tmp_path, there, [1.0], sources=sources)
+    directory = write_run(tmp_path, plan_of(**change).runs()[0], [1.0], sources=sources)
     shared = {name: value for name, value in change.items() if name.startswith("learning_rate")}
-    plan = plan_of(overrides={"total_agent_steps": 100} | shared)
-    assert refusal(find_unfinished, plan, tmp_path) == f"{directory.path} {message}"
+    assert refusal(find_unfinished, plan_of(**shared), tmp_path) == f"{directory.path} {message}"
 
 
 def test_the_live_table():
-    first, second, *_ = plan_of(steps=1000).runs()
+    first, second, *_ = plan_of().runs()
     rows = format_rows([first, second], [RunProgress(500, 50.0, 1.25), RunProgress(0, None, None)])
     assert [row.split() for row in rows[1:]] == [
         ["Breakout/a2c-cnn/seed0", "500", "50.0%", "50", "1.2", "10", "s"],
@@ -236,7 +211,7 @@ def test_the_table_fits_its_terminal_and_is_redrawn_whole(tmp_path, monkeypatch,
     monkeypatch.setattr("shutil.get_terminal_size", lambda: size)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.setattr("experiments.comparison.execution.live_table.SECONDS_BETWEEN_REDRAWS", 0)
-    plan = plan_of(steps=1000)
+    plan = plan_of()
     *active, going_on, last = plan.runs()
     for config in (going_on, active[0]):
         directory = write_run(tmp_path, config, [1.0], state="interrupted")  # 10 steps a second
@@ -291,16 +266,14 @@ def executed(monkeypatch) -> dict[str, Any]:
     return asked
 
 
-def test_a_fault_in_the_report_hides_no_failed_run(tmp_path, capsys, executed):
+def test_a_fault_in_the_report_hides_no_failed_run(tmp_path, capsys, refuse, executed):
     assert main(["--compare", "--jobs=1", f"--runs={tmp_path}"]) == 1
     assert capsys.readouterr().err.splitlines() == [
         "failed: Pong/a2c-cnn/seed0: killed; see a.log",
         "error: final.zip is damaged",
     ]
     executed["failures"] = []
-    with pytest.raises(SystemExit) as error:
-        main(["--compare", "--jobs=1", f"--runs={tmp_path}"])
-    assert error.value.code == 2
+    refuse(main, ["--compare", "--jobs=1", f"--runs={tmp_path}"])
 
 
 @pytest.mark.parametrize(
@@ -335,7 +308,7 @@ def test_the_dry_run_says_what_it_would_take_and_writes_nothing(tmp_path, capsys
 
 
 def test_the_estimate_uses_measured_rates(tmp_path, capsys):
-    plan = plan_of(steps=1000, games=["Breakout"], seeds=1)
+    plan = plan_of("Breakout", seeds=1)
     directory = write_run(tmp_path, plan.runs()[0], [1.0] * 4)  # 10 agent steps a second
     directory.final_path.touch()
     options = ["--compare", "--dry-run", "--games=Breakout", "--seeds=1", "--steps=1000"]
@@ -347,7 +320,7 @@ def test_the_estimate_uses_measured_rates(tmp_path, capsys):
     assert "none possible with 1 seeds; 3 or more are needed" in out
 
 
-def test_a_declared_plan_is_carried_out_without_saying_it_again(tmp_path, capsys):
+def test_a_declared_plan_is_carried_out_without_saying_it_again(tmp_path, capsys, refuse):
     runs = tmp_path / "new" / "runs"
     options = ["--compare", f"--runs={runs}"]
     declared = ["--games=Pong", "--seeds=3", "--steps=100", "--set=power=0.9", "--set=gamma=0.9"]
@@ -369,35 +342,37 @@ def test_a_declared_plan_is_carried_out_without_saying_it_again(tmp_path, capsys
         ("--set=power=0.8", "criteria"),
         ("--set=gamma=0.8", "gamma"),
     ):
-        with pytest.raises(SystemExit):
-            main([*options, other, "--dry-run"])
-        assert f"is a plan of other settings ({name}); " in capsys.readouterr().err
+        line = refuse(main, [*options, other, "--dry-run"])
+        assert f"is a plan of other settings ({name}); " in line
 
 
-def test_adding_seeds_to_a_complete_game_is_noted_in_the_plan(tmp_path, capsys):
-    plan = plan_of(games=["Breakout"], seeds=1)
-    save_plan(plan, tmp_path)
-    for config in plan.runs():
+def test_adding_seeds_to_a_complete_game_is_noted_in_the_plan(tmp_path, capsys, refuse):
+    save_plan(plan_of("Breakout", seeds=1), tmp_path)
+    for config in plan_of("Breakout").runs():
         write_run(tmp_path, config, [1.0]).final_path.touch()
-    for config in plan_of(games=["Breakout"], seeds=2).runs()[2:]:
-        write_run(tmp_path, config, [1.0]).final_path.touch()
-    options = ["--compare", "--games=Breakout", "--steps=100", f"--runs={tmp_path}"]
+    options = ["--compare", "--games=Breakout", "--steps=1000", f"--runs={tmp_path}"]
     assert main([*options, "--seeds=2"]) == 0
     saved = load_plan(tmp_path)
     assert saved is not None
     assert (saved.seeds, saved.looks) == ((0, 1), (1,))
     assert "4 have ended, 0 to train" in capsys.readouterr().out
     assert "look 2" in (tmp_path / "report.md").read_text()
-    with pytest.raises(SystemExit):
-        main([*options, "--seeds=1"])
-    assert "is a plan of 2 seeds, more than the 1 asked for" in capsys.readouterr().err
+    line = refuse(main, [*options, "--seeds=1"])
+    assert "is a plan of 2 seeds, more than the 1 asked for" in line
 
 
 # --- real workers ---------------------------------------------------------------------------------
 
 
 def start(runs: Path, steps: int, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "train.py", *TINY, f"--steps={steps}", f"--runs={runs}", *more]
+    command = [
+        sys.executable,
+        "train.py",
+        *TINY.split(),
+        f"--steps={steps}",
+        f"--runs={runs}",
+        *more,
+    ]
     return subprocess.Popen(
         command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -512,16 +487,13 @@ needs_ray = pytest.mark.skipif(
 )
 
 
-def test_ray_must_answer(tmp_path, capsys):
+def test_ray_must_answer(tmp_path, refuse):
     address = "127.0.0.1:1"
-    with pytest.raises(SystemExit) as error:
-        main(["--compare", "--ray", address, "--runs", str(tmp_path)])
-    assert error.value.code == 2
-    err = capsys.readouterr().err
+    line = refuse(main, ["--compare", "--ray", address, "--runs", str(tmp_path)])
     if importlib.util.find_spec("ray") is None:
-        assert err == 'error: --ray needs Ray; install it with pip install -e ".[ray]".\n'
+        assert line == 'error: --ray needs Ray; install it with pip install -e ".[ray]".'
     else:
-        assert err.startswith(f"error: --ray {address}: no Ray cluster answers (")
+        assert line.startswith(f"error: --ray {address}: no Ray cluster answers (")
 
 
 RAY_NODES = """

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from configs.run_config import make_config
-from experiments.comparison.plan import make_plan, save_plan
+from experiments.comparison.plan import save_plan
 from experiments.comparison.report.analysis import Analysis, analyse
 from experiments.comparison.report.records import LeftOutRun, gather
 from experiments.comparison.report.render import render
 from experiments.comparison.statistics.bootstrap import Estimate
-from tests.synthetic_runs import write_run
+from tests.synthetic_runs import plan_of, write_run
 
 FIGURES = {"learning-curves": b"png", "differences-coordconv": b"png"}
 
@@ -21,8 +21,7 @@ FIGURES = {"learning-curves": b"png", "differences-coordconv": b"png"}
 @pytest.fixture(scope="module")
 def analysis(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
     runs: Path = tmp_path_factory.mktemp("runs")
-    steps = {"total_agent_steps": 1000}
-    plan = make_plan(algo="a2c", overrides=steps, games=["Breakout"], seeds=3)
+    plan = plan_of("Breakout", seeds=3)
     for config in plan.runs():
         bonus = 200 if config.arm == "coordconv" else 0
         write_run(runs, config, [200 + bonus + config.run.seed * (1 + bonus / 400)] * 100)
