@@ -19,6 +19,7 @@ from experiments.comparison.report.network_cost import SHARES_NAME, find_weight_
 from experiments.comparison.report.records import (
     PACKED_EPISODES_NAME,
     RunRecord,
+    as_planned,
     describe_source,
     find_misfit,
     find_runs,
@@ -82,13 +83,18 @@ def pack_runs(runs: Path, archive: Path) -> tuple[int, int, list[str]]:
     archive.mkdir(parents=True, exist_ok=True)
     if plan is not None:
         if archived_plan is not None:
+            if archived_plan.total_agent_steps != plan.total_agent_steps:
+                raise ValueError(
+                    f"{archive} has runs of {archived_plan.total_agent_steps:_} agent steps, the "
+                    f"plan of {runs} is of {plan.total_agent_steps:_}; {_REMEDY}"
+                )
             continue_plan(archived_plan, plan, judged=False)
         _write_if_changed(archive / PLAN_NAME, plan.to_json().encode())
     packed, unfinished, unreadable = 0, 0, []
     for directory in directories:
         name = directory.path.relative_to(runs).as_posix()
         try:
-            run = read_run(directory)
+            run = as_planned(read_run(directory), plan)
             if not run.has_ended:
                 unfinished += 1
                 continue

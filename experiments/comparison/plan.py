@@ -34,7 +34,7 @@ class ComparisonPlan(SavedSettings):
     template: RunConfig  # what all runs share: everything but game, network and seed
     criteria: Criteria
     source: str  # the version of the source that trains the runs (`runtime.provenance`)
-    # Numbers of seeds at which the plan was judged, before more seeds were added.
+    # Numbers of seeds with which the plan was judged, before seeds or agent steps were added.
     looks: tuple[Annotated[int, Field(ge=1)], ...] = ()
     extractors: tuple[NetworkSettings, ...] = ()  # those of the arms that are users' own
 
@@ -113,7 +113,7 @@ def make_plan(
         **design: Values of `Design` that replace its defaults; games in any spelling.
 
     Raises:
-        ValueError: If a name or a value is wrong, or there are fewer than two arms; one line.
+        ValueError: If a name or a value is wrong; one line.
     """
     defaults = load_preset("comparison")
     if saved is not None:
@@ -127,8 +127,6 @@ def make_plan(
             "give its --arms again."
         )
     own = {arm: load_extractor(parse_own_arm(arm)) for arm in asked.arms if ":" in arm}
-    if len(asked.arms) < 2:
-        raise ValueError(f"--arms must name two or more arms, got {len(asked.arms)}; add one.")
     for name in overrides:
         if name in NetworkSettings.model_fields:
             raise ValueError(f"`{name}` is set by the arms of a comparison; leave it out.")
@@ -179,11 +177,11 @@ def load_plan(runs: Path) -> ComparisonPlan | None:
 def continue_plan(saved: ComparisonPlan, asked: ComparisonPlan, *, judged: bool) -> ComparisonPlan:
     """What becomes of the plan that is in the folder of runs when a command asks for another.
 
-    Seeds may be added. If any game was complete by then (`judged`), its verdict could have been
-    seen, so the verdicts on the larger plan are a further look.
+    Seeds may be added, and the runs made longer. If any game was complete by then (`judged`), its
+    verdict could have been seen, so the verdicts on the larger plan are a further look.
 
     Raises:
-        ValueError: If they differ in anything but added seeds; one line.
+        ValueError: If they differ in anything else; one line.
     """
     parts = ("games", "arms", "extractors", "criteria")
     differing = [name for name in parts if getattr(saved, name) != getattr(asked, name)]
@@ -191,8 +189,6 @@ def continue_plan(saved: ComparisonPlan, asked: ComparisonPlan, *, judged: bool)
         differing.append("algo")
     else:
         differing += experiment_differences(saved.template, asked.template)
-    if saved.total_agent_steps != asked.total_agent_steps:
-        differing.append("total_agent_steps")
     if differing:
         raise ValueError(
             f"{PLAN_NAME} is a plan of other settings ({', '.join(differing)}); choose another "
@@ -203,11 +199,16 @@ def continue_plan(saved: ComparisonPlan, asked: ComparisonPlan, *, judged: bool)
             f"{PLAN_NAME} was begun with source version {saved.source}, this is {asked.source}: "
             "their runs do not compare; go back to that version, or choose another --runs folder."
         )
+    if asked.total_agent_steps < saved.total_agent_steps:
+        raise ValueError(
+            f"{PLAN_NAME} is a plan of {saved.total_agent_steps:_} agent steps a run, more than "
+            f"the {asked.total_agent_steps:_} asked for; ask for at least as many."
+        )
     if asked.seeds[: len(saved.seeds)] != saved.seeds:
         raise ValueError(
             f"{PLAN_NAME} is a plan of {len(saved.seeds)} seeds, more than the {len(asked.seeds)} "
             "asked for; ask for at least as many."
         )
-    grown = len(asked.seeds) > len(saved.seeds)
-    looks = (*saved.looks, len(saved.seeds)) if grown and judged else saved.looks
+    is_larger = (asked.seeds, asked.total_agent_steps) != (saved.seeds, saved.total_agent_steps)
+    looks = (*saved.looks, len(saved.seeds)) if is_larger and judged else saved.looks
     return asked.replace(looks=looks)

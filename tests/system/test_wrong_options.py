@@ -252,7 +252,6 @@ ARMS = (
         unknown_game("--games", "Schach é\n"),
         (["--games", "Pong", "pong"], "`games` name Pong twice; name it once."),
         # --arms
-        (["--arms", "cnn"], "--arms must name two or more arms, got 1; add one."),
         *(
             (["--arms", "cnn", name], f"--arms: unknown arm {name!r}; {ARMS}")
             for name in ("", "../x", "größe\n")

@@ -32,11 +32,12 @@ def describe_plan(
     needs = count_needs(unfinished, runs, jobs, PROCESS_BYTES)
     memory = needs.available_memory
     available = "" if memory is None else f"; {memory / 1e9:.1f} GB available"
+    baseline = f"{plan.arms[0]} is the baseline" if plan.arms[1:] else "nothing to compare it with"
     more = [f"... {len(configs) - _SHOWN} more"] if len(configs) > _SHOWN else []
     order = [*(config.name for config in configs[:_SHOWN]), *more]
     lines = [
         f"games      {' '.join(plan.games)}",
-        f"arms       {' '.join(plan.arms)}; {plan.arms[0]} is the baseline",
+        f"arms       {' '.join(plan.arms)}; {baseline}",
         f"seeds      {' '.join(map(str, plan.seeds))}",
         f"training   {plan.template.run.algo}, protocol {plan.template.run.protocol}, "
         f"{plan.template.run.precision}, {total:_} agent steps a run",
@@ -54,6 +55,8 @@ def describe_plan(
 
 def describe_power(plan: ComparisonPlan) -> str:
     """The smallest difference that the plan could tell from its margin."""
+    if not plan.arms[1:]:
+        return "none, of a single arm"
     criteria = plan.criteria
     alpha = alpha_at_look(plan.look, criteria.alpha, criteria.look_share) / len(plan.games)
     smallest = find_detectable_difference(len(plan.seeds), alpha, criteria.power)

@@ -5,7 +5,7 @@ import lzma
 import re
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.training.callbacks import EPISODE_COLUMNS
+from agents.training.run import find_schedule
 from configs.comparison import default_criteria
 from configs.run_config import BASELINE, RunConfig, experiment_differences
 from configs.settings import load_preset
@@ -274,7 +275,7 @@ def gather(runs: Path) -> Comparison:
     plan, records, left_out = load_plan(runs), [], []
     for directory in find_runs(runs):
         try:
-            records.append(read_run(directory))
+            records.append(as_planned(read_run(directory), plan))
         except (OSError, ValueError) as error:
             name = directory.path.relative_to(runs).as_posix()
             left_out.append(LeftOutRun(name, str(error).replace(f"{directory.path}/", "")))
@@ -293,6 +294,16 @@ def gather(runs: Path) -> Comparison:
         else:
             left_out.append(LeftOutRun(record.config.name, reason))
     return Comparison(plan, is_declared, included, sorted(left_out))
+
+
+def as_planned(record: RunRecord, plan: ComparisonPlan | None) -> RunRecord:
+    """A run as the plan sees it: one that is shorter, and can be made longer, has not ended."""
+    if plan is None or record.config.run.total_agent_steps >= plan.total_agent_steps:
+        return record
+    if record.directory.is_packed() or find_schedule(record.config):
+        return record
+    config = record.config.with_total_agent_steps(plan.total_agent_steps)
+    return replace(record, config=config, state="interrupted" if record.has_ended else record.state)
 
 
 def find_misfit(record: RunRecord, plan: ComparisonPlan) -> str | None:

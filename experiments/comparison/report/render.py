@@ -3,7 +3,7 @@
 import base64
 import re
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,7 @@ def render(analysis: Analysis, figures: Mapping[str, bytes], form: str) -> str:
         "estimate": _show_estimate,
         "interval": _show_interval,
         "number": _show_number,
+        "ends": _show_ends,
         "of": lambda number, noun: f"{number} {noun}" + "s" * (number != 1),
         "on_one_line": lambda text: type(text)(" ".join(text.split())),
         "percent": lambda share: f"{100 * share:.1f} %",
@@ -112,6 +113,12 @@ def _show_number(value: float | None) -> str:
 
 def _show_interval(ends: Interval) -> str:
     return "-" if ends is None else f"{_show_number(ends[0])} to {_show_number(ends[1])}"
+
+
+def _show_ends(values: Sequence[float | None]) -> str:
+    """The lowest and the highest of those that are known."""
+    known = [value for value in values if value is not None]
+    return _show_interval((min(known), max(known)) if known else None)
 
 
 def _show_estimate(estimate: Estimate | None, digits: int) -> str:

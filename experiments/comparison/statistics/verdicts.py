@@ -50,11 +50,11 @@ VERDICTS: tuple[Verdict, ...] = ("better", "similar", "worse", "undecided")
 
 
 def alpha_at_look(look: int, alpha: float, share: float) -> float:
-    """The part of `alpha` spent on look number `look` at a plan whose seeds were added to.
+    """The part of `alpha` spent on look number `look` at a plan that was made larger.
 
-    A look is a report on a finished plan; adding seeds to the plan and judging again is the next.
-    Look k spends alpha * share * (1 - share)^(k - 1). However many looks there are, these sum to at
-    most alpha, so that (Bonferroni over the looks) no rule for going on inflates the error.
+    A look is a report on a finished plan; adding seeds or agent steps and judging again is the
+    next. Look k spends alpha * share * (1 - share)^(k - 1). However many looks there are, these sum
+    to at most alpha, so that (Bonferroni over the looks) no rule for going on inflates the error.
     """
     return alpha * share * (1 - share) ** (look - 1)
 
@@ -186,7 +186,7 @@ def judge_games(
     Args:
         games: Every game of the plan, so that the correction is for all of them.
         criteria: As declared in the plan.
-        look: 1 for the first judgement of a plan, one more each time seeds were added after one.
+        look: 1 for the first judgement of a plan, one more each time it was enlarged after one.
 
     Returns:
         A verdict per game, in the order given.

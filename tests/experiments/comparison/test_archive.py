@@ -138,14 +138,21 @@ def test_damage_to_one_run_is_told_and_the_others_are_packed(tmp_path, capsys, d
     }
 
 
-def test_another_comparison_is_not_packed_into_an_archive(tmp_path, refuse):
-    for name, gamma in (("one", 0.9), ("other", 0.5)):
-        plan = plan_of(gamma=gamma)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gamma": 0.5}, "is a plan of other settings (gamma)"),
+        ({"total_agent_steps": 700}, "has runs of 600 agent steps, the plan of "),
+    ],
+)
+def test_another_comparison_is_not_packed_into_an_archive(tmp_path, refuse, change, message):
+    for name, settings in (("one", {}), ("other", change)):
+        plan = plan_of(**settings)
         write_run(tmp_path / name, plan.runs()[0], [1.0])
         save_plan(plan, tmp_path / name)
     assert archive([str(tmp_path / "one"), str(tmp_path / "packed")]) == 0
     line = refuse(archive, [str(tmp_path / "other"), str(tmp_path / "packed")])
-    assert "is a plan of other settings (gamma)" in line
+    assert message in line
 
 
 def write_and_pack(tmp_path: Path, config: RunConfig | None = None) -> tuple[Path, Path, Path]:

@@ -140,20 +140,21 @@ def test_damaged_plans_are_refused(tmp_path, change, message):
 
 
 @pytest.mark.parametrize(
-    ("saved_looks", "seeds", "judged", "looks"),
+    ("saved_looks", "change", "judged", "looks"),
     [
-        ((), 2, True, ()),  # the same command goes on
-        ((), 5, False, ()),  # nothing could have been seen yet
-        ((), 5, True, (2,)),
-        ((1,), 5, True, (1, 2)),
-        ((1,), 2, True, (1,)),
+        ((), {}, True, ()),  # the same command goes on
+        ((), {"seeds": 5}, False, ()),  # nothing could have been seen yet
+        ((), {"seeds": 5}, True, (2,)),
+        ((1,), {"seeds": 5}, True, (1, 2)),
+        ((1,), {}, True, (1,)),
+        ((), {"total_agent_steps": 2000}, False, ()),
+        ((1,), {"total_agent_steps": 2000}, True, (1, 2)),
+        ((), {"seeds": 5, "total_agent_steps": 2000}, True, (2,)),
     ],
 )
-def test_added_seeds_are_a_further_look(saved_looks, seeds, judged, looks):
-    saved = plan_of().replace(looks=saved_looks)
-    assert continue_plan(saved, plan_of(seeds=seeds), judged=judged) == plan_of(
-        seeds=seeds
-    ).replace(looks=looks)
+def test_added_seeds_or_agent_steps_are_a_further_look(saved_looks, change, judged, looks):
+    saved, larger = plan_of().replace(looks=saved_looks), plan_of(**change)
+    assert continue_plan(saved, larger, judged=judged) == larger.replace(looks=looks)
 
 
 @pytest.mark.parametrize(
@@ -161,8 +162,12 @@ def test_added_seeds_are_a_further_look(saved_looks, seeds, judged, looks):
     [
         (
             plan_of("Pong Breakout", gamma=0.5, alpha=0.1, total_agent_steps=900),
-            "is a plan of other settings (games, criteria, gamma, "
-            "total_agent_steps); choose another --runs folder.",
+            "is a plan of other settings (games, criteria, gamma); choose another --runs folder.",
+        ),
+        (
+            plan_of(total_agent_steps=900),
+            "is a plan of 1_000 agent steps a run, more than the 900 asked for; ask for at least "
+            "as many.",
         ),
         (
             plan_of().replace(source="abc"),

@@ -318,6 +318,10 @@ def test_the_estimate_uses_measured_rates(tmp_path, capsys):
     assert "2 of which" not in out
     assert "2, of which 1 have ended; 1 at a time" in out
     assert "none possible with 1 seeds; 3 or more are needed" in out
+    assert main([*options, "--arms=cnn", "--runs", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "\narms       cnn; nothing to compare it with\n" in out
+    assert "\nverdicts   none, of a single arm\n" in out
 
 
 def test_a_declared_plan_is_carried_out_without_saying_it_again(tmp_path, capsys, refuse):
@@ -337,7 +341,6 @@ def test_a_declared_plan_is_carried_out_without_saying_it_again(tmp_path, capsys
         assert main([*options, *more, "--dry-run"]) == 0
         assert capsys.readouterr().out.splitlines()[:7] == said
     for other, name in (
-        ("--steps=200", "total_agent_steps"),
         ("--games=Qbert", "games"),
         ("--set=power=0.8", "criteria"),
         ("--set=gamma=0.8", "gamma"),
@@ -359,6 +362,8 @@ def test_adding_seeds_to_a_complete_game_is_noted_in_the_plan(tmp_path, capsys, 
     assert "look 2" in (tmp_path / "report.md").read_text()
     line = refuse(main, [*options, "--seeds=1"])
     assert "is a plan of 2 seeds, more than the 1 asked for" in line
+    assert main([*options, "--steps=1001", "--dry-run"]) == 0
+    assert "\nruns       4, of which 0 have ended; " in capsys.readouterr().out
 
 
 # --- real workers ---------------------------------------------------------------------------------
@@ -452,7 +457,7 @@ def test_interrupted_killed_and_finished(tmp_path):
     assert [status_of(directory).state for directory in directories] == ["interrupted"] * 2
 
 
-def test_a_run_that_cannot_go_on_is_reported_and_the_others_finish(tmp_path):
+def test_a_run_that_cannot_go_on_is_reported_and_the_others_finish_and_go_further(tmp_path):
     runs, name = tmp_path / "runs", "Breakout/a2c-cnn/seed0"
     broken = runs / name / "checkpoints"
     broken.parent.mkdir(parents=True)
@@ -472,6 +477,13 @@ def test_a_run_that_cannot_go_on_is_reported_and_the_others_finish(tmp_path):
     assert out.startswith("2 runs of 40 agent steps: 1 have ended, 1 to train.\n")
     assert out.endswith(f"written: {runs}/report.html\n")
     assert set(read_states(runs).values()) == {"finished"}
+    process = start(runs, 60)
+    out, err = process.communicate(timeout=180)
+    assert process.returncode == 0, err
+    assert out.startswith("2 runs of 60 agent steps: 0 have ended, 2 to train.\n")
+    assert f"{name}: goes on from 40 agent steps.\n" in out
+    assert set(read_states(runs).values()) == {"finished"}
+    assert "This is look 2. " in (runs / "report.md").read_text()
 
 
 def read_states(runs: Path) -> dict[str, str]:

@@ -218,6 +218,36 @@ def test_a_single_run_is_a_comparison_of_size_one(tmp_path):
     assert report["games"]["Breakout"]["coordconv"]["final_score"] == [4.0]
 
 
+def test_a_single_arm_has_a_table_of_returns_and_no_verdict(tmp_path):
+    plan = plan_of("Breakout", seeds=3, arms="coordconv")
+    save_plan(plan, tmp_path)
+    for config in plan.runs():
+        write_run(tmp_path, config, [100] * 100 + [200 + config.run.seed] * 100)
+    lines = write_report(tmp_path).with_suffix(".md").read_text().splitlines()
+    assert lines[2] == (
+        "**Nothing to compare:** coordconv is the only arm, so there is no verdict."
+    )
+    # Half the training at 100, half at 200, 201 and 202.
+    assert "| Breakout | 3 | 150.5 | 150 to 151 | 201 | 200 to 202 |" in lines
+    assert not any(word in "\n".join(lines) for word in ("undecided", "Holm", "look 1"))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "state", "left_out"),
+    [
+        ("constant", "interrupted", set()),
+        ("linear", "not started", {"another length (1_000 agent steps)"}),
+    ],
+)
+def test_runs_that_go_on_to_the_plans_length_have_not_ended(tmp_path, schedule, state, left_out):
+    for config in plan_of(learning_rate_schedule=schedule).runs():
+        write_run(tmp_path, config, [1.0])
+    save_plan(plan_of(learning_rate_schedule=schedule, total_agent_steps=2000), tmp_path)
+    report = read_report(tmp_path)
+    assert {run["state"] for run in report["runs"]} == {state}
+    assert {run["reason"] for run in report["left_out"]} == left_out
+
+
 def test_several_arms_are_each_compared_with_the_first(tmp_path):
     plan = plan_of(seeds=3, arms="cnn coordconv bias-map")
     save_plan(plan, tmp_path)
