@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -289,6 +289,7 @@ def test_cost_of_the_networks():
     assert [count - counts[0] for count in counts[1:]] == [32 * 2 * 8**2, 32 * 20**2]
 
 
+@settings(deadline=None)  # of the wall clock, which other processes share
 @given(st.text() | st.text('0123456789,.-einfa\n"').map(HEADER.__add__))
 def test_a_table_of_games_is_read_or_refused_with_one_line(tmp_path_factory, text):
     path = tmp_path_factory.getbasetemp() / "episodes.csv"
