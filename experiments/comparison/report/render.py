@@ -71,15 +71,16 @@ def render(analysis: Analysis, figures: Mapping[str, bytes], form: str) -> str:
     )
     environment.filters |= {
         "anchor": lambda title: title.lower().replace(" ", "-"),
+        "ends": _show_ends,
         "estimate": _show_estimate,
         "interval": _show_interval,
         "number": _show_number,
-        "ends": _show_ends,
         "of": lambda number, noun: f"{number} {noun}" + "s" * (number != 1),
         "on_one_line": lambda text: type(text)(" ".join(text.split())),
         "percent": lambda share: f"{100 * share:.1f} %",
         "reached": _show_steps_to_reach,
         "setting": _show_setting,
+        "whole": lambda number: "-" if number is None else f"{number:,}",
     }
     text = environment.get_template("report.jinja").render(
         parts=f"{form}.jinja",

@@ -50,9 +50,13 @@ def test_both_forms_say_the_same(analysis: Analysis, form: str) -> None:
 
 
 def test_markdown_tables_and_contents(analysis: Analysis) -> None:
-    text = render(replace(analysis, left_out=[LeftOutRun("a|b", "c")]), FIGURES, "markdown")
+    plain, coord = analysis.cost
+    untold = replace(coord, parameters=None, multiply_adds=None)  # a user's own network
+    changed = replace(analysis, left_out=[LeftOutRun("a|b", "c")], cost=[plain, untold])
+    text = render(changed, FIGURES, "markdown")
     assert "\n\n| run | why left out |\n| --- | --- |\n| a\\|b | c |\n\n" in text
     assert "\n\n| arm | parameters |" in text
+    assert "\n| coordconv | - | - | - | 1,638,400 | 3 |" in text
     assert "\n\n- [Learning curves](#learning-curves)\n- [coordconv against cnn](#coord" in text
     assert "![Learning curves](figures/learning-curves.png)\n\n*Return of finished" in text
 
