@@ -116,7 +116,7 @@ def test_a_saved_plan_comes_back(tmp_path):
         ),
         (
             {"extra": {}},
-            "unknown setting 'extra'; known: template, criteria, arms, seeds, games, ...",
+            "unknown setting 'extra'; did you mean `extractors`?",
         ),
         ({"criteria": None}, "the section `criteria` is missing; restore the file."),
         ({"template": None}, "the section `template` is missing; restore the file."),
