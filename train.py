@@ -15,6 +15,7 @@ from configs.run_config import (
     NetworkSettings,
     RunConfig,
     RunSettings,
+    check_learning,
     default_settings,
     make_config,
 )
@@ -94,6 +95,7 @@ def _ask(options: argparse.Namespace) -> RunConfig:
         )
     game, algo = find_game(options.game).name, options.algo or _DEFAULT_ALGO
     config = make_config(game, algo, _overrides(options, algo), options.preset)
+    check_learning(config)
     if config.network.extractor:
         from agents.models.own_extractor import load_extractor
 
@@ -117,6 +119,7 @@ def _compare(options: argparse.Namespace, runs: Path) -> int:
         saved,
         **read_flags(options, flags_of(Design)),
     )
+    check_learning(plan.template)
     return run_comparison(
         plan,
         runs,

@@ -174,6 +174,9 @@ class ExecutionSettings(Settings):
     log_every_agent_steps: Steps
     keep_replay: bool
     hang_timeout_seconds: Annotated[float, Field(gt=0)]
+    # Configs that were saved before there were these lack them.
+    evaluate_every_agent_steps: Annotated[int, Field(ge=0, le=10**12)] = 0
+    evaluation_games: Annotated[int, Field(ge=1, le=100_000)] = 1
 
 
 HYPERPARAMETERS: Mapping[str, type[A2CHyperparameters] | type[DQNHyperparameters]] = {
@@ -252,6 +255,21 @@ def make_config(
     override(values, overrides)
     values["run"] |= {"game": game, "algo": algo}
     return RunConfig.parse(values)
+
+
+def check_learning(config: RunConfig) -> None:
+    """Refuse a run that would end before its first update.
+
+    Raises:
+        ValueError: One line, with the agent steps it needs.
+    """
+    steps, settings = config.run.total_agent_steps, config.hyperparameters
+    if isinstance(settings, DQNHyperparameters) and steps <= settings.learning_starts:
+        raise ValueError(
+            f"with {steps:_} agent steps nothing would be learned: DQN acts at random for the "
+            f"first {settings.learning_starts:_} (`learning_starts`); give more --steps, at least "
+            f"{settings.learning_starts + 1:_}, or set a smaller `learning_starts`."
+        )
 
 
 def default_settings(algo: str) -> dict[str, Any]:

@@ -49,11 +49,11 @@ def choose_threads(asked: int) -> tuple[int, str]:
         asked: What the user asked for; 0 for nothing.
 
     Returns:
-        How many, and the line that tells why; empty if there is nothing to tell.
+        How many, and that number with the reason; empty if there is nothing to tell.
     """
     cores = count_cores()
     if asked > cores:
-        return asked, f"{asked} threads have {cores} cores: --set threads={cores} may be faster."
+        return asked, f"{asked} for {cores} cores; --set threads={cores} may be faster"
     if asked:
         return asked, ""
     limit = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
@@ -65,7 +65,7 @@ def choose_threads(asked: int) -> tuple[int, str]:
         load = os.getloadavg()[0] if cores == os.cpu_count() else 0.0
         if round(cores - load) < threads:
             threads, reason = max(round(cores - load), 1), f"{reason}, load: {load:.1f}"
-    return threads, f"threads: {threads} ({reason}); --set threads=N is another number."
+    return threads, f"{threads} ({reason}); --set threads=N is another number"
 
 
 def _find_quota(root: Path) -> float:

@@ -10,6 +10,8 @@ A run's path follows from its config, so the same command finds the same run aga
     checkpoints/       the last two, from which it goes on
     replay/            DQN's replay buffer, while unfinished
     final.zip          the trained agent, an SB3 model
+    evaluations.csv    one row per evaluation during the training, if it was asked for
+    best.zip           the agent with the best of them
     evaluation/        returns.json and videos, by evaluate.py
 
 A packed run (`python -m experiments.comparison.archive`) has only what a report needs:
@@ -55,6 +57,8 @@ class RunDirectory:
         self.checkpoints_path = path / "checkpoints"
         self.replay_path = path / "replay"
         self.final_path = path / "final.zip"
+        self.evaluations_path = path / "evaluations.csv"
+        self.best_path = path / "best.zip"
         self.evaluation_path = path / "evaluation"
         self.packed_path = path / "packed.json"
 

@@ -11,6 +11,7 @@ favour short games.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,6 +90,18 @@ def play_games(
         lambda environment: RecordedGame(agent.game, protocol, seed, environment),
         min(games, GAMES_SIDE_BY_SIDE),
     )
+    with closing(batch):
+        yield from _play(agent.policy, batch, games, seed, epsilon, on_step)
+
+
+def _play(
+    policy: Policy,
+    batch: GameBatch[RecordedGame],
+    games: int,
+    seed: int,
+    epsilon: float | None,
+    on_step: Callable[[int], None],
+) -> Iterator[tuple[int, PlayedGame]]:
     batch.start()
     stacks = np.zeros((GAMES_SIDE_BY_SIDE, *batch.observations.shape[1:]), dtype=np.uint8)
     # The number of the game each environment is playing; it plays every eighth.
@@ -97,7 +110,7 @@ def play_games(
     while playing:
         on_step(max(batch.games[e].current.length_agent_steps for e in playing))
         stacks[: len(batch.games)] = batch.observations
-        scores = score_actions(agent.policy, stacks)
+        scores = score_actions(policy, stacks)
         batch.send({e: choose_action(scores[e], epsilon, generators[e]) for e in playing})
         batch.receive()
         for environment, number in list(playing.items()):

@@ -2,16 +2,16 @@
 
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import HParam, Image
 
 from agents.training.checkpoints import save_checkpoint
-from agents.training.tensorboard import tile_maps
+from agents.training.tensorboard import GAME_CHARTS, EventFile, lay_out_charts, tile_maps
 from configs.run_config import RunConfig
 from envs.atari_vec_env import AtariVecEnv
 from policies.extractors import NatureCoordCNN
@@ -30,6 +30,14 @@ EPISODE_COLUMNS = (
 )
 GAMES_PER_MEAN = 100  # as SB3's `stats_window_size`
 IMAGES_EVERY_AGENT_STEPS = 250_000
+MOST_GAMES_SHOWN = 10_000  # of a run, one by one: some bytes for each of up to a million
+
+
+class Log(Protocol):
+    """What goes on after a stop as if there had been none."""
+
+    def get_state(self) -> dict[str, Any]:
+        """The arguments with which a later start goes on; JSON values."""
 
 
 class EpisodeLog(BaseCallback):
@@ -108,79 +116,115 @@ class TensorBoardRows(BaseCallback):
     Args:
         config: The run's config.
         episodes: Called before this one; its rows reach the disk with these.
+        events: Where the rows go by the agent's logger, and single points at once.
         logged_agent_steps: Where the last row was logged; 0 if none was.
+        shown_agent_steps: Where the last game was shown; 0 if none was.
     """
 
     model: Any
 
-    def __init__(self, config: RunConfig, episodes: EpisodeLog, logged_agent_steps: int) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        episodes: EpisodeLog,
+        events: EventFile,
+        logged_agent_steps: int = 0,
+        shown_agent_steps: int = 0,
+    ) -> None:
         super().__init__()
         self._config = config
         self._episodes = episodes
-        self.logged_agent_steps = logged_agent_steps
+        self._events = events
+        self._logged_agent_steps = logged_agent_steps
+        self._shown_agent_steps = shown_agent_steps
+
+    def get_state(self) -> dict[str, Any]:
+        """The arguments with which a later start goes on."""
+        return {
+            "logged_agent_steps": self._logged_agent_steps,
+            "shown_agent_steps": self._shown_agent_steps,
+        }
 
     def _on_training_start(self) -> None:
         self._rate_from = time.monotonic(), self.num_timesteps
         if self.num_timesteps == 0:
             config = self._config
             asked = config.run.model_dump() | config.hyperparameters.model_dump()
-            self.logger.record(
-                "hparams", HParam(asked | {"arm": config.arm}, {"rollout/ep_rew_mean": 0.0})
-            )
-            self.logger.dump(0)
+            values = {
+                "config": f"```json\n{config.to_json()}```",
+                "hparams": HParam(asked | {"arm": config.arm}, {"rollout/ep_rew_mean": 0.0}),
+                "layout": lay_out_charts(GAME_CHARTS, [config.run.game]),
+            }
+            # The position's first shares: what all later ones are seen against.
+            self._events.write_values(values | self._describe_position(), 0)
 
     def _on_rollout_start(self) -> None:
         every = self._config.execution.log_every_agent_steps
-        if self.num_timesteps // every > self.logged_agent_steps // every:
+        if is_due(self.num_timesteps, self._logged_agent_steps, every):
             self._log()
 
     def _on_step(self) -> bool:
+        for info in self.locals["infos"]:
+            if "episode" in info:
+                self._show_game(info["episode"]["r"])
         return True
 
     def _on_training_end(self) -> None:
-        if self.num_timesteps > self.logged_agent_steps:
+        if self.num_timesteps > self._logged_agent_steps:
             self._log()
+
+    def _show_game(self, game_return: float) -> None:
+        """Show one of the games that ended in each of the run's `MOST_GAMES_SHOWN` parts."""
+        every = -(-self._config.run.total_agent_steps // MOST_GAMES_SHOWN)
+        if is_due(self.num_timesteps, self._shown_agent_steps, every):
+            tag = f"return_per_game/{self._config.run.game}"
+            self._events.write_values({tag: game_return}, self.num_timesteps)
+            self._shown_agent_steps = self.num_timesteps
 
     def _log(self) -> None:
         step, record = self.num_timesteps, self.logger.record
         if self._episodes.means is not None:
             mean_return, mean_length = self._episodes.means
             record("rollout/ep_rew_mean", mean_return)
-            record("rollout/ep_len_mean", mean_length)
+            record("rollout/ep_len_mean", mean_length)  # in frames
             record(f"return/{self._config.run.game}", mean_return)
-            record(f"length_frames/{self._config.run.game}", mean_length)
         now = time.monotonic()
         since, from_step = self._rate_from
         record("time/fps", int((step - from_step) / max(now - since, 1e-9)))
         self._rate_from = now, step
-        self._record_coordinate_use()
-        self.logged_agent_steps = step
+        for tag, value in self._describe_position().items():
+            record(tag, value)
+        self._logged_agent_steps = step
         self.logger.dump(step)
         self._episodes.flush()
 
-    def _record_coordinate_use(self) -> None:
+    def _describe_position(self) -> dict[str, Any]:
+        """By tag, the share that position has of each layer's weights, and now and then its map."""
         policy = self.model.policy
         extractor = getattr(policy, "features_extractor", None) or policy.q_net.features_extractor
         if not isinstance(extractor, NatureCoordCNN):
-            return
-        step, logged = self.num_timesteps, self.logged_agent_steps
-        show_maps = (
-            not logged or step // IMAGES_EVERY_AGENT_STEPS > logged // IMAGES_EVERY_AGENT_STEPS
-        )
+            return {}
+        logged, values = self._logged_agent_steps, dict[str, Any]()
+        show_maps = not logged or is_due(self.num_timesteps, logged, IMAGES_EVERY_AGENT_STEPS)
         sizes = extractor.input_sizes()
         for index, layer in extractor.position_layers().items():
-            share = layer.coordinate_weight_share()
-            self.logger.record(f"coordinates/weight_share_layer{index}", share)
+            values[f"train/coordinate_weight_share_layer{index}"] = layer.coordinate_weight_share()
             if show_maps:
                 image = tile_maps(layer.coordinate_map(*sizes[index]))
-                self.logger.record(f"coordinates/map_layer{index}", Image(image, "HW"))
+                values[f"train/coordinate_map_layer{index}"] = Image(image, "HW")
+        return values
+
+
+def is_due(agent_steps: int, last_agent_steps: int, every: int) -> bool:
+    """Whether a multiple of `every` agent steps was passed since the last time."""
+    return agent_steps // every > last_agent_steps // every
 
 
 class Checkpoints(BaseCallback):
     """Saves a checkpoint at regular intervals and at the end, and stops when asked to.
 
-    Everything here happens between two updates. Called last: what the others logged is saved too.
-    `saved_agent_steps` is where the newest checkpoint was saved.
+    Everything here happens between two updates. Called last: what the others, `logs`, have logged
+    is saved too. `saved_agent_steps` is where the newest checkpoint was saved.
     """
 
     model: Any
@@ -190,8 +234,7 @@ class Checkpoints(BaseCallback):
         directory: RunDirectory,
         config: RunConfig,
         env: AtariVecEnv,
-        episodes: EpisodeLog,
-        rows: TensorBoardRows,
+        logs: Mapping[str, Log],
         stop: StopRequest,
         saved_agent_steps: int,
     ) -> None:
@@ -199,8 +242,7 @@ class Checkpoints(BaseCallback):
         self._directory = directory
         self._config = config
         self._env = env
-        self._episodes = episodes
-        self._rows = rows
+        self._logs = logs
         self._stop = stop
         self.saved_agent_steps = saved_agent_steps
 
@@ -220,10 +262,7 @@ class Checkpoints(BaseCallback):
         self._save()
 
     def _save(self) -> None:
-        logs = {
-            "episodes": self._episodes.get_state(),
-            "rows": {"logged_agent_steps": self._rows.logged_agent_steps},
-        }
+        logs = {name: log.get_state() for name, log in self._logs.items()}
         save_checkpoint(self._directory, self._config, self.model, self._env, logs)
         self.saved_agent_steps = self.num_timesteps
         # So that a run whose checkpoints were deleted can be told from one that never had any.

@@ -26,7 +26,7 @@ from runtime.files import naming_write_errors, parse_json, remove_stale_temporar
 from runtime.run_directory import RunDirectory
 
 KEPT_CHECKPOINTS = 2
-LOG_PATTERNS = ("episodes.csv", "events.out.tfevents.*")
+LOG_PATTERNS = ("episodes.csv", "evaluations.csv", "events.out.tfevents.*")
 
 Agent = A2C | DQN
 

@@ -1,13 +1,18 @@
-"""The training command: plan one run, train it, and say how it ended."""
+"""The training command: plan one run, train it, and say how it began and ended."""
 
+import csv
+import shlex
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from agents.algorithms.divergence import Divergence
+from agents.training.callbacks import GAMES_PER_MEAN
 from agents.training.run import find_schedule, plan_run, train_run
 from configs.run_config import RunConfig
 from envs.game_batch import EnvironmentFailure
-from runtime.command_line import FAILED
+from runtime.command_line import FAILED, align_columns
 from runtime.run_directory import RunDirectory
 from runtime.stop_request import SIGNAL_BASE, StopRequest, TrainingStopped
 
@@ -24,13 +29,18 @@ def run_training(config: RunConfig, runs: Path, stop: StopRequest | None = None)
     plan = plan_run(directory, config)
     if plan.action == "finished":
         cannot_grow = directory.is_packed() or find_schedule(config)
-        can_grow = "" if cannot_grow else "; a larger --steps extends it"
-        print(f"{directory.path}: finished, {plan.agent_steps:_} agent steps{can_grow}.")
+        _tell_end(
+            directory, plan.agent_steps, "" if cannot_grow else "; a larger --steps extends it"
+        )
         return 0
     stop = StopRequest() if stop is None else stop
+
+    def tell_start(config: RunConfig, device: str, threads: str) -> None:
+        print("\n".join(describe_start(config, runs, device, threads)), flush=True)
+
     try:
         with stop.on_signals():
-            agent_steps = train_run(directory, plan.config, stop)
+            agent_steps = train_run(directory, plan.config, stop, tell_start)
     except TrainingStopped:
         assert stop.signal is not None
         print(f"{directory.path}: saved; the same command goes on from here.", flush=True)
@@ -44,5 +54,47 @@ def run_training(config: RunConfig, runs: Path, stop: StopRequest | None = None)
             file=sys.stderr,
         )
         return FAILED
-    print(f"{directory.path}: finished, {agent_steps:_} agent steps.")
+    _tell_end(directory, agent_steps)
     return 0
+
+
+def describe_start(config: RunConfig, runs: Path, device: str, threads: str) -> list[str]:
+    """What is trained, where and with what, and how to watch it."""
+    run = config.run
+    rows = {
+        "training": f"{run.game}, {run.algo}-{config.arm}, seed {run.seed}",
+        "steps": f"{run.total_agent_steps:_} agent steps, protocol {run.protocol}",
+        "folder": str(runs / config.name),
+        "device": f"{device}, {run.precision}",
+        "threads": threads,
+        "watch": f"tensorboard --logdir {shlex.quote(str(runs))}",
+    }
+    return align_columns(list(rows.items()), left=2)
+
+
+def _tell_end(directory: RunDirectory, agent_steps: int, more: str = "") -> None:
+    print(f"{directory.path}: finished, {agent_steps:_} agent steps{more}.")
+    if not directory.is_packed():
+        rows = describe_returns(directory.episodes_path) | {
+            "model": str(directory.final_path),
+            **({"best model": str(directory.best_path)} if directory.best_path.exists() else {}),
+            "evaluate": f"python evaluate.py {shlex.quote(str(directory.path))} --video",
+        }
+        print("\n".join(align_columns(list(rows.items()), left=2)), flush=True)
+
+
+def describe_returns(episodes: Path) -> dict[str, str]:
+    """The mean return of a run's last games, and the best that so many in a row had."""
+    with episodes.open(encoding="utf-8", newline="") as file:
+        games = [(int(row["agent_steps"]), float(row["return"])) for row in csv.DictReader(file)]
+    if not games:
+        return {"mean return": "no finished game"}
+    count = min(len(games), GAMES_PER_MEAN)
+    sums = np.cumsum([0.0, *(game_return for _, game_return in games)])
+    means = (sums[count:] - sums[:-count]) / count
+    best = int(np.argmax(means))
+    step = games[best + count - 1][0]
+    return {
+        "mean return": f"{means[-1]:.1f}, of the last {count} games",
+        "best": f"{means[best]:.1f}, of {count} games up to {step:_} agent steps",
+    }

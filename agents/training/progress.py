@@ -1,74 +1,87 @@
-"""What a user watches while a run trains: a bar on a terminal, plain lines elsewhere."""
+"""What a user watches while a run trains: a line, rewritten on a terminal, repeated elsewhere."""
 
+import shutil
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 
 from stable_baselines3.common.callbacks import BaseCallback
-from tqdm import tqdm
 
 from agents.training.callbacks import EpisodeLog
 
-SECONDS_BETWEEN_LINES = 30.0
+SECONDS_BETWEEN_LINES, SECONDS_BETWEEN_REDRAWS = 30.0, 0.5
+LINES_PER_RATE = 60  # the rate is that since so many lines ago: DQN's falls when it begins to learn
 
 
 class Progress(BaseCallback):
-    """Agent steps done, rate, time left and mean return.
+    """Mean return, agent steps done, rate and time left, in at most 79 columns.
 
     This start begins at `done_agent_steps`; `on_step` is called at every step of the environments.
     """
 
     def __init__(
         self,
-        name: str,
         done_agent_steps: int,
         total_agent_steps: int,
         episodes: EpisodeLog,
         on_step: Callable[[], None],
     ) -> None:
         super().__init__()
-        self._name = name
         self._total = total_agent_steps
-        self._from = done_agent_steps
         self._episodes = episodes
         self._call_on_step = on_step
-        self._started = self._shown = time.monotonic()
-        self._bar = tqdm(
-            total=total_agent_steps,
-            initial=done_agent_steps,
-            desc=name,
-            unit="step",
-            unit_scale=True,
-            dynamic_ncols=True,
-            mininterval=0.5,
-            disable=not sys.stderr.isatty(),
-        )
+        self._on_terminal = sys.stderr.isatty()
+        self._pause = SECONDS_BETWEEN_REDRAWS if self._on_terminal else SECONDS_BETWEEN_LINES
+        self._shown = deque([(time.monotonic(), done_agent_steps)], maxlen=LINES_PER_RATE)
 
     def _on_step(self) -> bool:
         self._call_on_step()
-        means = self._episodes.means
-        if not self._bar.disable:
-            if means is not None:
-                self._bar.set_postfix_str(f"return {means[0]:.1f}", refresh=False)
-            self._bar.update(self.num_timesteps - self._bar.n)
-        elif time.monotonic() - self._shown >= SECONDS_BETWEEN_LINES:
-            self._shown = time.monotonic()
-            shown = "no finished game yet" if means is None else f"mean return {means[0]:.1f}"
-            print(f"{self._describe()}, {shown}", flush=True)
+        if time.monotonic() - self._shown[-1][0] >= self._pause:
+            self._show()
         return True
 
     def close(self) -> None:
-        """Leave the bar as it is."""
-        self._bar.close()
+        """Leave the line as it is at the end."""
+        if self._on_terminal and self.num_timesteps:
+            self._show()
+            print(file=sys.stderr)
 
-    def _describe(self) -> str:
-        done = self.num_timesteps
-        rate = (done - self._from) / (time.monotonic() - self._started)
-        left = (self._total - done) / rate if rate else float("inf")
-        return (
-            f"{self._name}: {done:_} of {self._total:_} agent steps ({done / self._total:.1%}), "
-            f"{rate:.0f}/s, {format_seconds(left)} left"
+    def _show(self) -> None:
+        (since, from_step), now = self._shown[0], time.monotonic()
+        self._shown.append((now, self.num_timesteps))
+        means = self._episodes.means
+        line = describe_progress(
+            None if means is None else means[0],
+            self.num_timesteps,
+            self._total,
+            (self.num_timesteps - from_step) / max(now - since, 1e-9),
         )
+        if self._on_terminal:
+            columns = shutil.get_terminal_size().columns
+            print(f"\r{line[: columns - 1]}\x1b[K", end="", file=sys.stderr, flush=True)
+        else:
+            print(line, flush=True)
+
+
+def describe_progress(
+    mean_return: float | None, done: int, total: int, steps_per_second: float
+) -> str:
+    """The line: what matters most comes first, as a narrow terminal shows no more."""
+    left = max(total - done, 0) / steps_per_second if steps_per_second else float("inf")
+    return (
+        f"{'no finished game' if mean_return is None else f'mean return {mean_return:.1f}'}, "
+        f"{format_steps(done)} of {format_steps(total)} steps ({min(done / total, 1):.1%}), "
+        f"{steps_per_second:.0f}/s, {format_seconds(left)} left"
+    )
+
+
+def format_steps(steps: int) -> str:
+    """A number of steps, short: "600", "12.3k", "1.235M"."""
+    for multiple, letter in ((1_000_000, "M"), (1_000, "k")):
+        if steps >= multiple:
+            return f"{steps / multiple:.4g}{letter}"
+    return str(steps)
 
 
 def format_seconds(seconds: float) -> str:

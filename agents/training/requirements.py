@@ -38,7 +38,8 @@ def count_needs(
     kept, replays, written = 0, [], 0
     for config in configs:
         logs = int(LOG_BYTES_PER_AGENT_STEP * config.run.total_agent_steps)
-        kept += KEPT_FILES * CHECKPOINT_BYTES + logs
+        files_kept = KEPT_FILES + bool(config.execution.evaluate_every_agent_steps)  # the best
+        kept += files_kept * CHECKPOINT_BYTES + logs
         replays.append(_count_replay_bytes(config))
         files = (runs / config.name).rglob("*")
         written += sum(file.stat().st_size for file in files if file.is_file())

@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Literal, NamedTuple
 
@@ -14,8 +14,9 @@ from agents.algorithms.device import find_device
 from agents.algorithms.divergence import Divergence
 from agents.algorithms.dqn import DQN
 from agents.models.own_extractor import count_cost, find_fault
-from agents.training.callbacks import Checkpoints, EpisodeLog, TensorBoardRows
+from agents.training.callbacks import Checkpoints, EpisodeLog, Log, TensorBoardRows
 from agents.training.checkpoints import Agent, check_weights, cut_logs, save_agent
+from agents.training.evaluation import PeriodicEvaluation
 from agents.training.progress import Progress
 from agents.training.requirements import check_needs
 from agents.training.resume import make_or_restore, refill_replay
@@ -107,13 +108,19 @@ def find_schedule(config: RunConfig) -> str | None:
     return None
 
 
-def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> int:
+def train_run(
+    directory: RunDirectory,
+    config: RunConfig,
+    stop: StopRequest,
+    tell_start: Callable[[RunConfig, str, str], None] = lambda *_: None,
+) -> int:
     """Train a run to its end, from its newest checkpoint if it has one.
 
     Args:
         directory: Where it lives.
         config: From `plan_run`.
         stop: Asked between updates.
+        tell_start: Told the config, the device and the threads when all is ready to begin.
 
     Returns:
         The agent steps trained: those asked for, and what the last round of updates went beyond.
@@ -139,8 +146,7 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
         agent, logs = make_or_restore(directory, config, env, device)
         done, total = agent.num_timesteps, config.run.total_agent_steps
 
-        if reason:
-            print(f"{config.name}: {reason}", flush=True)
+        tell_start(config, str(device), reason or str(threads))
         if obstacle := agent.find_obstacle():
             print(f"{config.name}: SB3's own passes are used: {obstacle}.", flush=True)
         cut_logs(directory.path, logs["file_sizes"])
@@ -151,32 +157,29 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
 
         episodes = EpisodeLog(directory.episodes_path, **logs["episodes"])
         stack.callback(episodes.close)
-        rows = TensorBoardRows(config, episodes, logs["rows"].get("logged_agent_steps", 0))
-        logger = Logger(None, [EventFile(directory.path, first_step=rows.logged_agent_steps + 1)])
-        stack.callback(logger.close)
-        agent.set_logger(logger)
-        checkpoints = Checkpoints(
-            directory,
-            config,
-            env,
-            episodes,
-            rows,
-            stop,
-            saved_agent_steps=done,
-        )
+        events = EventFile(directory.path, first_step=done + 1)
+        stack.callback(events.close)
+        agent.set_logger(Logger(None, [events]))
+        rows = TensorBoardRows(config, episodes, events, **logs["rows"])
         watchdog = Watchdog(
             config.execution.hang_timeout_seconds,
             lambda message: directory.write_status(
                 "failed", checkpoints.saved_agent_steps, message
             ),
         )
+        evaluation = PeriodicEvaluation(
+            directory, config, events, stop, watchdog.feed, **logs.get("evaluation", {})
+        )
+        kept: dict[str, Log] = {"episodes": episodes, "rows": rows, "evaluation": evaluation}
+        checkpoints = Checkpoints(directory, config, env, kept, stop, saved_agent_steps=done)
         stack.enter_context(watchdog.watch())
         with _record_outcome(directory, checkpoints, config.network):
             if isinstance(agent, DQN) and 0 < done < total and agent.replay_buffer.size() == 0:
                 refill_replay(agent, env, watchdog, stop)
-            progress = Progress(config.name, done, total, episodes, on_step=watchdog.feed)
+            progress = Progress(done, total, episodes, on_step=watchdog.feed)
             stack.callback(progress.close)
-            _learn(agent, total - done, [episodes, progress, rows, checkpoints], is_new=done == 0)
+            callbacks: list[BaseCallback] = [episodes, progress, rows, evaluation, checkpoints]
+            _learn(agent, total - done, callbacks, is_new=done == 0)
             save_agent(directory.final_path, config, agent)
             if not config.execution.keep_replay and directory.replay_path.exists():
                 shutil.rmtree(directory.replay_path)

@@ -6,7 +6,7 @@ and ends, while training goes on.
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,11 +16,12 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
-from torch.utils.tensorboard.summary import hparams, image, scalar
+from torch.utils.tensorboard.summary import custom_scalars, hparams, image, scalar, text
 
 from runtime.files import naming_write_errors
 
 FILE_VERSION = Event(file_version="brain.Event:2")  # the first event of a file
+GAME_CHARTS = {"Every run": "return"}  # of the page "Custom Scalars", in every run: title and tag
 
 
 class EventFile(KVWriter):
@@ -45,7 +46,7 @@ class EventFile(KVWriter):
     def write(
         self, key_values: Mapping[str, Any], key_excluded: Mapping[str, Any], step: int = 0
     ) -> None:
-        """Write one row: numbers, images and a run's hyper-parameters, by tag."""
+        """Write one row: numbers, texts, images and a run's hyper-parameters, by tag."""
         now = time.time()
         self._write_events(
             Event(wall_time=now, step=step, summary=summary)
@@ -53,6 +54,10 @@ class EventFile(KVWriter):
             if "tensorboard" not in key_excluded[tag]
             for summary in _summarize(tag, value)
         )
+
+    def write_values(self, values: Mapping[str, Any], step: int) -> None:
+        """Write what is shown of one step beside the rows."""
+        self.write(values, dict.fromkeys(values, ()), step)
 
     def close(self) -> None:
         """Close the file."""
@@ -70,6 +75,20 @@ def write_events(file: IO[bytes], events: Iterable[Event]) -> None:
     records = RecordWriter(file)
     for event in events:
         records.write(event.SerializeToString(deterministic=True))
+
+
+def lay_out_charts(charts: Mapping[str, str], games: Sequence[str]) -> Summary:
+    """The layout of the page "Custom Scalars", which merges those of all runs by their titles.
+
+    Args:
+        charts: By title, the tag before `/<game>`.
+        games: Each has a chart below each title, with a line for every run that has the tag.
+    """
+    layout = {
+        title: {game: ["Multiline", [f"^{tag}/{game}$"]] for game in games}
+        for title, tag in charts.items()
+    }
+    return custom_scalars(layout)  # type: ignore[no-untyped-call]
 
 
 def tile_maps(maps: Tensor) -> np.ndarray[Any, Any]:
@@ -96,6 +115,10 @@ def tile_maps(maps: Tensor) -> np.ndarray[Any, Any]:
 
 
 def _summarize(tag: str, value: Any) -> list[Summary]:
+    if isinstance(value, Summary):
+        return [value]
+    if isinstance(value, str):
+        return [text(tag, value)]  # type: ignore[no-untyped-call]
     if isinstance(value, HParam):
         return list(hparams(value.hparam_dict, value.metric_dict))  # type: ignore[no-untyped-call]
     if isinstance(value, Image):

@@ -80,6 +80,16 @@ def test_a_saved_config_comes_back(config):
     assert read(config.to_json()) == config
 
 
+def test_a_config_from_before_there_were_evaluations_asks_for_none():
+    config = make_config("Pong", "dqn", {"evaluate_every_agent_steps": 5, "evaluation_games": 3})
+    values = json.loads(config.to_json())
+    for name in ("evaluate_every_agent_steps", "evaluation_games"):
+        del values["execution"][name]
+    before = read(json.dumps(values))
+    assert before.execution.evaluate_every_agent_steps == 0
+    assert experiment_differences(before, config) == []
+
+
 @settings(deadline=None)
 @given(configs())
 def test_a_config_differs_in_nothing_from_itself_carried_out_otherwise(config):

@@ -96,23 +96,23 @@ def test_the_affinity_counts():
     assert run(script) == "1\n"
 
 
-ANOTHER = "--set threads=N is another number."
+ANOTHER = "--set threads=N is another number"
 
 
 @pytest.mark.parametrize(
     ("asked", "cores", "variable", "load", "threads", "line"),
     [
-        (0, 2, None, 0.2, 2, f"threads: 2 (cores: 2); {ANOTHER}"),
-        (0, 2, None, 1.2, 1, f"threads: 1 (cores: 2, load: 1.2); {ANOTHER}"),
-        (0, 2, None, 9.0, 1, f"threads: 1 (cores: 2, load: 9.0); {ANOTHER}"),
-        (0, 16, None, 9.6, 4, f"threads: 4 (cores: 16); {ANOTHER}"),
-        (0, 1, None, 0.0, 1, f"threads: 1 (cores: 1); {ANOTHER}"),
-        (0, 3, None, 60.0, 3, f"threads: 3 (cores: 3); {ANOTHER}"),
-        (0, 16, "1", 0.0, 1, f"threads: 1 (OMP_NUM_THREADS=1); {ANOTHER}"),
-        (0, 16, "8,2", 0.0, 8, f"threads: 8 (OMP_NUM_THREADS=8); {ANOTHER}"),
-        (0, 2, "many", 0.0, 2, f"threads: 2 (cores: 2); {ANOTHER}"),
+        (0, 2, None, 0.2, 2, f"2 (cores: 2); {ANOTHER}"),
+        (0, 2, None, 1.2, 1, f"1 (cores: 2, load: 1.2); {ANOTHER}"),
+        (0, 2, None, 9.0, 1, f"1 (cores: 2, load: 9.0); {ANOTHER}"),
+        (0, 16, None, 9.6, 4, f"4 (cores: 16); {ANOTHER}"),
+        (0, 1, None, 0.0, 1, f"1 (cores: 1); {ANOTHER}"),
+        (0, 3, None, 60.0, 3, f"3 (cores: 3); {ANOTHER}"),
+        (0, 16, "1", 0.0, 1, f"1 (OMP_NUM_THREADS=1); {ANOTHER}"),
+        (0, 16, "8,2", 0.0, 8, f"8 (OMP_NUM_THREADS=8); {ANOTHER}"),
+        (0, 2, "many", 0.0, 2, f"2 (cores: 2); {ANOTHER}"),
         (2, 2, "1", 9.0, 2, ""),
-        (64, 2, None, 0.0, 64, "64 threads have 2 cores: --set threads=2 may be faster."),
+        (64, 2, None, 0.0, 64, "64 for 2 cores; --set threads=2 may be faster"),
     ],
 )
 def test_threads(monkeypatch, asked, cores, variable, load, threads, line):

@@ -93,7 +93,7 @@ def test_killed_stopped_interrupted_and_gone_on(tmp_path):
             process.send_signal(number)
             out, err = process.communicate()
             assert (process.returncode, err) == (status, "")
-            assert out == f"{directory.path}: saved; the same command goes on from here.\n"
+            assert out.endswith(f"{directory.path}: saved; the same command goes on from here.\n")
         state = directory.read_status()
         assert state == RunStatus(state="interrupted", agent_steps=newest_checkpoint(directory))
 
@@ -114,7 +114,7 @@ def test_two_processes_train_the_same_agent(algo, tmp_path):
         for process, run in zip((one, other), runs, strict=True):
             out, err = process.communicate()
             assert (process.returncode, err) == (0, "")
-            assert out == f"{run.directory.path}: finished, 120 agent steps.\n"
+            assert f"\n{run.directory.path}: finished, 120 agent steps.\n" in out
     states = [read_model_zip(run.directory.final_path).policy_state for run in runs]
     assert states[0].keys() == states[1].keys()
     for name, tensor in states[0].items():
@@ -143,19 +143,30 @@ def test_a_reader_that_has_gone_ends_it_quietly(unbuffered):
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-def test_a_finished_run_tells_the_steps_it_trained_and_is_left_alone(tmp_path, capsys):
+def test_a_run_tells_what_is_trained_and_what_came_of_it(here, capsys):
     """Two environments of five steps each are ten agent steps; 40 are four of these updates."""
-    run = ShortRun(tmp_path, short_config(total_agent_steps=31, n_envs=2, n_steps=5))
-    path = run.directory.path
-    arguments = command_line(run.config, tmp_path)
+    arguments = command_line(short_config(total_agent_steps=31, n_steps=5), Path("a b"))
+    path = "a b/Breakout/a2c-cnn/seed0"
+    start = f"""\
+training  Breakout, a2c-cnn, seed 0
+steps     31 agent steps, protocol baselines
+folder    {path}
+device    cpu, fp32
+threads   1
+watch     tensorboard --logdir 'a b'
+"""
+    end = f"""
+mean return  no finished game
+model        {path}/final.zip
+evaluate     python evaluate.py '{path}' --video
+"""
     assert train.main(arguments) == 0
-    assert capsys.readouterr().out == f"{path}: finished, 40 agent steps.\n"
-    before = {file: file.stat().st_mtime_ns for file in path.rglob("*")}
+    assert capsys.readouterr().out == f"{start}{path}: finished, 40 agent steps.{end}"
+    before = {file: file.stat().st_mtime_ns for file in Path(path).rglob("*")}
     assert train.main(arguments) == 0
-    assert capsys.readouterr().out == (
-        f"{path}: finished, 40 agent steps; a larger --steps extends it.\n"
-    )
-    assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == before
+    longer = "; a larger --steps extends it"
+    assert capsys.readouterr().out == f"{path}: finished, 40 agent steps{longer}.{end}"
+    assert {file: file.stat().st_mtime_ns for file in Path(path).rglob("*")} == before
 
 
 @pytest.fixture

@@ -19,6 +19,10 @@ DEVICE = "`device` must be auto, cpu, cuda or cuda:N"
 PROTOCOL = "`protocol` must be one of baselines, machado"
 HUGE = "9" * 400
 SHOWN = "9" * 57 + "..."
+TOO_SHORT = (
+    "with 100_000 agent steps nothing would be learned: DQN acts at random for the first 100_000 "
+    "(`learning_starts`); give more --steps, at least 100_001, or set a smaller `learning_starts`."
+)
 
 Refusal = tuple[list[str], str]
 
@@ -145,6 +149,7 @@ BREAKOUT, PONG = " Did you mean Breakout?", " Did you mean Pong?"
                 ("x" * 300, "use {} (File name too long)"),
             )
         ),
+        (["--algo", "dqn", "--steps", "0.1M"], TOO_SHORT),
         # --set
         *(
             (["--set", text], f"--set takes key=value, got '{text}'.")
@@ -275,6 +280,7 @@ ARMS = (
         ),
         # what both kinds take
         *each("--steps", STEPS, {"0": "0", "nan": "'nan'"}),
+        (["--algo", "dqn", "--steps", "100k"], TOO_SHORT),
         (["--device", "gpu"], f"{DEVICE}, got 'gpu'."),
         *each("--protocol", PROTOCOL, {"atari": "'atari'"}),
         (["--runs", ""], "--runs must name a folder, got ''."),

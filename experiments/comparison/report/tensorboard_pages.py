@@ -6,9 +6,9 @@ from pathlib import Path
 
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
-from torch.utils.tensorboard.summary import custom_scalars, scalar, text
+from torch.utils.tensorboard.summary import scalar, text
 
-from agents.training.tensorboard import FILE_VERSION, write_events
+from agents.training.tensorboard import FILE_VERSION, GAME_CHARTS, lay_out_charts, write_events
 from experiments.comparison.report.figures import smooth_curves
 from experiments.comparison.report.records import Comparison
 from experiments.comparison.statistics.curves import bin_middles, compute_curve_band
@@ -16,7 +16,7 @@ from runtime.files import write_atomically
 
 FOLDER = "tensorboard"
 _FILE_NAME = "events.out.tfevents.0.report"  # the same report is the same file
-_CHARTS = {"Mean over seeds": "mean_return", "Every run": "return"}
+_CHARTS = {"Mean over seeds": "mean_return"} | GAME_CHARTS
 
 
 def write_tensorboard(
@@ -28,12 +28,8 @@ def write_tensorboard(
     are runs of their own named after the arms, then of all single runs. Times are left at zero.
     """
     tables = "\n\n".join(part for part in markdown.split("\n\n") if not part.startswith("!["))
-    layout = {
-        title: {game: ["Multiline", [f"^{tag}/{game}$"]] for game in comparison.plan.games}
-        for title, tag in _CHARTS.items()
-    }
     summaries = [
-        custom_scalars(layout),  # type: ignore[no-untyped-call]
+        lay_out_charts(_CHARTS, comparison.plan.games),
         text("report", tables),  # type: ignore[no-untyped-call]
         *(_make_image(f"report/{name}", png) for name, png in figures.items()),
     ]

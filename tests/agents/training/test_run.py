@@ -71,8 +71,8 @@ def test_tensorboard_has_sb3s_tags_and_the_games(uninterrupted):
         "rollout/ep_rew_mean",
         "rollout/ep_len_mean",
         "return/Breakout",
-        "length_frames/Breakout",
-        "coordinates/weight_share_layer0",
+        "return_per_game/Breakout",
+        "train/coordinate_weight_share_layer0",
         "train/learning_rate",
         "train/loss" if algo == "dqn" else "train/policy_loss",
     }
@@ -82,6 +82,11 @@ def test_tensorboard_has_sb3s_tags_and_the_games(uninterrupted):
     steps = [step for step, _ in scalars["train/learning_rate"]]
     assert steps == sorted(set(steps))
     assert steps[-1] == 600
+    # Position's share at the start, which the others are seen against.
+    assert scalars["train/coordinate_weight_share_layer0"][0][0] == 0
+    games = {(row["agent_steps"], row["return"]) for row in read_episodes(uninterrupted)}
+    for step, value in scalars["return_per_game/Breakout"]:
+        assert (str(step), f"{float.fromhex(value):.0f}") in games
     # The mean of the last 100 games, whichever they were.
     returns = [float(row["return"]) for row in read_episodes(uninterrupted)]
     mean = float.fromhex(scalars["return/Breakout"][-1][1])

@@ -1,12 +1,16 @@
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from stable_baselines3.common.logger import HParam, Image, Logger, TensorBoardOutputFormat
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
-from agents.training.tensorboard import EventFile
+from agents.training.callbacks import TensorBoardRows
+from agents.training.tensorboard import GAME_CHARTS, EventFile, lay_out_charts
+from configs.run_config import make_config
 from tests.refusals import refusal
 
 
@@ -98,3 +102,41 @@ def test_an_open_page_forgets_what_a_resumed_run_takes_back(tmp_path):
     resumed.close()
     page.Reload()
     assert [event.step for event in page.Scalars("a")] == [5, 10, 12]
+
+
+def test_games_are_shown_one_by_one_but_no_more_than_10_000(tmp_path):
+    """25_000 agent steps in 10_000 parts are parts of 3; every step ends two games."""
+    config = make_config("Pong", "a2c", {"total_agent_steps": 25_000})
+    shown: list[tuple[float, int]] = []
+    events: Any = SimpleNamespace(
+        write_values=lambda values, step: shown.append((values["return_per_game/Pong"], step))
+    )
+    rows = TensorBoardRows(config, None, events)  # type: ignore[arg-type]
+    for step in range(1, 25_001):
+        if step == 11:  # as after a resume
+            rows = TensorBoardRows(config, None, events, **rows.get_state())  # type: ignore[arg-type]
+        rows.num_timesteps = step
+        rows.locals = {"infos": [{}, {"episode": {"r": step}}, {"episode": {"r": -1}}]}
+        rows._on_step()
+    assert shown[:5] == [(3, 3), (6, 6), (9, 9), (12, 12), (15, 15)]
+    assert len(shown) == 8_333
+
+
+def test_a_new_run_brings_its_config_and_its_chart(tmp_path):
+    config = make_config("Pong", "a2c", {})
+    file = EventFile(tmp_path)
+    file.write_values(
+        {"config": config.to_json(), "layout": lay_out_charts(GAME_CHARTS, ["A", "B"])}, 0
+    )
+    file.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    (text,) = events.Tensors("config/text_summary")
+    assert text.tensor_proto.string_val == [config.to_json().encode()]
+    (layout,) = events.Tensors("custom_scalars__config__")
+    (category,) = Layout.FromString(layout.tensor_proto.string_val[0]).category
+    assert category.title == "Every run"
+    assert [(chart.title, list(chart.multiline.tag)) for chart in category.chart] == [
+        ("A", ["^return/A$"]),
+        ("B", ["^return/B$"]),
+    ]

@@ -1,0 +1,130 @@
+"""Playing whole games at regular intervals with an agent that trains; it learns nothing by it."""
+
+from collections.abc import Callable
+from statistics import fmean
+from typing import Any
+
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+
+from agents.evaluation.agent import TrainedAgent
+from agents.evaluation.games import PlayedGame, play_games
+from agents.training.callbacks import is_due
+from agents.training.checkpoints import save_agent
+from agents.training.tensorboard import EventFile
+from configs.run_config import DQNHyperparameters, RunConfig
+from envs.games import find_game
+from runtime.files import naming_write_errors
+from runtime.run_directory import RunDirectory
+from runtime.stop_request import StopRequest, TrainingStopped
+
+COLUMNS = ("agent_steps", "games", "mean_return", "mean_length_frames")
+# More than evaluate.py takes: it never scores the best agent on the games it was chosen by.
+SEED = 2**31
+
+
+class PeriodicEvaluation(BaseCallback):
+    """Evaluates the agent as evaluate.py does, and keeps the one with the best mean return.
+
+    Always the same games, each with a random generator of its own: training draws what it would
+    without, and an evaluation depends on nothing but the weights.
+
+    Args:
+        directory, config: Of the run.
+        events: Where SB3's tags of an evaluation go.
+        stop: Asked at every step; what is being evaluated is then evaluated by the next start.
+        on_step: Told every step.
+        evaluated_agent_steps: Where the last evaluation was; 0 if there was none.
+        best_mean_return: Of the evaluations before; None if there was none.
+    """
+
+    model: Any
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        config: RunConfig,
+        events: EventFile,
+        stop: StopRequest,
+        on_step: Callable[[], None],
+        evaluated_agent_steps: int = 0,
+        best_mean_return: float | None = None,
+    ) -> None:
+        super().__init__()
+        self._directory = directory
+        self._config = config
+        self._events = events
+        self._stop = stop
+        self._call_on_step = on_step
+        self._evaluated_agent_steps = evaluated_agent_steps
+        self._best_mean_return = best_mean_return
+
+    def get_state(self) -> dict[str, Any]:
+        """The arguments with which a later start goes on."""
+        return {
+            "evaluated_agent_steps": self._evaluated_agent_steps,
+            "best_mean_return": self._best_mean_return,
+        }
+
+    def _on_rollout_start(self) -> None:
+        self._evaluate_if_due(can_stop=True)
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_training_end(self) -> None:
+        self._evaluate_if_due(can_stop=False)  # there is no later start
+
+    def _evaluate_if_due(self, *, can_stop: bool) -> None:
+        every = self._config.execution.evaluate_every_agent_steps
+        if not every or not is_due(self.num_timesteps, self._evaluated_agent_steps, every):
+            return
+
+        def on_step(_: int) -> None:
+            self._call_on_step()
+            if can_stop and self._stop:
+                raise TrainingStopped
+
+        try:
+            games = self._play(on_step)
+        except TrainingStopped:
+            return
+        self._record(games)
+
+    def _play(self, on_step: Callable[[int], None]) -> list[PlayedGame]:
+        config, settings = self._config, self._config.hyperparameters
+        agent = TrainedAgent(
+            policy=self.model.policy,
+            game=find_game(config.run.game),
+            protocol_name=config.run.protocol,
+            config=config,
+            model_name="",
+            trained_agent_steps=self.num_timesteps,
+            final_epsilon=None,
+        )
+        epsilon = None
+        if isinstance(settings, DQNHyperparameters):
+            epsilon = settings.exploration_final_eps
+        count = config.execution.evaluation_games
+        agent.policy.set_training_mode(False)
+        # A user's own extractor may draw from torch's generators.
+        devices = [agent.policy.device] if agent.policy.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            return [game for _, game in play_games(agent, count, SEED, epsilon, on_step)]
+
+    def _record(self, games: list[PlayedGame]) -> None:
+        step = self.num_timesteps
+        mean_return = fmean(game.raw_return for game in games)
+        mean_length = fmean(game.length_frames for game in games)
+        if self._best_mean_return is None or mean_return > self._best_mean_return:
+            self._best_mean_return = mean_return
+            save_agent(self._directory.best_path, self._config, self.model)
+        path = self._directory.evaluations_path
+        is_new = not path.exists()
+        with naming_write_errors(path), path.open("a", encoding="utf-8", newline="\n") as file:
+            if is_new:
+                print(*COLUMNS, sep=",", file=file)
+            print(step, len(games), mean_return, mean_length, sep=",", file=file)
+        tags = {"eval/mean_reward": mean_return, "eval/mean_ep_length": mean_length}
+        self._events.write_values(tags, step)
+        self._evaluated_agent_steps = step
