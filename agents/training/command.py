@@ -85,8 +85,11 @@ def _tell_end(directory: RunDirectory, agent_steps: int, more: str = "") -> None
 
 def describe_returns(episodes: Path) -> dict[str, str]:
     """The mean return of a run's last games, and the best that so many in a row had."""
-    with episodes.open(encoding="utf-8", newline="") as file:
-        games = [(int(row["agent_steps"]), float(row["return"])) for row in csv.DictReader(file)]
+    try:
+        with episodes.open(encoding="utf-8", newline="") as file:
+            games = [(int(r["agent_steps"]), float(r["return"])) for r in csv.DictReader(file)]
+    except (OSError, csv.Error, LookupError, TypeError, ValueError):
+        return {"mean return": f"unknown, as {episodes.name} cannot be read"}
     if not games:
         return {"mean return": "no finished game"}
     count = min(len(games), GAMES_PER_MEAN)

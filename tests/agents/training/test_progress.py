@@ -71,3 +71,12 @@ def test_returns(tmp_path, returns, told):
     if returns:
         told |= {"best": f"{told['best']} agent steps"}
     assert describe_returns(path) == told
+
+
+@pytest.mark.parametrize("content", ["agent_steps,return\n5\n", "agent_steps\n5\n", "\0", None])
+def test_returns_of_a_damaged_file(tmp_path, content):
+    path = tmp_path / "episodes.csv"
+    if content is not None:
+        path.write_text(content + "5,x")
+    told = {"mean return": "unknown, as episodes.csv cannot be read"}
+    assert describe_returns(path) == told
