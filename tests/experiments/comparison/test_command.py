@@ -1,0 +1,322 @@
+"""The comparison command, from its options to its report, with real workers and on Ray."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.comparison.execution.pool import LOG_NAME, Failure
+from experiments.comparison.plan import load_plan, save_plan
+from runtime.run_directory import RunDirectory, RunStatus
+from tests.synthetic_runs import plan_of, write_run
+from train import main
+
+ROOT = Path(__file__).parents[3]
+TINY = "--compare --games=Breakout --seeds=1 --jobs=2 --n-envs=2"
+TINY += " --set=log_every_agent_steps=20 --set=checkpoint_every_agent_steps=20"
+
+
+@pytest.fixture
+def executed(monkeypatch) -> dict[str, Any]:
+    """What `execute` was asked; one run fails, and there is a fault in the report."""
+    asked: dict[str, Any] = {"failures": [Failure("Pong/a2c-cnn/seed0", Path("a.log"), "killed")]}
+
+    def pretend(*_: object, **how: Any) -> list[Failure]:
+        asked.update(how)
+        failures: list[Failure] = asked["failures"]
+        return failures
+
+    def refuse(_: Path) -> None:
+        raise ValueError("final.zip is damaged")
+
+    monkeypatch.setattr("experiments.comparison.command.execute", pretend)
+    monkeypatch.setattr("experiments.comparison.command.write_report", refuse)
+    return asked
+
+
+def test_a_fault_in_the_report_hides_no_failed_run(tmp_path, capsys, refuse, executed):
+    assert main(["--compare", "--jobs=1", f"--runs={tmp_path}"]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "failed: Pong/a2c-cnn/seed0: killed; see a.log",
+        "error: final.zip is damaged",
+    ]
+    executed["failures"] = []
+    refuse(main, ["--compare", "--jobs=1", f"--runs={tmp_path}"])
+
+
+@pytest.mark.parametrize(
+    ("limit", "jobs", "threads"), [("3", 2, 3), ("3", 8, 2), ("", 1, 4), ("", 16, 1)]
+)
+def test_a_run_gets_no_more_threads_than_one_alone(
+    tmp_path, monkeypatch, executed, limit, jobs, threads
+):
+    monkeypatch.setenv("OMP_NUM_THREADS", limit)
+    for module in ("runtime.process_settings", "experiments.comparison.command"):
+        monkeypatch.setattr(f"{module}.count_cores", lambda: 16)
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
+    assert main(["--compare", f"--jobs={jobs}", f"--runs={tmp_path}"]) == 1
+    assert executed["threads"] == threads
+
+
+def test_the_dry_run_says_what_it_would_take_and_writes_nothing(tmp_path, capsys):
+    assert main(["--compare", "--dry-run", "--jobs", "2", "--runs", str(tmp_path / "runs")]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[:10])
+    assert lines["seeds"] == "0 1 2 3 4"
+    assert lines["runs"] == "90, of which 0 have ended; 2 at a time"
+    assert lines["steps"] == "900_000_000 agent steps, 0 of them done"
+    # 9e8 / (2 * 1150) s
+    assert lines["time"].startswith("108 h 41 min at 1150 agent steps/s a job (configs/")
+    assert lines["memory"].startswith("1.3 GB")  # a process 0.6 GB, 80 samples of 0.5 MB
+    # scipy.stats.nct: sf(t.ppf(1 - 0.04 / 9 / 2, 4), 4, 3.25 * sqrt(5)) = 0.80
+    assert lines["verdicts"] == (
+        "with 80% probability a game is told better or worse if the arms differ by 5% of the "
+        "baseline's gain (the margin) plus 3.25 standard deviations of the paired differences"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_estimate_uses_measured_rates(tmp_path, capsys):
+    plan = plan_of("Breakout", seeds=1)
+    directory = write_run(tmp_path, plan.runs()[0], [1.0] * 4)  # 10 agent steps a second
+    directory.final_path.touch()
+    options = ["--compare", "--dry-run", "--games=Breakout", "--seeds=1", "--steps=1000"]
+    assert main([*options, "--runs", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert f"1 min 40 s at 10 agent steps/s a job (median of 1 runs below {tmp_path})" in out
+    assert "2 of which" not in out
+    assert "2, of which 1 have ended; 1 at a time" in out
+    assert "none possible with 1 seeds; 3 or more are needed" in out
+    assert main([*options, "--arms=cnn", "--runs", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "\narms       cnn; nothing to compare it with\n" in out
+    assert "\nverdicts   none, of a single arm\n" in out
+
+
+def test_a_declared_plan_is_carried_out_without_saying_it_again(tmp_path, capsys, refuse):
+    runs = tmp_path / "new" / "runs"
+    options = ["--compare", f"--runs={runs}"]
+    declared = ["--games=Pong", "--seeds=3", "--steps=100", "--set=power=0.9", "--set=gamma=0.9"]
+    assert main([*options, *declared, "--declare"]) == 0
+    assert [path.name for path in runs.iterdir()] == ["comparison.json"]
+    said = capsys.readouterr().out.splitlines()[:7]
+    assert said[-1].startswith("time ")
+    for more in (
+        [],
+        declared,
+        ["--algo=a2c", "--games=pong"],
+        ["--set=checkpoint_every_agent_steps=7"],
+    ):
+        assert main([*options, *more, "--dry-run"]) == 0
+        assert capsys.readouterr().out.splitlines()[:7] == said
+    for other, name in (
+        ("--games=Qbert", "games"),
+        ("--set=power=0.8", "criteria"),
+        ("--set=gamma=0.8", "gamma"),
+    ):
+        line = refuse(main, [*options, other, "--dry-run"])
+        assert f"is a plan of other settings ({name}); " in line
+
+
+def test_adding_seeds_to_a_complete_game_is_noted_in_the_plan(tmp_path, capsys, refuse):
+    save_plan(plan_of("Breakout", seeds=1), tmp_path)
+    for config in plan_of("Breakout").runs():
+        write_run(tmp_path, config, [1.0]).final_path.touch()
+    options = ["--compare", "--games=Breakout", "--steps=1000", f"--runs={tmp_path}"]
+    assert main([*options, "--seeds=2"]) == 0
+    saved = load_plan(tmp_path)
+    assert saved is not None
+    assert (saved.seeds, saved.looks) == ((0, 1), (1,))
+    assert "4 have ended, 0 to train" in capsys.readouterr().out
+    assert "look 2" in (tmp_path / "report.md").read_text()
+    line = refuse(main, [*options, "--seeds=1"])
+    assert "is a plan of 2 seeds, more than the 1 asked for" in line
+    assert main([*options, "--steps=1001", "--dry-run"]) == 0
+    assert "\nruns       4, of which 0 have ended; " in capsys.readouterr().out
+
+
+# --- real workers ---------------------------------------------------------------------------------
+
+
+def start(runs: Path, steps: int, *more: str) -> subprocess.Popen[str]:
+    command = [
+        sys.executable,
+        "train.py",
+        *TINY.split(),
+        f"--steps={steps}",
+        f"--runs={runs}",
+        *more,
+    ]
+    return subprocess.Popen(
+        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def find_workers(runs: Path) -> list[int]:
+    """The processes that train below a folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"experiments.comparison.execution.worker" in words and str(runs).encode() in words:
+            found.append(int(path.parent.name))
+    return found
+
+
+def status_of(directory: RunDirectory) -> RunStatus:
+    status = directory.read_status()
+    assert status is not None
+    return status
+
+
+def has_checkpoints(runs: Path, count: int) -> bool:
+    return len({path.parent for path in runs.glob("*/*/*/checkpoints/*.zip")}) >= count
+
+
+def test_interrupted_killed_and_finished(tmp_path):
+    runs = tmp_path / "runs"
+    process = start(runs, 100_000)
+    wait_for(lambda: has_checkpoints(runs, 2))
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert out.endswith(f"{runs}: all runs are saved; the same command goes on from here.\n")
+    assert find_workers(runs) == []
+    directories = [RunDirectory(path.parent) for path in runs.glob("*/*/*/config.json")]
+    assert [status_of(directory).state for directory in directories] == ["interrupted"] * 2
+    assert {d.read_config().execution.threads for d in directories} == {
+        max(len(os.sched_getaffinity(0)) // 2, 1)
+    }
+    before = min(status_of(directory).agent_steps for directory in directories)
+
+    process = start(runs, 100_000)
+    wait_for(lambda: len(find_workers(runs)) == 2)
+    wait_for(lambda: all("resumed at" in (d.path / LOG_NAME).read_text() for d in directories))
+    process.kill()
+    process.communicate()
+    wait_for(lambda: not find_workers(runs))
+    after = [status_of(directory) for directory in directories]
+    assert all(status.state == "interrupted" for status in after)
+    assert min(status.agent_steps for status in after) >= before
+    for directory in directories:
+        with directory.lock():
+            pass
+
+    process = start(runs, 100_000)
+    for stream in (process.stdout, process.stderr):
+        assert stream is not None
+        stream.close()  # as when Ctrl-C ends tee, too
+    logs = [directory.path / LOG_NAME for directory in directories]
+    wait_for(lambda: all(log.read_text().count("resumed at") == 2 for log in logs))
+    process.send_signal(signal.SIGHUP)
+    for number in [signal.SIGTERM, signal.SIGINT] * 2:
+        for worker in find_workers(runs):
+            os.kill(worker, number)  # as a batch system tells every process
+    assert process.wait(timeout=120) == 129
+    assert find_workers(runs) == []
+    assert [status_of(directory).state for directory in directories] == ["interrupted"] * 2
+
+
+def test_a_run_that_cannot_go_on_is_reported_and_the_others_finish_and_go_further(tmp_path):
+    runs, name = tmp_path / "runs", "Breakout/a2c-cnn/seed0"
+    broken = runs / name / "checkpoints"
+    broken.parent.mkdir(parents=True)
+    broken.touch()  # a file where a folder must be
+    process = start(runs, 40)
+    out, err = process.communicate(timeout=180)
+    assert process.returncode == 1
+    assert "it is tried once more." in out
+    assert err.startswith(f"failed: {name}: ended with exit status ")
+    states = read_states(runs)
+    assert states.pop(name) != "finished"
+    assert states == {"Breakout/a2c-coordconv/seed0": "finished"}
+    broken.unlink()
+    process = start(runs, 40)
+    out, err = process.communicate(timeout=180)
+    assert process.returncode == 0, err
+    assert out.startswith("2 runs of 40 agent steps: 1 have ended, 1 to train.\n")
+    assert out.endswith(f"written: {runs}/report.html\n")
+    assert set(read_states(runs).values()) == {"finished"}
+    process = start(runs, 60)
+    out, err = process.communicate(timeout=180)
+    assert process.returncode == 0, err
+    assert out.startswith("2 runs of 60 agent steps: 0 have ended, 2 to train.\n")
+    assert f"{name}: goes on from 40 agent steps.\n" in out
+    assert set(read_states(runs).values()) == {"finished"}
+    assert "This is look 2. " in (runs / "report.md").read_text()
+
+
+def read_states(runs: Path) -> dict[str, str]:
+    report = json.loads((runs / "report.json").read_text())
+    assert report["left_out"] == []
+    return {run["run"]: run["state"] for run in report["runs"]}
+
+
+# --- Ray ------------------------------------------------------------------------------------------
+
+needs_ray = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason='needs pip install -e ".[ray]"'
+)
+
+
+def test_ray_must_answer(tmp_path, refuse):
+    address = "127.0.0.1:1"
+    line = refuse(main, ["--compare", "--ray", address, "--runs", str(tmp_path)])
+    if importlib.util.find_spec("ray") is None:
+        assert line == 'error: --ray needs Ray; install it with pip install -e ".[ray]".'
+    else:
+        assert line.startswith(f"error: --ray {address}: no Ray cluster answers (")
+
+
+RAY_NODES = """
+import sys, time
+from pathlib import Path
+from ray.cluster_utils import Cluster
+
+runs = Path(sys.argv[1])
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+doomed = cluster.add_node(num_cpus=1)
+print(cluster.address, flush=True)
+while len({path.parent for path in runs.glob("*/*/*/checkpoints/*.zip")}) < 2:
+    time.sleep(0.1)
+cluster.remove_node(doomed, allow_graceful=False)
+print("lost a node", flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+
+@needs_ray
+def test_on_two_ray_nodes_of_which_one_is_lost(tmp_path):
+    runs = tmp_path / "runs"
+    command = [sys.executable, "-c", RAY_NODES, str(runs)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as nodes:
+        assert nodes.stdin is not None
+        assert nodes.stdout is not None
+        try:
+            process = start(runs, 1500, "--ray", nodes.stdout.readline().strip())
+            assert nodes.stdout.readline() == "lost a node\n"
+            out, err = process.communicate(timeout=400)
+            assert process.returncode == 0, out + err
+        finally:
+            nodes.stdin.close()
+    report = json.loads((runs / "report.json").read_text())
+    assert {run["state"] for run in report["runs"]} == {"finished"}
+    assert sorted(run["starts"] for run in report["runs"]) == [1, 2]
