@@ -1,0 +1,23 @@
+"""The notebook runs as it stands, and what is kept of its last run is small."""
+
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+
+TOUR = Path(__file__).parents[2] / "docs" / "tour.ipynb"
+
+
+def shown(notebook: Any) -> list[set[str]]:
+    """The forms of what each cell shows; into what outputs printed lines are split may vary."""
+    outputs = [cell.get("outputs", []) for cell in notebook.cells]
+    return [{form for output in cell for form in output.get("data", {})} for cell in outputs]
+
+
+def test_the_tour_runs_and_shows_what_is_kept_of_it() -> None:
+    assert TOUR.stat().st_size < 300_000
+    kept = nbformat.read(TOUR, as_version=4)
+    ran = NotebookClient(nbformat.read(TOUR, as_version=4), timeout=600).execute()
+    assert shown(ran) == shown(kept)
+    assert sum(not {"image/png", "image/gif"}.isdisjoint(forms) for forms in shown(ran)) == 4
