@@ -30,7 +30,7 @@ EPISODE_COLUMNS = (
 )
 GAMES_PER_MEAN = 100  # as SB3's `stats_window_size`
 IMAGES_EVERY_AGENT_STEPS = 250_000
-MOST_GAMES_SHOWN = 10_000  # of a run, one by one: some bytes for each of up to a million
+MOST_GAMES_SHOWN = 10_000  # one by one, of up to a million of a run that is not extended
 
 
 class Log(Protocol):

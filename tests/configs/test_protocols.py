@@ -4,25 +4,20 @@ from configs.protocols import Protocol, load_protocol, protocol_names
 from tests.refusals import refusal
 
 
-def test_baselines_is_what_rl_baselines3_zoo_trains_on():
-    assert load_protocol("baselines") == Protocol(
+@pytest.mark.parametrize(
+    ("name", "no_op_max", "sticky", "one_life"),
+    [
+        ("baselines", 30, 0.0, True),  # what rl-baselines3-zoo trains on
+        ("machado", 0, 0.25, False),  # section 5 of Machado et al. 2018
+    ],
+)
+def test_protocols(name, no_op_max, sticky, one_life):
+    assert load_protocol(name) == Protocol(
         frames_per_agent_step=4,
-        no_op_max=30,
-        sticky_action_probability=0.0,
-        life_loss_ends_episode=True,
-        fire_on_reset=True,
-        clip_rewards=True,
-        max_frames_per_game=108_000,
-    )
-
-
-def test_machado_is_section_5_of_machado_et_al_2018():
-    assert load_protocol("machado") == Protocol(
-        frames_per_agent_step=4,
-        no_op_max=0,
-        sticky_action_probability=0.25,
-        life_loss_ends_episode=False,
-        fire_on_reset=False,
+        no_op_max=no_op_max,
+        sticky_action_probability=sticky,
+        life_loss_ends_episode=one_life,
+        fire_on_reset=one_life,
         clip_rewards=True,
         max_frames_per_game=108_000,
     )
