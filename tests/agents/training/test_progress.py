@@ -73,7 +73,7 @@ def test_returns(tmp_path, returns, told):
     assert describe_returns(path) == told
 
 
-@pytest.mark.parametrize("content", ["agent_steps,return\n5\n", "agent_steps\n5\n", "\0", None])
+@pytest.mark.parametrize("content", ["agent_steps,return\n5\n", "agent_steps\n5\n", None])
 def test_returns_of_a_damaged_file(tmp_path, content):
     path = tmp_path / "episodes.csv"
     if content is not None:
