@@ -13,6 +13,7 @@ def make_ours(algo: str, game: str, overrides: dict[str, Any]) -> Any:
     """This project's agent, on its environments."""
     from agents.algorithms.build import make_agent
     from agents.algorithms.device import find_device
+    from agents.models.own_extractor import load_extractor
     from configs.protocols import load_protocol
     from configs.run_config import make_config
     from envs.atari_vec_env import AtariVecEnv
@@ -20,6 +21,7 @@ def make_ours(algo: str, game: str, overrides: dict[str, Any]) -> Any:
 
     settings = DQN_SETTINGS if algo == "dqn" else {}
     config = make_config(game, algo, settings | overrides)
+    config = config.replace(network=load_extractor(config.network))
     env = AtariVecEnv(
         find_game(game), load_protocol(config.run.protocol), config.hyperparameters.n_envs, 0
     )

@@ -3,6 +3,8 @@ r"""Rates beside Stable-Baselines3 as rl-baselines3-zoo configures it.
     python -m benchmarks.speed                          # training (A2C, DQN) and evaluation
     python -m benchmarks.speed --task a2c --rounds 12 --against cnn \
         --contestants cnn coordconv coordconv-all       # what the coordinates cost
+    python -m benchmarks.speed --task a2c dqn \
+        --contestants cnn "cnn as a user's own"         # what SB3's own passes cost
     python -m benchmarks.speed --task a2c --side-by-side 8  # a card shared by eight runs
 
 Each contestant is a process of its own. They take turns, a second or two each, in an order that is
@@ -52,6 +54,12 @@ TRAINING = (
     Contestant("cnn", {}),
     Contestant("coordconv", {"coord_layers": [0]}),
     Contestant("coordconv-all", {"coord_layers": [0, 1, 2]}),
+    # The same network by SB3's own passes, as every user's network is trained.
+    Contestant(
+        "cnn as a user's own",
+        {"extractor": "stable_baselines3.common.torch_layers:NatureCNN"},
+        against="cnn",
+    ),
     Contestant("cnn bf16", {"precision": "bf16"}),
     Contestant("coordconv bf16", {"coord_layers": [0], "precision": "bf16"}),
     Contestant("sb3 x N", None, 0, "sb3 x N"),

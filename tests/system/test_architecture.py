@@ -15,6 +15,7 @@ ALLOWED = {
     "runtime": {"configs", "runtime"},
     "envs": {"configs", "runtime", "envs"},
     "policies": {"policies"},
+    "examples": {"examples"},
     "agents": {"configs", "runtime", "envs", "policies", "agents"},
     "experiments": {"configs", "runtime", "envs", "policies", "agents", "experiments"},
 }

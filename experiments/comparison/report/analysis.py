@@ -142,7 +142,7 @@ def analyse(comparison: Comparison) -> Analysis:
     }
     return Analysis(
         plan={
-            **plan.model_dump(include={"games", "arms", "seeds", "criteria"}),
+            **plan.model_dump(include={"games", "arms", "extractors", "seeds", "criteria"}),
             "declared": comparison.is_declared,
             "total_agent_steps": plan.total_agent_steps,
             "look": plan.look,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from configs.run_config import make_config, parse_arm
+from configs.run_config import make_config, parse_arm, parse_own_arm
 from experiments.comparison.plan import ComparisonPlan, save_plan
 from experiments.comparison.report.network_cost import compute_network_cost
 from experiments.comparison.report.records import gather, read_episodes, read_progress
@@ -274,6 +274,37 @@ def test_tensorboard_gets_the_charts_the_text_and_the_pictures(reported):
     curve = arm.Scalars("mean_return/Breakout")
     assert len(curve) == 100
     assert (curve[0].step, curve[0].value) == (5, pytest.approx(401.5))
+
+
+def test_a_network_of_a_users_own_is_reported_without_its_code(tmp_path):
+    own = parse_own_arm("not_there:Net,width=2").replace(extractor_source="0123456789ab")
+    write_plan_and_runs(tmp_path, plan_of().replace(arms=("cnn", "Net,width=2"), extractors=(own,)))
+    report = read_report(tmp_path)
+    assert verdicts_of(report) == {"Breakout": "similar", "Pong": "undecided (not learned)"}
+    assert report["cost"][1]["parameters"] is None
+    told = {"network_cost": {"parameters": 5, "multiply_adds": 6}}
+    for seed, starts in enumerate([[{"network_cost": {"parameters": -1}}], [told], [{}]]):
+        path = tmp_path / f"Pong/a2c-Net,width=2/seed{seed}/provenance.json"
+        values = json.loads(path.read_text())
+        path.write_text(json.dumps({"starts": [values["starts"][0] | starts[0]]}))
+    (tmp_path / "comparison.json").unlink()  # then the plan is read off the runs
+    report = read_report(tmp_path)
+    assert report["plan"]["extractors"] == [json.loads(own.model_dump_json())]
+    assert (report["cost"][1]["parameters"], report["cost"][1]["multiply_adds"]) == (5, 6)
+    page = (tmp_path / "report.md").read_text()
+    assert page.startswith("# Which network helps an agent?\n")
+    assert "| network not_there:Net | source 0123456789ab; width=2 |" in page
+
+
+def test_a_stray_run_of_a_users_network_is_left_out(tmp_path):
+    write_plan_and_runs(
+        tmp_path, plan_of(overrides={"total_agent_steps": STEPS, "precision": "bf16"})
+    )
+    own = {"extractor": "not_there:Net", "total_agent_steps": STEPS}
+    write_run(tmp_path, make_config("Pong", "a2c", own), [1])
+    (left_out,) = gather(tmp_path).left_out
+    assert left_out.run == "Pong/a2c-Net/seed0"
+    assert left_out.reason == "other settings (precision = fp32)"
 
 
 def test_cost_of_the_networks():

@@ -1,0 +1,142 @@
+"""A network of a user's own, from training to evaluation: exact, refused when changed, never run
+because a file names it."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import evaluate
+import train
+from agents.models import own_extractor
+from agents.models.own_extractor import load_extractor
+from benchmarks.soak import compare_runs
+from configs.run_config import RunConfig, parse_own_arm
+from tests.short_runs import ShortRun, short_config
+
+NETS = '''
+import torch
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import nn
+
+
+class Small(BaseFeaturesExtractor):
+    """With state that changes while it learns, and draws of its own."""
+
+    def __init__(self, observation_space, features_dim: int = 8):
+        super().__init__(observation_space, features_dim)
+        self.net = nn.Sequential(
+            nn.AvgPool2d(12),
+            nn.BatchNorm2d(4),
+            nn.Dropout(0.1),
+            nn.Flatten(),
+            nn.Linear(4 * 49, features_dim),
+        )
+
+    def forward(self, images):
+        return self.net(images)
+
+
+class FailsLater(Small):
+    def forward(self, images):
+        if len(images) == 10:  # what A2C learns from here
+            raise ZeroDivisionError("later")
+        return self.net(images)
+'''
+
+
+@pytest.fixture
+def nets(tmp_path, monkeypatch) -> Path:
+    """A folder with a user's module, as the current one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (tmp_path / "mynets.py").write_text(NETS)
+    forget(monkeypatch)
+    return Path(tmp_path)
+
+
+def forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process of its own."""
+    monkeypatch.setattr(own_extractor, "_loaded", {})
+    monkeypatch.delitem(sys.modules, "mynets", raising=False)
+
+
+def own_config(algo: str, text: str = "mynets:Small") -> RunConfig:
+    return short_config(algo).replace(network=load_extractor(parse_own_arm(text)))
+
+
+@pytest.mark.parametrize(("algo", "updates"), [("a2c", 11), ("dqn", 47)])
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(nets, algo, updates):
+    whole, stopped = (ShortRun(nets / name, own_config(algo)) for name in ("whole", "stopped"))
+    stopped.stop_after(updates)
+    assert compare_runs(whole.train(), stopped.train()) == []
+    start, *_ = json.loads(whole.directory.provenance_path.read_text())["starts"]
+    assert start["network_cost"] == {"parameters": 8 + 197 * 8, "multiply_adds": 196 * 8}
+
+
+def test_a_run_is_evaluated_and_goes_on_only_where_its_network_is_named(
+    nets, monkeypatch, capsys, refuse
+):
+    run = ShortRun(nets / "runs", own_config("a2c"))
+    run.stop_after(7)
+    forget(monkeypatch)
+
+    play = [str(run.directory.path), "--episodes=1", "--device=cpu"]
+    name = ["--extractor", "mynets:Small"]
+    assert refuse(evaluate.main, play) == (
+        "error: the network is mynets:Small, code that is run only if you name it: add "
+        "--extractor mynets:Small."
+    )
+    assert refuse(evaluate.main, [*play, "--extractor=os:path"]) == (
+        f"error: {run.directory.path} is of mynets:Small, not of os:path; give --extractor "
+        "mynets:Small."
+    )
+    assert "mynets" not in sys.modules
+    assert evaluate.main([*play, *name]) == 0
+    report = json.loads((run.directory.evaluation_path / "returns.json").read_text())
+    assert (report["arm"], len(report["returns"])) == ("Small", 1)
+
+    (nets / "mynets.py").write_text(NETS.replace("0.1", "0.2"))
+    forget(monkeypatch)
+    assert run.command(capsys, *name) == (
+        2,
+        f"error: {run.directory.path} holds a run of other settings (extractor_source); choose "
+        "another --runs folder, or delete it.\n",
+    )
+    assert refuse(evaluate.main, [*play, *name]).startswith("error: mynets:Small was changed: ")
+    (nets / "mynets.py").write_text(NETS)
+    forget(monkeypatch)
+    assert run.command(capsys, *name)[0] == 0
+
+
+def test_a_network_that_fails_while_it_learns_is_told_in_one_line(nets, capsys):
+    run = ShortRun(nets / "runs", own_config("a2c", "mynets:FailsLater"))
+    status, line = run.command(capsys, "--extractor=mynets:FailsLater")
+    fault = "mynets:FailsLater failed: ZeroDivisionError: later (mynets.py, line 29)"
+    assert (status, line) == (2, f"error: {fault}\n")
+    saved = run.directory.read_status()
+    assert saved is not None
+    assert (saved.state, saved.message) == ("failed", fault)
+
+
+def test_models_of_this_projects_own_networks_take_no_extractor(nets, refuse):
+    model = Path(__file__).parents[2] / "trained" / "Breakout-a2c-coordconv-seed0.zip"
+    line = refuse(evaluate.main, [str(model), "--extractor=mynets:Small"])
+    assert line == f"error: {model} is not of mynets:Small; leave out --extractor."
+    assert "mynets" not in sys.modules
+
+
+def test_a_plan_with_a_users_network_runs_none_of_it(nets, refuse, monkeypatch, capsys):
+    plan = ["--compare", "--games=Pong", "--seeds=1", f"--runs={nets / 'runs'}", "--jobs=1"]
+    arms = ["--arms", "cnn", "mynets:Small,features_dim=4"]
+    assert train.main([*plan, *arms, "--declare"]) == 0
+    assert "arms       cnn Small,features_dim=4; cnn is the baseline" in capsys.readouterr().out
+    forget(monkeypatch)
+    assert refuse(train.main, [*plan, "--dry-run"]) == (
+        "error: comparison.json has networks that are code (mynets:Small), which is run only if "
+        "you name it: give its --arms again."
+    )
+    assert "mynets" not in sys.modules
+    assert train.main([*plan, *arms, "--dry-run"]) == 0
