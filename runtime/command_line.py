@@ -52,6 +52,7 @@ def add_flags(parser: Any, flags: Flags, defaults: Mapping[str, Any]) -> None:
             dest=name,
             metavar=flag.metavar,
             nargs="+" if origin is tuple else None,
+            action="extend" if origin is tuple else "store",
             help=f"{flag.help} ({shown})" if shown else flag.help,
         )
 

@@ -1,11 +1,16 @@
 """Every Python snippet of the README and the guide runs as it stands."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import evaluate
+import train
+from experiments.comparison.__main__ import main as write_report
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "docs/guide.md")
@@ -25,6 +30,33 @@ def snippets() -> list[tuple[str, str]]:
 def test_a_snippet_runs(place, code):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, f"{place}: {done.stderr}"
+
+
+def test_the_commands_of_the_page_on_own_networks(tmp_path, monkeypatch):
+    """In a folder with the page's module alone; with what makes them short behind each."""
+    page = (ROOT / "docs/compare-your-own-network.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr("agents.models.own_extractor._loaded", {})
+    monkeypatch.delitem(sys.modules, "mynets", raising=False)
+    (module,) = [code for language, code in blocks if language == "python"]
+    (tmp_path / "mynets.py").write_text(module)
+    run = ["--steps=20", "--n-envs=2", "--device=cpu", "--set=threads=1"]
+    of_compare = ["--games=Breakout", "--seeds=1", "--jobs=1"]
+    for line in "".join(code for language, code in blocks if language == "bash").splitlines():
+        _, *words = shlex.split(line)
+        if words[0] == "train.py":
+            short = run + of_compare * ("--compare" in words)
+            assert train.main([*words[1:], *short]) == 0, line
+        elif words[0] == "evaluate.py":
+            assert evaluate.main([*words[1:], "--episodes=1", "--device=cpu"]) == 0, line
+        else:
+            assert words[:2] == ["-m", "experiments.comparison"], line
+            assert write_report(words[2:]) == 0, line
+    report = (tmp_path / "runs/report.md").read_text(encoding="utf-8")
+    assert "**SmallCNN,width=32 against cnn**" in report
+    assert (tmp_path / "runs/Breakout/a2c-SmallCNN/seed0/evaluation/game.mp4").exists()
 
 
 def test_pages_link_to_files_that_are_there():

@@ -43,6 +43,11 @@ class FailsLater(Small):
         if len(images) == 10:  # what A2C learns from here
             raise ZeroDivisionError("later")
         return self.net(images)
+
+
+class Diverges(Small):
+    def forward(self, images):
+        return self.net(images) * (float("inf") if len(images) == 10 else 1.0)
 '''
 
 
@@ -119,6 +124,15 @@ def test_a_network_that_fails_while_it_learns_is_told_in_one_line(nets, capsys):
     saved = run.directory.read_status()
     assert saved is not None
     assert (saved.state, saved.message) == ("failed", fault)
+
+
+def test_a_network_that_diverges_is_told_as_such(nets, capsys):
+    run = ShortRun(nets / "runs", own_config("a2c", "mynets:Diverges"))
+    status, line = run.command(capsys, "--extractor=mynets:Diverges")
+    assert (status, line) == (
+        1,
+        "Breakout/a2c-Diverges/seed0: diverged at agent step 20: a weight is nan\n",
+    )
 
 
 def test_models_of_this_projects_own_networks_take_no_extractor(nets, refuse):

@@ -28,6 +28,8 @@ def describe_plan(
     progress = [read_progress(RunDirectory(runs / config.name)) for config in unfinished]
     done = total * ended + sum(min(run.agent_steps, total) for run in progress)
     rate, source = find_rate(plan, runs)
+    if plan.extractors:
+        source += "; networks of your own may take longer"
     time = format_seconds((steps - done) / (rate * jobs))
     needs = count_needs(unfinished, runs, jobs, PROCESS_BYTES)
     memory = needs.available_memory
