@@ -25,7 +25,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return what has the shape of `images`, [B, C, H, W]."""
-        return images + self.layers(images)
+        more: Tensor = self.layers(images)
+        return images + more
 
 
 class ImpalaCNN(BaseFeaturesExtractor):

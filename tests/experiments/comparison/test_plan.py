@@ -142,10 +142,7 @@ def test_arms_that_are_users_own(tmp_path):
             "format version 9 is not the one this release reads (2); use the release that wrote "
             "it.",
         ),
-        (
-            {"extra": {}},
-            "unknown setting 'extra'; did you mean `extractors`?",
-        ),
+        ({"extra": {}}, "unknown setting 'extra'; did you mean `extractors`?"),
         ({"criteria": None}, "the section `criteria` is missing; restore the file."),
         ({"template": None}, "the section `template` is missing; restore the file."),
         (
