@@ -108,14 +108,14 @@ def test_a_saved_plan_comes_back(tmp_path):
 
 def test_arms_that_are_users_own(tmp_path):
     own = "examples.nature:PooledNatureCNN"
-    plan = plan_of(arms=["cnn", f"{own},features_dim=64"])
+    plan = plan_of(arms=f"cnn {own},features_dim=64")
     assert plan.arms == ("cnn", "PooledNatureCNN,features_dim=64")
     network = plan.run_of("Pong", plan.arms[1], 0).network
     assert (network.extractor, network.extractor_settings) == (own, ("features_dim=64",))
     assert len(network.extractor_source) == 12
     save_plan(plan, tmp_path)
     assert load_plan(tmp_path) == plan
-    assert refusal(plan_of, saved=plan) == (
+    assert refusal(make_plan, "a2c", {}, saved=plan) == (
         f"comparison.json has networks that are code ({own}), which is run only if you name it: "
         "give its --arms again."
     )
@@ -123,10 +123,10 @@ def test_arms_that_are_users_own(tmp_path):
     assert refusal(continue_plan, changed, plan, judged=False) == (
         "comparison.json is a plan of other settings (extractors); choose another --runs folder."
     )
-    assert refusal(plan_of, arms=["cnn", own, own]) == (
+    assert refusal(plan_of, arms=f"cnn {own} {own}") == (
         "`arms` name PooledNatureCNN twice; name it once."
     )
-    assert refusal(plan_of(arms=["cnn", own], overrides={"precision": "bf16"}).runs) == (
+    assert refusal(plan_of(arms=f"cnn {own}", precision="bf16").runs) == (
         f"`precision` bf16 is for this project's own networks; leave it out with {own}."
     )
 

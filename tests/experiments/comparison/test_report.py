@@ -278,7 +278,9 @@ def test_tensorboard_gets_the_charts_the_text_and_the_pictures(reported):
 
 def test_a_network_of_a_users_own_is_reported_without_its_code(tmp_path):
     own = parse_own_arm("not_there:Net,width=2").replace(extractor_source="0123456789ab")
-    write_plan_and_runs(tmp_path, plan_of().replace(arms=("cnn", "Net,width=2"), extractors=(own,)))
+    write_plan_and_runs(
+        tmp_path, plan_of(seeds=3).replace(arms=("cnn", "Net,width=2"), extractors=(own,))
+    )
     report = read_report(tmp_path)
     assert verdicts_of(report) == {
         "Breakout": "undecided (no variation between seeds)",
@@ -300,10 +302,8 @@ def test_a_network_of_a_users_own_is_reported_without_its_code(tmp_path):
 
 
 def test_a_stray_run_of_a_users_network_is_left_out(tmp_path):
-    write_plan_and_runs(
-        tmp_path, plan_of(overrides={"total_agent_steps": STEPS, "precision": "bf16"})
-    )
-    own = {"extractor": "not_there:Net", "total_agent_steps": STEPS}
+    write_plan_and_runs(tmp_path, plan_of(precision="bf16"))
+    own = {"extractor": "not_there:Net", "total_agent_steps": 1000}
     write_run(tmp_path, make_config("Pong", "a2c", own), [1])
     (left_out,) = gather(tmp_path).left_out
     assert left_out.run == "Pong/a2c-Net/seed0"
