@@ -149,6 +149,19 @@ def test_a2c_is_rl_baselines3_zoos():
     }
 
 
+def test_the_default_preset_is_the_zoos_but_for_what_trials_chose():
+    default, zoo = (make_config("Pong", "a2c", {}, preset) for preset in (None, "zoo"))
+    changed = dict(default.hyperparameters).items() - dict(zoo.hyperparameters).items()
+    assert dict(changed) == {
+        "learning_rate": 1.4e-3,
+        "learning_rate_schedule": "linear",
+        "vf_coef": 0.5,
+        "rms_prop_eps": 1e-8,
+    }
+    assert default.run.total_agent_steps == 2_000_000
+    assert make_config("Pong", "dqn", {}).run.total_agent_steps == 10_000_000
+
+
 def test_what_is_set_goes_before_a_preset():
     config = make_config("Pong", "a2c", {"vf_coef": 0.75, "total_agent_steps": 5}, "zoo")
     assert (config.run.total_agent_steps, dict(config.hyperparameters)["vf_coef"]) == (5, 0.75)

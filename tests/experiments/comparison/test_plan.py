@@ -72,7 +72,7 @@ def test_the_preset_is_the_issues():
     )
     assert plan.arms == ("cnn", "coordconv")
     assert plan.seeds == (0, 1, 2, 3, 4)
-    assert plan.total_agent_steps == 10_000_000
+    assert plan.total_agent_steps == 2_000_000
     assert plan.criteria == default_criteria()
     assert len(plan.runs()) == 90
 
