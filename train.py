@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from configs.comparison import Criteria, Design
+from configs.comparison import Criteria, Design, StoppingRule
 from configs.run_config import (
     HYPERPARAMETERS,
     ExecutionSettings,
@@ -114,7 +114,7 @@ def _compare(options: argparse.Namespace, runs: Path) -> int:
     algo = options.algo or (_DEFAULT_ALGO if saved is None else saved.template.run.algo)
     plan = make_plan(
         algo,
-        _overrides(options, algo, Criteria.model_fields),
+        _overrides(options, algo, Criteria.model_fields | StoppingRule.model_fields),
         options.preset,
         saved,
         **read_flags(options, flags_of(Design)),

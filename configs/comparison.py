@@ -15,6 +15,12 @@ class Design(Settings):
     games: Annotated[tuple[str, ...], Flag("--games", "games of the comparison", "NAME")]
     arms: Annotated[tuple[str, ...], Flag("--arms", "networks, the baseline first", "ARM")]
     seeds: Annotated[int, Field(ge=1, le=1000), Flag("--seeds", "seeds per game and arm")]
+    until_decided: Annotated[
+        bool, Flag("--until-decided", "train seeds until each game is decided, or could not be")
+    ]
+    most_seeds: Annotated[
+        int, Field(ge=MIN_SEEDS, le=100), Flag("--max-seeds", "seeds until decided, at most")
+    ]
 
 
 class Criteria(Settings):
@@ -37,6 +43,25 @@ class Criteria(Settings):
     look_share: Annotated[float, Field(gt=0, lt=1)]
     power: Annotated[float, Field(ge=0.5, lt=1)]
     max_seeds: Annotated[int, Field(ge=MIN_SEEDS, le=10_000)]
+
+
+class StoppingRule(Settings):
+    """When a game needs no further seed; declared in a plan that goes on until decided.
+
+    `experiments/comparison/statistics/sequential.py` says what the rule is.
+
+    Attributes:
+        level_exponent: The level of the look after k of at most N seeds grows as (k / N) to this.
+        futility: A game is given up when its predictive probability of a verdict falls below this.
+    """
+
+    level_exponent: Annotated[float, Field(ge=0, le=10)]
+    futility: Annotated[float, Field(ge=0, lt=0.5)]
+
+
+def default_stopping_rule() -> StoppingRule:
+    """That of comparison.toml."""
+    return StoppingRule.parse(load_preset("comparison")["stopping"], "comparison.toml")
 
 
 def default_criteria() -> Criteria:

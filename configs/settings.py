@@ -256,7 +256,7 @@ def show(value: Any) -> str:
 
 
 def _is_section(annotation: Any) -> bool:
-    kinds = get_args(annotation) or (annotation,)
+    kinds = [kind for kind in get_args(annotation) or (annotation,) if kind is not NoneType]
     return all(isinstance(kind, type) and issubclass(kind, Settings) for kind in kinds)
 
 

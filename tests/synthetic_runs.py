@@ -13,11 +13,18 @@ from runtime.provenance import hash_source
 from runtime.run_directory import RunDirectory, State
 
 
-def plan_of(games: str = "Breakout Pong", seeds: int = 2, **overrides: Any) -> ComparisonPlan:
-    """A plan of A2C runs of 1000 agent steps; arms are given as one text, too."""
+def plan_of(
+    games: str = "Breakout Pong", seeds: int = 2, most_seeds: int | None = None, **overrides: Any
+) -> ComparisonPlan:
+    """A plan of A2C runs of 1000 agent steps; arms are given as one text, too.
+
+    With `most_seeds` it goes on until decided.
+    """
     design = {"arms": overrides.pop("arms").split()} if "arms" in overrides else {}
     settings = {"total_agent_steps": 1000} | overrides
-    return make_plan("a2c", settings, games=games.split(), seeds=seeds, **design)
+    until_decided = {"until_decided": True, "most_seeds": most_seeds}
+    design |= {"seeds": seeds} if most_seeds is None else until_decided
+    return make_plan("a2c", settings, games=games.split(), **design)
 
 
 def read_outputs(runs: Path) -> dict[str, bytes]:

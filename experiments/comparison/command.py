@@ -12,6 +12,7 @@ from experiments.comparison.execution.ray_cluster import connect
 from experiments.comparison.plan import ComparisonPlan, continue_plan, load_plan, save_plan
 from experiments.comparison.report.records import has_ended
 from experiments.comparison.report.render import write_report
+from experiments.comparison.report.stages import StageWatch
 from runtime.command_line import FAILED, one_line, print_result
 from runtime.process_settings import choose_threads, count_cores
 from runtime.run_directory import RunDirectory
@@ -47,6 +48,9 @@ def run_comparison(
     """
     plan = _continue(asked, runs)
     unfinished = find_unfinished(plan, runs)
+    watch = None if plan.design is None else StageWatch(plan, runs)
+    if watch is not None:
+        unfinished = [config for config in unfinished if watch.may_be_needed(config)]
     stop = StopRequest()
     with ExitStack() as stack:
         cluster = None if ray_address is None else stack.enter_context(connect(ray_address))
@@ -60,7 +64,7 @@ def run_comparison(
             runs.mkdir(parents=True, exist_ok=True)
             save_plan(plan, runs)
         if dry_run or declare:
-            print_result(describe_plan(plan, unfinished, runs, jobs))
+            print_result(describe_plan(plan, unfinished, runs, jobs, watch))
             return 0
         if cluster is None:
             find_device(plan.template.execution.device)
@@ -76,6 +80,7 @@ def run_comparison(
             threads=threads,
             launch=LocalWorker if cluster is None else cluster.launcher(jobs, threads),
             stop=stop,
+            watch=watch,
         )
         for failure in failures:
             print(f"failed: {failure.name}: {failure.message}; see {failure.log}", file=sys.stderr)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from agents.models.own_extractor import load_extractor
-from configs.comparison import Criteria, Design
+from configs.comparison import Criteria, Design, StoppingRule
 from configs.run_config import (
     NetworkSettings,
     RunConfig,
@@ -19,6 +19,7 @@ from configs.run_config import (
 )
 from configs.settings import SavedSettings, load_preset, override
 from envs.games import find_game
+from experiments.comparison.statistics.sequential import SequentialDesign
 from runtime.files import read_json, write_atomically
 from runtime.provenance import hash_source
 
@@ -37,6 +38,8 @@ class ComparisonPlan(SavedSettings):
     # Numbers of seeds with which the plan was judged, before seeds or agent steps were added.
     looks: tuple[Annotated[int, Field(ge=1)], ...] = ()
     extractors: tuple[NetworkSettings, ...] = ()  # those of the arms that are users' own
+    # Of a plan that goes on until decided, which has `seeds` at most; None: it has all of them.
+    stopping: StoppingRule | None = None
 
     @field_validator("games")
     @classmethod
@@ -60,6 +63,11 @@ class ComparisonPlan(SavedSettings):
     def look(self) -> int:
         """Which judgement of this plan the next report is; 1 for the first."""
         return len(self.looks) + 1
+
+    @property
+    def design(self) -> SequentialDesign | None:
+        """The looks at each game of a plan that goes on until decided."""
+        return None if self.stopping is None else SequentialDesign(len(self.seeds), self.stopping)
 
     @property
     def total_agent_steps(self) -> int:
@@ -119,6 +127,9 @@ def make_plan(
     if saved is not None:
         defaults["comparison"] |= {"games": saved.games, "arms": saved.arms}
         defaults["criteria"] = saved.criteria.model_dump()
+        if saved.stopping is not None:
+            defaults["comparison"] |= {"until_decided": True, "most_seeds": len(saved.seeds)}
+            defaults["stopping"] = saved.stopping.model_dump()
     asked = Design.parse(defaults["comparison"] | design)
     if saved is not None and saved.extractors and "arms" not in design:
         names = ", ".join(network.extractor for network in saved.extractors)
@@ -133,14 +144,19 @@ def make_plan(
     if "seed" in overrides:
         raise ValueError("`seed` is set by --seeds in a comparison; leave it out.")
     criteria = {name: overrides[name] for name in overrides if name in Criteria.model_fields}
-    of_runs = {name: overrides[name] for name in overrides if name not in criteria}
+    stopping = {name: overrides[name] for name in overrides if name in StoppingRule.model_fields}
+    of_runs = {name: overrides[name] for name in overrides if name not in {*criteria, *stopping}}
+    _check_seeds(asked, design, stopping)
     if saved is None or preset is not None or algo != saved.template.run.algo:
         template = make_config("", algo, of_runs, preset)
     else:
         values = saved.template.model_dump()
         override(values, of_runs)
         template = RunConfig.parse(values)
-    seeds = tuple(range(asked.seeds)) if saved is None or "seeds" in design else saved.seeds
+    if asked.until_decided:
+        seeds = tuple(range(asked.most_seeds))
+    else:
+        seeds = tuple(range(asked.seeds)) if saved is None or "seeds" in design else saved.seeds
     return ComparisonPlan.parse(
         {
             "games": asked.games,
@@ -150,8 +166,24 @@ def make_plan(
             "template": template,
             "criteria": defaults["criteria"] | criteria,
             "source": hash_source(),
+            "stopping": defaults["stopping"] | stopping if asked.until_decided else None,
         }
     )
+
+
+def _check_seeds(asked: Design, given: Mapping[str, Any], stopping: Mapping[str, Any]) -> None:
+    """Refuse what goes with the other way to choose the number of seeds."""
+    if asked.until_decided and len(asked.arms) == 1:
+        raise ValueError("--until-decided needs an arm to compare with; name another in --arms.")
+    if asked.until_decided and "seeds" in given:
+        raise ValueError(
+            "--seeds is a fixed number, the plan goes on until decided; give --max-seeds."
+        )
+    if not asked.until_decided:
+        for name in (*(["--max-seeds"] if "most_seeds" in given else []), *stopping):
+            raise ValueError(
+                f"{name} is of a plan that goes on until decided; add --until-decided."
+            )
 
 
 def save_plan(plan: ComparisonPlan, runs: Path) -> None:
@@ -189,6 +221,9 @@ def continue_plan(saved: ComparisonPlan, asked: ComparisonPlan, *, judged: bool)
         differing.append("algo")
     else:
         differing += experiment_differences(saved.template, asked.template)
+    if saved.stopping != asked.stopping:
+        both = saved.stopping is not None and asked.stopping is not None
+        differing.append("stopping" if both else "until_decided")
     if differing:
         raise ValueError(
             f"{PLAN_NAME} is a plan of other settings ({', '.join(differing)}); choose another "
@@ -203,6 +238,13 @@ def continue_plan(saved: ComparisonPlan, asked: ComparisonPlan, *, judged: bool)
         raise ValueError(
             f"{PLAN_NAME} is a plan of {saved.total_agent_steps:_} agent steps a run, more than "
             f"the {asked.total_agent_steps:_} asked for; ask for at least as many."
+        )
+    length = (len(asked.seeds), asked.total_agent_steps)
+    if saved.stopping is not None and length != (len(saved.seeds), saved.total_agent_steps):
+        raise ValueError(
+            f"{PLAN_NAME} is a plan of at most {len(saved.seeds)} seeds of "
+            f"{saved.total_agent_steps:_} agent steps, which its rule depends on; choose another "
+            "--runs folder."
         )
     if asked.seeds[: len(saved.seeds)] != saved.seeds:
         raise ValueError(

@@ -7,23 +7,34 @@ import numpy as np
 
 from agents.training.progress import format_seconds
 from agents.training.requirements import count_needs
+from configs.comparison import MIN_SEEDS
 from configs.run_config import RunConfig
 from configs.settings import load_preset
 from experiments.comparison.plan import ComparisonPlan
 from experiments.comparison.report.records import find_runs, read_episodes, read_progress
+from experiments.comparison.report.stages import StageWatch
 from experiments.comparison.statistics.power import find_detectable_difference
+from experiments.comparison.statistics.sequential import SequentialDesign
+from experiments.comparison.statistics.simulate import judge_until_decided
 from experiments.comparison.statistics.verdicts import alpha_at_look
 from runtime.run_directory import RunDirectory
 
 PROCESS_BYTES = 600_000_000  # of the program itself, in one training process
 _SHOWN = 8  # runs, of the order
+_EFFECTS = 0, 1, 2, 4  # standard deviations beyond the margin, for the expected runs
+_FAMILIES = 300  # that are drawn for it
 
 
 def describe_plan(
-    plan: ComparisonPlan, unfinished: Sequence[RunConfig], runs: Path, jobs: int
+    plan: ComparisonPlan,
+    unfinished: Sequence[RunConfig],
+    runs: Path,
+    jobs: int,
+    watch: StageWatch | None = None,
 ) -> str:
-    """What `--dry-run` prints."""
-    configs, total = plan.runs(), plan.total_agent_steps
+    """What `--dry-run` prints; with the stages of a plan that goes on until decided."""
+    configs = [config for config in plan.runs() if watch is None or watch.may_be_needed(config)]
+    at_most, total = "" if watch is None else " at most", plan.total_agent_steps
     steps, ended = total * len(configs), len(configs) - len(unfinished)
     progress = [read_progress(RunDirectory(runs / config.name)) for config in unfinished]
     done = total * ended + sum(min(run.agent_steps, total) for run in progress)
@@ -40,16 +51,17 @@ def describe_plan(
     lines = [
         f"games      {' '.join(plan.games)}",
         f"arms       {' '.join(plan.arms)}; {baseline}",
-        f"seeds      {' '.join(map(str, plan.seeds))}",
+        f"seeds      {' '.join(map(str, plan.seeds))}{at_most}",
         f"training   {plan.template.run.algo}, protocol {plan.template.run.protocol}, "
         f"{plan.template.run.precision}, {total:_} agent steps a run",
-        f"runs       {len(configs)}, of which {ended} have ended; {jobs} at a time",
-        f"steps      {steps:_} agent steps, {done:_} of them done",
-        f"time       {time} at {rate:.0f} agent steps/s a job ({source})",
+        f"runs       {len(configs)}{at_most}, of which {ended} have ended; {jobs} at a time",
+        f"steps      {steps:_} agent steps{at_most}, {done:_} of them done",
+        f"time       {time}{at_most} at {rate:.0f} agent steps/s a job ({source})",
         f"disk       {needs.disk / 1e9:.1f} GB at most to come; "
         f"{needs.free_disk / 1e9:.1f} GB free",
         f"memory     {needs.memory / 1e9:.1f} GB{available}",
         f"verdicts   {describe_power(plan)}",
+        *([] if plan.design is None else [f"stopping   {describe_stopping(plan, plan.design)}"]),
         "order      " + "\n           ".join(order),
     ]
     return "\n".join(lines)
@@ -61,6 +73,8 @@ def describe_power(plan: ComparisonPlan) -> str:
         return "none, of a single arm"
     criteria = plan.criteria
     alpha = alpha_at_look(plan.look, criteria.alpha, criteria.look_share) / len(plan.games)
+    if plan.design is not None:
+        alpha = float(plan.design.nominal_level(alpha, len(plan.seeds)))
     smallest = find_detectable_difference(len(plan.seeds), alpha, criteria.power)
     if smallest is None:
         return f"none possible with {len(plan.seeds)} seeds; 3 or more are needed"
@@ -68,6 +82,25 @@ def describe_power(plan: ComparisonPlan) -> str:
         f"with {criteria.power:.0%} probability a game is told better or worse if the arms differ "
         f"by {criteria.margin_fraction:.0%} of the baseline's gain (the margin) plus "
         f"{smallest:.2f} standard deviations of the paired differences"
+    )
+
+
+def describe_stopping(plan: ComparisonPlan, design: SequentialDesign) -> str:
+    """The plan's error rate, and how many runs to expect of it if differences are normal."""
+    criteria, games = plan.criteria, len(plan.games)
+    shape = (_FAMILIES, games, design.most_seeds)
+    normal, expected = np.random.default_rng(0).standard_normal(shape), []
+    for effect in _EFFECTS:
+        alpha = alpha_at_look(plan.look, criteria.alpha, criteria.look_share)
+        _, seeds = judge_until_decided(normal + effect, np.zeros(shape), alpha, design)
+        expected.append(f"{seeds.mean() * games * len(plan.arms):.0f}")
+    return (
+        f"a game stops from {MIN_SEEDS} seeds on once it is decided, or less than "
+        f"{design.rule.futility:.0%} likely to be decided by {design.most_seeds}; at most "
+        f"{criteria.alpha:.0%} of families have a false verdict (group-sequential t tests); "
+        f"expect {', '.join(expected[:-1])} or {expected[-1]} of {len(plan.runs())} runs if every "
+        f"difference is {', '.join(map(str, _EFFECTS[:-1]))} or {_EFFECTS[-1]} standard deviations "
+        "beyond its margin"
     )
 
 

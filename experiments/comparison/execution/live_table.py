@@ -37,11 +37,12 @@ class LiveTable:
         self._drawn: list[str] = []
         self._shown = -math.inf
         self._runs, self._unfinished = runs, len(unfinished)
-        count = len(plan.runs())
-        self.say(
-            f"{count} runs of {plan.total_agent_steps:_} agent steps: "
-            f"{count - self._unfinished} have ended, {self._unfinished} to train."
+        count, length = len(plan.runs()), f"{plan.total_agent_steps:_} agent steps"
+        ended = f"{count - self._unfinished} have ended, {self._unfinished} to train."
+        until = (
+            f"at most {self._unfinished} runs of {length} to train, until all games have stopped."
         )
+        self.say(f"{count} runs of {length}: {ended}" if plan.design is None else until)
         self._expected_rate, _ = find_rate(plan, runs)
 
     def run_starts(self, config: RunConfig) -> None:
@@ -56,6 +57,10 @@ class LiveTable:
             mean = final_score(run.episodes.returns)
             games = "no finished game" if mean is None else f"mean return {mean:.1f}"
             self.say(f"{config.name}: {run.state}, {run.agent_steps:_} agent steps, {games}.")
+
+    def runs_are_not_needed(self, count: int) -> None:
+        """Take note that some will never start."""
+        self._unfinished -= count
 
     def say(self, line: str) -> None:
         """Print a line above the table."""

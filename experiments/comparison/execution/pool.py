@@ -13,6 +13,7 @@ from configs.run_config import RunConfig
 from experiments.comparison.execution.live_table import LiveTable
 from experiments.comparison.plan import ComparisonPlan
 from experiments.comparison.report.records import describe_source, has_ended, read_starts
+from experiments.comparison.report.stages import StageWatch
 from runtime.run_directory import RunDirectory
 from runtime.stop_request import SIGNAL_BASE, STOPPING_SIGNALS, StopRequest
 
@@ -138,6 +139,7 @@ def execute(
     threads: int,
     launch: Launch,
     stop: StopRequest,
+    watch: StageWatch | None = None,
 ) -> list[Failure]:
     """Train all unfinished runs of a plan.
 
@@ -149,6 +151,7 @@ def execute(
         threads: Of each run that has no number of its own yet.
         launch: Starts a run.
         stop: When asked to stop, all runs are saved and stopped.
+        watch: Of a plan that goes on until decided: what it does not need is not trained.
 
     Returns:
         The runs that failed, also when tried once more, and those that could not be saved.
@@ -162,9 +165,12 @@ def execute(
     table = LiveTable(plan, runs, unfinished)
     told_to_stop = False
     try:
-        while active or (waiting and not stop):
-            while waiting and len(active) < jobs and not stop:
-                config, attempt = waiting.pop(0)
+        while active or (_find_next(waiting, watch) is not None and not stop):
+            while len(active) < jobs and not stop:
+                place = _find_next(waiting, watch)
+                if place is None:
+                    break
+                config, attempt = waiting.pop(place)
                 table.run_starts(config)
                 worker = launch(_with_threads(config, runs, threads), runs)
                 active.append(_Job(config, attempt, worker))
@@ -181,6 +187,12 @@ def execute(
                 failure = _find_failure(job.config, runs, code, is_told=bool(stop))
                 if failure is None:
                     table.run_ended(job.config)
+                    if watch is not None:
+                        for line in watch.look([job.config]):
+                            table.say(line)
+                        needed = [run for run in waiting if watch.may_be_needed(run[0])]
+                        table.runs_are_not_needed(len(waiting) - len(needed))
+                        waiting = needed
                 elif job.attempt < ATTEMPTS and not stop:
                     table.say(f"{failure.name}: {failure.message}; it is tried once more.")
                     waiting.insert(0, (job.config, job.attempt + 1))
@@ -199,6 +211,12 @@ def execute(
                 table.say(f"{failure.name}: {failure.message}; see {failure.log}")
             raise
     return failures
+
+
+def _find_next(waiting: Sequence[tuple[RunConfig, int]], watch: StageWatch | None) -> int | None:
+    """The place of the first run that is waiting for nothing but a free job."""
+    due = (place for place, (run, _) in enumerate(waiting) if watch is None or watch.is_due(run))
+    return next(due, None)
 
 
 def _end(jobs: Sequence[_Job], runs: Path, table: LiveTable) -> list[Failure]:

@@ -142,7 +142,9 @@ def analyse(comparison: Comparison) -> Analysis:
     }
     return Analysis(
         plan={
-            **plan.model_dump(include={"games", "arms", "extractors", "seeds", "criteria"}),
+            **plan.model_dump(
+                include={"games", "arms", "extractors", "seeds", "criteria", "stopping"}
+            ),
             "declared": comparison.is_declared,
             "total_agent_steps": plan.total_agent_steps,
             "look": plan.look,
@@ -193,20 +195,8 @@ def _compare_arms(
     comparison: Comparison, scores: dict[str, dict[str, ArmScores]], candidate: str
 ) -> ArmsCompared:
     plan, baseline = comparison.plan, comparison.plan.arms[0]
-    games = [
-        GameScores(
-            game=game,
-            baseline=arms[baseline].mean_return_over_training,
-            candidate=arms[candidate].mean_return_over_training,
-            baseline_final=arms[baseline].final_score,
-            candidate_final=arms[candidate].final_score,
-            complete=None not in (*arms[baseline].games_played, *arms[candidate].games_played),
-            random_return=find_game(game).random_return,
-            human_return=find_game(game).human_return,
-        )
-        for game, arms in scores.items()
-    ]
-    verdicts = judge_games(games, plan.criteria, plan.look)
+    games = [_pair_arms(game, arms[baseline], arms[candidate]) for game, arms in scores.items()]
+    verdicts = judge_games(games, plan.criteria, plan.look, plan.design)
     complete = [game for game in games if game.complete and game.pairs]
     return ArmsCompared(
         baseline=baseline,
@@ -218,6 +208,24 @@ def _compare_arms(
         count={name: sum(v.verdict == name for v in verdicts) for name in VERDICTS},
         complete_games=[game.game for game in complete],
         probability_of_improvement=_improvement(complete),
+    )
+
+
+def _pair_arms(game: str, baseline: ArmScores, candidate: ArmScores) -> GameScores:
+    """Both arms, by seed; the baseline may have more, which another candidate needed."""
+    ended = [
+        before is not None and after is not None
+        for before, after in zip(baseline.games_played, candidate.games_played, strict=False)
+    ]
+    return GameScores(
+        game=game,
+        baseline=baseline.mean_return_over_training[: len(ended)],
+        candidate=candidate.mean_return_over_training,
+        baseline_final=baseline.final_score[: len(ended)],
+        candidate_final=candidate.final_score,
+        ended=ended,
+        random_return=find_game(game).random_return,
+        human_return=find_game(game).human_return,
     )
 
 
@@ -314,7 +322,7 @@ def _distinct(starts: Sequence[Any], name: str) -> list[str]:
 
 
 def _list_runs(comparison: Comparison) -> list[RunRow]:
-    rows = {config.name: RunRow(config.name, "not started") for config in comparison.plan.runs()}
+    rows = {config.name: RunRow(config.name, "not started") for config in comparison.planned_runs()}
     for run in comparison.runs.values():
         name, starts, games = run.config.name, len(run.starts), len(run.episodes.returns)
         rows[name] = RunRow(name, run.state, run.agent_steps, starts, games, run.message)

@@ -4,8 +4,8 @@ import csv
 import lzma
 import re
 from array import array
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,16 @@ class Comparison:
     is_declared: bool  # the plan was made before the runs; else it was read off them
     runs: dict[tuple[str, str, int], RunRecord]  # that were started, by game, arm and seed
     left_out: list[LeftOutRun]
+    # How many seeds each game and arm needs, of a plan that goes on until decided.
+    seeds_needed: Mapping[tuple[str, str], int] = field(default_factory=dict)
+
+    def planned_runs(self) -> list[RunConfig]:
+        """All runs of the plan that are needed, in order."""
+        return [
+            config
+            for config in self.plan.runs()
+            if config.run.seed in self._find_seeds(config.run.game, config.arm)
+        ]
 
     def started_runs(self, game: str, arm: str) -> list[RunRecord]:
         """Those of the planned seeds that there are."""
@@ -96,8 +106,11 @@ class Comparison:
 
     def ended_runs(self, game: str, arm: str) -> list[RunRecord | None]:
         """One for each planned seed; None where it has not ended."""
-        runs = [self.runs.get((game, arm, seed)) for seed in self.plan.seeds]
+        runs = [self.runs.get((game, arm, seed)) for seed in self._find_seeds(game, arm)]
         return [run if run is not None and run.has_ended else None for run in runs]
+
+    def _find_seeds(self, game: str, arm: str) -> tuple[int, ...]:
+        return self.plan.seeds[: self.seeds_needed.get((game, arm))]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from configs.comparison import MIN_SEEDS
 from experiments.comparison.report.analysis import Analysis, ArmScores, analyse
 from experiments.comparison.report.figures import draw_figures
 from experiments.comparison.report.records import ENDED, gather
+from experiments.comparison.report.stages import leave_out_unneeded
 from experiments.comparison.report.tensorboard_pages import write_tensorboard
 from experiments.comparison.statistics.bootstrap import Estimate
 from experiments.comparison.statistics.curves import BINS, FINAL_GAMES, SMOOTHING_BINS
@@ -36,7 +37,7 @@ def write_report(runs: Path) -> Path:
         OSError: If there are no runs, or something cannot be written; one line.
         ValueError: If a file is damaged; one line.
     """
-    comparison = gather(runs)
+    comparison = leave_out_unneeded(gather(runs))
     analysis = analyse(comparison)
     figures = draw_figures(comparison, analysis)
     markdown = render(analysis, figures, "markdown")

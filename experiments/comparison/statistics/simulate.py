@@ -8,7 +8,7 @@ along a logistic function of training time. Plateau (Student t, 4 degrees of fre
 arms. Now and then a run never takes off. Games differ in scale and in how much their runs vary. An
 effect multiplies what the candidate gains over a random player, so that it makes the differences
 skewed, too; the margin is estimated from the baseline's runs, as in a report. The verdicts are
-those of `verdicts.decide`.
+those of `verdicts.decide`, for plans of so many seeds and for plans that go on until decided.
 """
 
 import sys
@@ -19,18 +19,21 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from configs.comparison import default_criteria
+from configs.comparison import MIN_SEEDS, default_criteria, default_stopping_rule
 from experiments.comparison.statistics.intervals import FloatArray, t_quantile
+from experiments.comparison.statistics.sequential import SequentialDesign
 from experiments.comparison.statistics.verdicts import alpha_at_look, decide
 from runtime.command_line import OneLineParser, exit_on_user_error
 
 SEEDS = (3, 5, 10)
+MOST_SEEDS = (10, 20)  # of plans that go on until decided
 EFFECTS = (0.25, 0.5, 1.0)  # of the baseline's gain, for coverage and power
 GAMES = 9
 COVERAGE_SAME = "coverage of the 95 % interval, same arms"
 COVERAGE_EFFECTS = "coverage of the 95 % interval, arms that differ"
 FALSE_DIFFERENCE = "families with a false better/worse, same arms"
 FALSE_WITHOUT_MARGIN = "the same, judged without a margin"
+MIXED = "a third each of the games 0%, 50%, 100% more"
 FALSE_AT_MARGIN = "families with any verdict, all games at the margin"
 _PLATEAU = np.geomspace(20, 30_000, GAMES)  # raw return above random play, by game
 _PLATEAU_SPREAD = np.linspace(0.1, 0.3, GAMES)  # between runs, of the plateau
@@ -100,14 +103,52 @@ def simulate_comparisons(families: int, seeds: int, rng: np.random.Generator) ->
     }
 
 
-def format_table(columns: dict[int, dict[str, float]], families: int) -> str:
-    """The rates by number of seeds as a Markdown table, with a line that says how precise it is."""
-    lines = [
-        "| | " + " | ".join(f"{seeds} seeds" for seeds in columns) + " |",
-        "|---|" + "---:|" * len(columns),
-    ]
+def simulate_until_decided(
+    families: int, most_seeds: int, rng: np.random.Generator
+) -> dict[str, float]:
+    """Judge `families` simulated comparisons that go on until decided.
+
+    Returns:
+        Rates in [0, 1], and numbers of seeds (names with "seeds"): a row of the table
+        each. The fixed plan beside it has as many seeds in every game as it takes to tell the same
+        share of all games better; between two numbers of seeds that is interpolated.
+    """
+    fraction, counts = default_criteria().margin_fraction, range(MIN_SEEDS, most_seeds + 1)
+    effects = {f"candidate gains {effect:.0%} more": np.full(GAMES, effect) for effect in EFFECTS}
+    effects[MIXED] = np.resize([0.0, 0.5, 1.0], GAMES)
+    gains, zero = simulate_gains(rng, families, most_seeds), np.zeros(GAMES)
+    same, seeds_same = _judge_until_decided(*gains, zero, fraction)
+    no_margin, _ = _judge_until_decided(*gains, zero, 0.0)
+    at_margin, _ = _judge_until_decided(*gains, zero + fraction, fraction)
+    rates = {
+        FALSE_DIFFERENCE: _any_game(same, "better", "worse"),
+        FALSE_WITHOUT_MARGIN: _any_game(no_margin, "better", "worse"),
+        FALSE_AT_MARGIN: _any_game(at_margin, "better", "similar", "worse"),
+        "same arms: seeds a game": seeds_same,
+    }
+    for name, effect in effects.items():
+        verdicts, seeds = _judge_until_decided(*gains, effect, fraction)
+        better, told = float((verdicts == "better").mean()), []
+        for fixed in counts:
+            first = [arm[..., :fixed] for arm in gains]
+            verdicts, _ = _judge(*first, effect=effect, margin_fraction=fraction)
+            told.append(float((verdicts == "better").mean()))
+        enough = float(np.interp(better, told, counts))
+        rates |= {
+            f"{name}: games better": better,
+            f"{name}: seeds a game": seeds,
+            f"{name}: seeds of a fixed plan that tells as many": enough,
+            f"{name}: runs saved": 1 - seeds / enough,
+        }
+    return rates
+
+
+def format_table(columns: dict[str, dict[str, float]], families: int) -> str:
+    """The rates by column as a Markdown table, with a line that says how precise it is."""
+    lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
     for name in next(iter(columns.values())):
-        shown = " | ".join(f"{100 * rates[name]:.1f} %" for rates in columns.values())
+        unit, scale = ("", 1) if "seeds" in name else (" %", 100)
+        shown = " | ".join(f"{scale * rates[name]:.1f}{unit}" for rates in columns.values())
         lines.append(f"| {name} | {shown} |")
     error = 100 * np.sqrt(0.05 * 0.95 / families)
     return "\n".join(lines) + (
@@ -117,18 +158,72 @@ def format_table(columns: dict[int, dict[str, float]], families: int) -> str:
 
 
 def _judge(
-    baseline: FloatArray, unchanged: FloatArray, *, effect: float, margin_fraction: float
+    baseline: FloatArray,
+    unchanged: FloatArray,
+    *,
+    effect: float | FloatArray,
+    margin_fraction: float,
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     criteria = default_criteria()
     seeds = baseline.shape[-1]
-    differences = (1 + effect) * unchanged - baseline
+    differences = (1 + np.reshape(effect, (-1, 1))) * unchanged - baseline
     mean = differences.mean(axis=-1)
     error = differences.std(axis=-1, ddof=1) / np.sqrt(seeds)
     margin = margin_fraction * np.maximum(baseline.mean(axis=-1), 0)
     alpha = alpha_at_look(1, criteria.alpha, criteria.look_share)
     verdicts, _ = decide(mean, error, margin, seeds, alpha)
-    true_difference = effect * compute_expected_gain()
+    true_difference = np.asarray(effect) * compute_expected_gain()
     return verdicts, np.abs(mean - true_difference) <= t_quantile(0.05, seeds - 1) * error
+
+
+def _judge_until_decided(
+    baseline: FloatArray, unchanged: FloatArray, effect: FloatArray, margin_fraction: float
+) -> tuple[NDArray[Any], float]:
+    """The verdicts, and the mean number of seeds a game."""
+    criteria, most_seeds = default_criteria(), baseline.shape[-1]
+    design = SequentialDesign(most_seeds, default_stopping_rule())
+    alpha = alpha_at_look(1, criteria.alpha, criteria.look_share)
+    gains = baseline.cumsum(axis=-1) / np.arange(1, most_seeds + 1)
+    verdicts, seeds = judge_until_decided(
+        (1 + effect[:, None]) * unchanged - baseline,
+        margin_fraction * np.maximum(gains, 0),
+        alpha,
+        design,
+    )
+    return verdicts, float(seeds.mean())
+
+
+def judge_until_decided(
+    differences: FloatArray, margins: FloatArray, alpha: float, design: SequentialDesign
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Follow the games of families until each stops, and judge them.
+
+    Args:
+        differences: Of all seeds that could be; shape (..., G, `most_seeds`).
+        margins: After each number of seeds; same shape.
+        alpha: Per family.
+        design: Of the looks.
+
+    Returns:
+        Verdicts, and after how many seeds each game stopped; shape (..., G).
+    """
+    *shape, games, most_seeds = differences.shape
+    counts = np.arange(1, most_seeds + 1)
+    means = differences.cumsum(axis=-1) / counts
+    squares = (differences**2).cumsum(axis=-1) - counts * means**2
+    errors = np.sqrt(squares / np.maximum(counts - 1, 1) / counts)
+    stopped = np.full((*shape, games), most_seeds)
+    for seeds in reversed(range(MIN_SEEDS, most_seeds)):  # the first of all stops is what remains
+        mean, error, margin = (part[..., seeds - 1, None] for part in (means, errors, margins))
+        alone, _ = decide(mean, error, margin, seeds, alpha / games, design)
+        futile = design.is_futile(mean, error, margin, seeds, alpha / games)
+        stopped[((alone != "undecided") | futile)[..., 0]] = seeds
+    mean, error, margin = (
+        np.take_along_axis(part, stopped[..., None] - 1, axis=-1)[..., 0]
+        for part in (means, errors, margins)
+    )
+    verdicts, _ = decide(mean, error, margin, stopped, alpha, design)
+    return verdicts, stopped
 
 
 def _mean_of_curve(take_off: FloatArray) -> FloatArray:
@@ -153,11 +248,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with exit_on_user_error():
         if families < 1:
             raise ValueError(f"--families must be at least 1, got {families}.")
-        columns = {
-            seeds: simulate_comparisons(families, seeds, np.random.default_rng([0, seeds]))
+        fixed = {
+            f"{seeds} seeds": simulate_comparisons(
+                families, seeds, np.random.default_rng([0, seeds])
+            )
             for seeds in SEEDS
         }
-        print(format_table(columns, families), end="")
+        until_decided = {
+            f"until decided, at most {seeds}": simulate_until_decided(
+                families, seeds, np.random.default_rng([1, seeds])
+            )
+            for seeds in MOST_SEEDS
+        }
+        print(
+            format_table(fixed, families), format_table(until_decided, families), sep="\n", end=""
+        )
     return 0
 
 

@@ -29,7 +29,7 @@ Shapes below: G games; `...` any leading axes (simulated families). float64.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -44,8 +44,10 @@ from experiments.comparison.statistics.intervals import (
     t_quantile,
 )
 from experiments.comparison.statistics.power import find_seeds_needed
+from experiments.comparison.statistics.sequential import SequentialDesign
 
 Verdict = Literal["better", "similar", "worse", "undecided"]
+Stop = Literal["decided", "given up", "all seeds"]
 VERDICTS: tuple[Verdict, ...] = ("better", "similar", "worse", "undecided")
 
 
@@ -86,7 +88,12 @@ def step_down(p_values: ArrayLike, alpha: float) -> tuple[NDArray[np.bool_], Flo
 
 
 def decide(
-    mean: ArrayLike, standard_error: ArrayLike, margin: ArrayLike, seeds: ArrayLike, alpha: float
+    mean: ArrayLike,
+    standard_error: ArrayLike,
+    margin: ArrayLike,
+    seeds: ArrayLike,
+    alpha: float,
+    design: SequentialDesign | None = None,
 ) -> tuple[NDArray[Any], FloatArray]:
     """Judge the mean differences of a family of games: where does each one's interval lie?
 
@@ -99,6 +106,8 @@ def decide(
         margin: Not negative; without one (0) no game is similar.
         seeds: Pairs; with fewer than `MIN_SEEDS` the game is undecided.
         alpha: Probability of a false verdict per family.
+        design: Of the looks at each game, of which `seeds` is the one where it stopped; None if
+            there is but one.
 
     Returns:
         Verdicts (str), and for each game the level alpha of the interval that shows its verdict;
@@ -106,13 +115,16 @@ def decide(
     """
     mean, error, margin, seeds = np.broadcast_arrays(mean, standard_error, margin, seeds)
     testable = (error > 0) & (seeds >= MIN_SEEDS)
-    error, freedom = np.where(testable, error, 1.0), np.where(testable, seeds - 1, 1)
+    error, seeds = np.where(testable, error, 1.0), np.where(testable, seeds, MIN_SEEDS)
+    freedom = seeds - 1
     from_upper, from_lower = (mean - margin) / error, (mean + margin) / error
     p_better = special.stdtr(freedom, -from_upper)
     p_worse = special.stdtr(freedom, from_lower)
     p_similar = np.maximum(special.stdtr(freedom, from_upper), special.stdtr(freedom, -from_lower))
 
     def p_value(one_sided: FloatArray) -> FloatArray:
+        if design is not None:
+            one_sided = design.correct(one_sided, seeds)
         return np.where(testable, np.minimum(2 * one_sided, 1.0), 1.0)
 
     differs, difference_level = step_down(p_value(np.minimum(p_better, p_worse)), alpha)
@@ -125,7 +137,7 @@ def decide(
         [difference_level, similarity_level],
         np.minimum(difference_level, similarity_level),
     )
-    return verdicts, levels
+    return verdicts, levels if design is None else design.nominal_level(levels, seeds)
 
 
 @dataclass(frozen=True)
@@ -137,9 +149,14 @@ class GameScores:
     candidate: Sequence[float | None]  # of the other arm, same seeds, same order
     baseline_final: Sequence[float | None]  # final scores, likewise
     candidate_final: Sequence[float | None]
-    complete: bool  # every run planned for this game has ended (diverged runs have)
+    ended: Sequence[bool]  # whether both runs of a seed have (diverged runs have)
     random_return: float | None  # mean return of a random player, if it is known
     human_return: float | None  # mean return of a human tester, likewise
+
+    @property
+    def complete(self) -> bool:
+        """Whether every run planned for this game has ended."""
+        return all(self.ended)
 
     @property
     def pairs(self) -> list[tuple[float, float]]:
@@ -149,6 +166,19 @@ class GameScores:
             for before, after in zip(self.baseline, self.candidate, strict=True)
             if before is not None and after is not None
         ]
+
+    def first(self, seeds: int) -> Self:
+        """The same game as if no more seeds than these had been planned."""
+        by_seed = ("baseline", "candidate", "baseline_final", "candidate_final", "ended")
+        return replace(self, **{name: getattr(self, name)[:seeds] for name in by_seed})
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How far a game has come that goes on until it is decided."""
+
+    seeds: int  # that it needs, or that its verdict is of
+    stop: Stop | None  # why it needs no more; None: it goes on
 
 
 @dataclass(frozen=True)
@@ -167,6 +197,7 @@ class GameVerdict(PairedDifference):
     # How many more seeds would give a verdict with probability `Criteria.power` if the observed
     # difference and spread are the true ones; None if not asked or too many.
     more_seeds: int | None = None
+    stage: Stage | None = None  # None where the number of seeds was fixed beforehand
 
     @property
     def is_open(self) -> bool:
@@ -175,7 +206,10 @@ class GameVerdict(PairedDifference):
 
 
 def judge_games(
-    games: Sequence[GameScores], criteria: Criteria, look: int = 1
+    games: Sequence[GameScores],
+    criteria: Criteria,
+    look: int = 1,
+    design: SequentialDesign | None = None,
 ) -> tuple[GameVerdict, ...]:
     """Give each game of a family its verdict.
 
@@ -187,24 +221,88 @@ def judge_games(
         games: Every game of the plan, so that the correction is for all of them.
         criteria: As declared in the plan.
         look: 1 for the first judgement of a plan, one more each time it was enlarged after one.
+        design: Of a plan that goes on until decided: each game is judged on the seeds after which
+            it stopped, whatever others there are.
 
     Returns:
         A verdict per game, in the order given.
     """
     if not games:
         return ()
-    results = [_prepare(game, criteria) for game in games]
+    alpha = alpha_at_look(look, criteria.alpha, criteria.look_share)
+    results = [
+        _prepare(game, criteria)
+        if design is None
+        else _prepare_stage(game, find_stage(game, criteria, design, alpha / len(games)), criteria)
+        for game in games
+    ]
     verdicts, levels = decide(
         mean=[result.mean_difference or 0.0 for result in results],
         standard_error=[result.standard_error if result.is_open else 0.0 for result in results],
         margin=[result.margin or 0.0 for result in results],
         seeds=[result.pairs for result in results],
-        alpha=alpha_at_look(look, criteria.alpha, criteria.look_share),
+        alpha=alpha,
+        design=design,
     )
     return tuple(
         _complete(result, verdict, level, criteria) if result.is_open else result
         for result, verdict, level in zip(results, verdicts.tolist(), levels.tolist(), strict=True)
     )
+
+
+def find_stage(
+    game: GameScores, criteria: Criteria, design: SequentialDesign, alpha: float
+) -> Stage:
+    """How many seeds a game needs that goes on until it is decided, by its own runs alone.
+
+    Args:
+        game: Its runs so far.
+        criteria: As declared in the plan.
+        design: Of the looks.
+        alpha: Of the game by itself: that of the look over the number of games.
+    """
+    seeds = MIN_SEEDS
+    while True:
+        part = game.first(seeds)
+        if len(part.ended) < seeds or not part.complete:
+            return Stage(seeds, None)
+        result = _prepare(part, criteria)
+        error = result.standard_error if result.is_open else 0.0
+        mean, margin = result.mean_difference or 0.0, result.margin or 0.0
+        (verdict,), _ = decide([mean], [error], [margin], [seeds], alpha, design)
+        if verdict != "undecided":
+            return Stage(seeds, "decided")
+        if seeds == design.most_seeds:
+            return Stage(seeds, "all seeds")
+        if _is_futile(part, result, criteria, design, alpha):
+            return Stage(seeds, "given up")
+        seeds += 1
+
+
+def _is_futile(
+    game: GameScores,
+    result: GameVerdict,
+    criteria: Criteria,
+    design: SequentialDesign,
+    alpha: float,
+) -> bool:
+    """Whether a verdict by all seeds has become impossible or improbable."""
+    seeds, error = result.pairs, result.standard_error
+    lasting = (*game.baseline, *game.candidate, game.random_return, game.human_return)
+    if None in lasting or not error:
+        return True  # no further seed would change that
+    learned = _compute_learning_statistics(game, criteria)
+    least = design.find_least_statistic(seeds, criteria.alpha / 2)
+    if not result.is_open and max(learned) < least:
+        return True
+    assert result.mean_difference is not None
+    assert result.margin is not None
+    futile = design.is_futile(result.mean_difference, error, result.margin, seeds, alpha)
+    return bool(futile)
+
+
+def _prepare_stage(game: GameScores, stage: Stage, criteria: Criteria) -> GameVerdict:
+    return replace(_prepare(game.first(stage.seeds), criteria), stage=stage)
 
 
 def _prepare(game: GameScores, criteria: Criteria) -> GameVerdict:
@@ -231,7 +329,11 @@ def _complete(
     assert margin is not None
     half = float(t_quantile(level, result.pairs - 1)) * result.standard_error
     label, more_seeds = str(verdict), None
-    if verdict == "undecided":
+    if verdict == "undecided" and result.stage is not None:
+        seeds = result.stage.seeds
+        is_given_up = result.stage.stop == "given up"
+        label = f"undecided ({f'given up after {seeds}' if is_given_up else f'all {seeds}'} seeds)"
+    elif verdict == "undecided":
         next_level = level * (1 - criteria.look_share)
         needed = find_seeds_needed(mean, deviation, margin, next_level, criteria)
         if needed is None:
@@ -260,22 +362,26 @@ def _find_obstacle(
         return f"needs {MIN_SEEDS} seeds"
     if game.random_return is None or game.human_return is None:
         return "no random and human scores"
-    threshold = game.random_return + criteria.learned_fraction * abs(
-        game.human_return - game.random_return
-    )
-    finals = (game.baseline_final, game.candidate_final)
-    if not any(_exceeds(arm, threshold, criteria.alpha / 2) for arm in finals):
+    needed = t_quantile(criteria.alpha, difference.pairs - 1)
+    if max(_compute_learning_statistics(game, criteria)) <= needed:
         return "not learned"
     return None if difference.standard_deviation else "no variation between seeds"
 
 
-def _exceeds(scores: Sequence[float | None], threshold: float, alpha: float) -> bool:
-    """Tell by a one-sided t test of level `alpha` whether the mean of `scores` exceeds `threshold`.
+def _compute_learning_statistics(game: GameScores, criteria: Criteria) -> list[float]:
+    """By how many standard errors each arm's mean final score is above what counts as learned.
 
-    False with fewer than two scores. Scores without variation are compared as they are.
+    Scores without variation are above or below by infinitely many.
     """
-    values = np.array([score for score in scores if score is not None], dtype=np.float64)
-    if len(values) < 2:
-        return False
-    half = t_quantile(2 * alpha, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
-    return bool(values.mean() - half > threshold)
+    assert game.random_return is not None
+    assert game.human_return is not None
+    distance = abs(game.human_return - game.random_return)
+    threshold = game.random_return + criteria.learned_fraction * distance
+    statistics = []
+    for scores in (game.baseline_final, game.candidate_final):
+        values = np.array(scores, dtype=np.float64)
+        above = float(values.mean() - threshold)
+        error = float(values.std(ddof=1)) / math.sqrt(len(values))
+        infinite = math.inf if above > 0 else -math.inf
+        statistics.append(above / error if error else infinite)
+    return statistics

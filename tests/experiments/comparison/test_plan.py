@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from configs.comparison import default_criteria
+from configs.comparison import StoppingRule, default_criteria
 from configs.run_config import NetworkSettings, arm_name, make_config, parse_arm
 from experiments.comparison.plan import (
     PLAN_NAME,
@@ -75,6 +75,47 @@ def test_the_preset_is_the_issues():
     assert plan.total_agent_steps == 2_000_000
     assert plan.criteria == default_criteria()
     assert len(plan.runs()) == 90
+
+
+def test_a_plan_until_decided_keeps_its_rule(tmp_path):
+    plan = plan_of(most_seeds=4, futility=0.1)
+    assert plan.seeds == (0, 1, 2, 3)
+    save_plan(plan, tmp_path)
+    assert load_plan(tmp_path) == plan
+    again = make_plan("a2c", {}, saved=plan)  # the same command, or one that says nothing
+    assert continue_plan(plan, again, judged=True) == plan
+    assert plan.stopping == StoppingRule(level_exponent=2.0, futility=0.1)
+    assert plan_of().design is None
+
+
+@pytest.mark.parametrize(
+    ("design", "message"),
+    [
+        (
+            {"until_decided": True, "seeds": 3},
+            "--seeds is a fixed number, the plan goes on until decided; give --max-seeds.",
+        ),
+        (
+            {"most_seeds": 3},
+            "--max-seeds is of a plan that goes on until decided; add --until-decided.",
+        ),
+        (
+            {"until_decided": True, "arms": ["cnn"]},
+            "--until-decided needs an arm to compare with; name another in --arms.",
+        ),
+        (
+            {"overrides": {"futility": 0.1}},
+            "futility is of a plan that goes on until decided; add --until-decided.",
+        ),
+        (
+            {"until_decided": True, "most_seeds": 2},
+            "`most_seeds` must be a whole number at least 3 and at most 100, got 2.",
+        ),
+    ],
+)
+def test_numbers_of_seeds_that_contradict_are_refused(design, message):
+    options = {"algo": "a2c", "overrides": {}} | design
+    assert refusal(lambda: make_plan(**options)) == message
 
 
 def test_runs_alternate_between_arms_and_games():
@@ -151,6 +192,11 @@ def test_arms_that_are_users_own(tmp_path):
         ),
         ({"games": ["../x"]}, "Unknown game '../x'. --list-games lists them."),
         ({"arms": ["cnn", "../x"]}, UNKNOWN_ARM.format("../x")),
+        ({"stopping": 5}, "the section `stopping` is missing; restore the file."),
+        (
+            {"stopping": {"level_exponent": 2.0, "futility": 0.5}},
+            "`futility` must be a number at least 0 and below 0.5, got 0.5.",
+        ),
         ({"arms": []}, "`arms` of a comparison are missing; name at least one."),
         (
             {"criteria": default_criteria().model_dump() | {"alpha": 0}},
@@ -207,3 +253,23 @@ def test_added_seeds_or_agent_steps_are_a_further_look(saved_looks, change, judg
 )
 def test_another_plan_in_the_same_folder_is_refused(asked, message):
     assert refusal(continue_plan, plan_of(), asked, judged=False) == f"comparison.json {message}"
+
+
+def test_the_rule_of_a_plan_cannot_be_changed():
+    saved, other = (
+        plan_of(most_seeds=4),
+        "is a plan of other settings ({}); choose another --runs folder.",
+    )
+    for asked, message in (
+        (plan_of(seeds=4), other.format("until_decided")),
+        (
+            plan_of(most_seeds=4, futility=0.2),
+            other.format("stopping"),
+        ),
+        (
+            plan_of(most_seeds=5),
+            "is a plan of at most 4 seeds of 1_000 agent steps, which its rule depends on; choose "
+            "another --runs folder.",
+        ),
+    ):
+        assert refusal(continue_plan, saved, asked, judged=True) == f"comparison.json {message}"

@@ -13,6 +13,7 @@ from experiments.comparison.execution.live_table import LiveTable, format_rows
 from experiments.comparison.execution.pool import LOG_NAME, execute, find_unfinished
 from experiments.comparison.plan import ComparisonPlan
 from experiments.comparison.report.records import RunProgress
+from experiments.comparison.report.stages import StageWatch
 from runtime.provenance import hash_source
 from runtime.run_directory import RunDirectory
 from runtime.stop_request import StopRequest
@@ -42,7 +43,12 @@ class Pretender:
 class Cluster:
     """Starts pretenders, and remembers what was asked of it."""
 
-    def __init__(self, outcomes: dict[str, list[str]] | None = None) -> None:
+    def __init__(
+        self,
+        outcomes: dict[str, list[str]] | None = None,
+        score: Callable[[RunConfig], float] = lambda _: 1.0,
+    ) -> None:
+        self._score = score
         self.started: list[RunConfig] = []
         self.workers: list[Pretender] = []
         self._outcomes = outcomes or {}
@@ -58,7 +64,7 @@ class Cluster:
                 (directory.path / LOG_NAME).write_text("Traceback\nboom\n")
                 return 1
             state: Any = "interrupted" if self.workers[-1].told else outcome
-            write_run(runs, config, [1.0], state=state)
+            write_run(runs, config, [self._score(config)], state=state)
             return 143 if self.workers[-1].told else 0 if state == "finished" else 1
 
         self.workers.append(Pretender(end))
@@ -87,6 +93,42 @@ def test_all_runs_are_trained_in_the_plans_order(tmp_path):
     assert [config.name for config in cluster.started] == [c.name for c in plan.runs()]
     assert {config.execution.threads for config in cluster.started} == {3}
     assert find_unfinished(plan, tmp_path) == []
+
+
+GAINS = [44.0, 50.0, 60.0, 20.0, 40.0]  # by seed: neither decided nor hopeless
+
+
+def score_by_seed(config: RunConfig) -> float:
+    """Breakout: a gain that five seeds do not decide. Pong: nothing in it for either arm."""
+    if config.run.game == "Pong":
+        return -21.0
+    return 200.0 + config.run.seed + (GAINS[config.run.seed] if config.arm == "coordconv" else 0.0)
+
+
+def test_a_plan_until_decided_trains_what_its_games_need(tmp_path, capsys):
+    plan = plan_of(most_seeds=5)
+    cluster, watch = Cluster(score=score_by_seed), StageWatch(plan, tmp_path)
+    assert run(plan, tmp_path, cluster, watch=watch, jobs=1) == []
+    assert [config.name for config in cluster.started] == [
+        config.name for config in plan.runs() if config.run.game != "Pong" or config.run.seed < 3
+    ]
+    assert capsys.readouterr().out.splitlines()[0] == (
+        "at most 20 runs of 1_000 agent steps to train, until all games have stopped."
+    )
+    again = StageWatch(plan, tmp_path)
+    left = [config for config in find_unfinished(plan, tmp_path) if again.may_be_needed(config)]
+    assert left == []
+
+
+def test_a_failed_run_holds_up_its_own_game_alone(tmp_path):
+    plan, name = plan_of(most_seeds=4), "Pong/a2c-cnn/seed2"
+    cluster = Cluster({name: ["crash", "crash"]}, score_by_seed)
+    (failure,) = run(plan, tmp_path, cluster, watch=StageWatch(plan, tmp_path), jobs=8)
+    assert failure.name == name
+    seeds = {
+        game: {c.run.seed for c in cluster.started if c.run.game == game} for game in plan.games
+    }
+    assert seeds == {"Breakout": {0, 1, 2, 3}, "Pong": {0, 1, 2}}
 
 
 def test_a_crash_is_tried_once_more_and_then_reported_and_divergence_is_a_result(tmp_path):

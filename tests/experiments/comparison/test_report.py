@@ -2,6 +2,7 @@
 
 import json
 import lzma
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,41 @@ def test_the_first_lines_are_the_verdicts(reported):
         "similar, 0 worse, 1 undecided, of 2 games. Over 2 complete games, a run of coordconv "
         "beats one of cnn with probability 0.81 ("
     )
+
+
+def write_until_decided(runs: Path, spare: int = 0) -> None:
+    """Breakout is decided after 3 seeds, Pong hopeless; of Breakout some seeds more are there."""
+    plan = plan_of(most_seeds=6)
+    write_plan_and_runs(runs, plan)
+    for config in plan.runs():
+        if config.run.seed >= 3 + (spare if config.run.game == "Breakout" else 0):
+            shutil.rmtree(runs / config.name)
+
+
+def test_a_plan_until_decided_says_when_each_game_stopped_and_why(tmp_path):
+    write_until_decided(tmp_path, spare=1)
+    report = read_report(tmp_path)
+    assert verdicts_of(report) == {"Breakout": "better", "Pong": "undecided (not learned)"}
+    text = (tmp_path / "report.md").read_text()
+    rows = (
+        "| game | seeds | why it stopped |\n| --- | ---: | --- |\n| Breakout | 3 | decided |\n"
+        "| Pong | 3 | less than 5% likely to be decided by 6 seeds |\n"
+    )
+    assert rows in text
+    assert "\n12 planned runs: 12 finished." in text
+    assert "Jennison and Turnbull 1991" in text
+    assert "Not finished" not in text
+    assert {run["run"]: run["reason"] for run in report["left_out"]} == {
+        f"Breakout/a2c-{arm}/seed3": "of a seed that the game did not need"
+        for arm in ("cnn", "coordconv")
+    }
+    assert read_outputs(tmp_path) == read_outputs(tmp_path)
+    # A run more is known to be needed as soon as the third seed's are not enough.
+    shutil.rmtree(tmp_path / "Breakout/a2c-cnn/seed2")
+    assert verdicts_of(read_report(tmp_path))["Breakout"] == "undecided (incomplete)"
+    text = (tmp_path / "report.md").read_text()
+    assert "| Breakout | 3 | goes on |" in text
+    assert "**Not finished:** 1 of 12 planned runs have not ended; their games are" in text
 
 
 def test_two_seeds_allow_no_verdict_and_the_first_line_says_so(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from configs.comparison import default_criteria
+from configs.comparison import StoppingRule, default_criteria
 from experiments.comparison.statistics import simulate
 from experiments.comparison.statistics.bootstrap import (
     Estimate,
@@ -28,8 +28,10 @@ from experiments.comparison.statistics.power import (
     find_detectable_difference,
     find_seeds_needed,
 )
+from experiments.comparison.statistics.sequential import SequentialDesign
 from experiments.comparison.statistics.verdicts import (
     GameScores,
+    Stage,
     alpha_at_look,
     decide,
     judge_games,
@@ -224,7 +226,7 @@ def _game(differences: list[float], *, name: str = "Pong", **changes: Any) -> Ga
         candidate=candidate,
         baseline_final=baseline,
         candidate_final=candidate,
-        complete=True,
+        ended=[True] * len(differences),
         random_return=0.0,
         human_return=1000.0,
     )
@@ -237,7 +239,7 @@ def _game(differences: list[float], *, name: str = "Pong", **changes: Any) -> Ga
         (BETTER, {}, "better"),
         ([-19.0, -20.0, -21.0], {}, "worse"),
         ([-0.5, 0.0, 0.5], {}, "similar"),
-        (BETTER, {"complete": False}, "undecided (incomplete)"),
+        (BETTER, {"ended": [True, True, False]}, "undecided (incomplete)"),
         ([19.0, 20.0], {}, "undecided (needs 3 seeds)"),
         ([19.0], {}, "undecided (needs 3 seeds)"),
         ([], {}, "undecided (no finished game)"),
@@ -293,7 +295,7 @@ def test_margin_is_never_negative():
 
 def test_every_game_of_the_plan_counts_and_so_does_every_look():
     good = _game([15.0, 20.0, 25.0])
-    waiting = [_game([0.0] * 3, name=str(i), complete=False) for i in range(8)]
+    waiting = [_game([0.0] * 3, name=str(i), ended=[False] * 3) for i in range(8)]
     alone, *_ = judge_games([good], default_criteria())
     among_nine, *_ = judge_games([good, *waiting], default_criteria())
     second_look, *_ = judge_games([good], default_criteria(), look=2)
@@ -421,3 +423,136 @@ def test_simulation_prints_the_same_table_each_time(capsys):
 )
 def test_simulation_names_wrong_options_in_one_line(families, message, refuse):
     assert message in refuse(simulate.main, ["--families", families])
+
+
+# --- plans that go on until decided ---------------------------------------------------------------
+
+DESIGN = SequentialDesign(10, StoppingRule(level_exponent=2.0, futility=0.05))
+
+
+def _draw_null(seeds: int, families: int) -> FloatArray:
+    """One-sided p-values, by scipy, of the looks at normal differences without an effect."""
+    values = np.random.default_rng(11).normal(3.0, 2.0, size=(families, seeds))
+    looks = [stats.ttest_1samp(values[:, :n], 3.0, axis=1) for n in range(3, seeds + 1)]
+    return np.stack([stats.t.sf(look.statistic, look.df) for look in looks], axis=-1)
+
+
+def test_sequential_p_values_are_valid_wherever_a_game_stops():
+    p_values = _draw_null(10, 20_000)
+    seeds = np.arange(3, 11)
+    sequential = DESIGN.correct(p_values, seeds)
+    for alpha in (0.2, 0.02):
+        rate = (sequential <= alpha).any(axis=-1).mean()  # the worst of all rules to stop by
+        assert rate == pytest.approx(alpha, abs=4 * math.sqrt(alpha / 20_000))
+    # A plain p-value is that of the last look alone.
+    assert (p_values <= 0.02).any(axis=-1).mean() > 0.05
+
+
+def test_levels_rise_with_the_square_of_the_seeds_and_show_the_verdict():
+    levels = DESIGN.nominal_level(0.04, [3, 5, 10])
+    assert levels / levels[-1] == pytest.approx([0.09, 0.25, 1.0])
+    assert 0.018 < levels[-1] < 0.022  # of 0.04: looking has its price
+    # At the nominal level the sequential p-value crosses alpha / 2.
+    below, above = DESIGN.correct(levels / 2 * [[0.999], [1.001]], [3, 5, 10])
+    assert (below <= 0.02).all()
+    assert (above > 0.0199).all()
+
+
+def test_a_single_look_is_the_plain_t_test():
+    one_look = SequentialDesign(3, DESIGN.rule)
+    assert one_look.correct(0.02, 3) == pytest.approx(0.02, rel=0.05)
+    assert float(one_look.nominal_level(0.04, 3)) == pytest.approx(0.04, rel=0.05)
+
+
+def test_futility_by_hand():
+    # One seed of four is left, and a test of level 1/2 asks for no more than a mean above 0, that
+    # is next - mean > -4 * mean. After 3 seeds (next - mean) / (sd * sqrt(4 / 3)) follows t with 2
+    # degrees of freedom, which is above 2.92 with a probability of 5 %; t is mean * sqrt(3) / sd.
+    design = SequentialDesign(4, StoppingRule(level_exponent=1.0, futility=0.05))
+    quantile = stats.t.ppf(0.95, 2)  # 2.92
+    expected = -quantile * math.sqrt(4 / 3) * math.sqrt(3) / 4
+    assert design.find_least_statistic(3, 0.5) == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("mean", "margin", "futile"),
+    [
+        (10.0, 1.0, False),  # far above: it may become better
+        (-10.0, 1.0, False),
+        (1.0, 1.0, True),  # on the margin, with little spread: nothing would be shown
+        (0.0, 100.0, False),  # between margins far away: it may become similar
+        (0.0, 0.0, True),
+    ],
+)
+def test_what_is_given_up(mean, margin, futile):
+    assert bool(DESIGN.is_futile(mean, 1.0, margin, 6, 0.04 / 9)) == futile
+
+
+STUCK = {"baseline_final": [-1.0, 0.0, 1.0], "candidate_final": [-1.0, 0.0, 1.0]}
+
+
+@pytest.mark.parametrize(
+    ("differences", "changes", "stage", "label"),
+    [
+        # Three games, so alpha is 0.04 / 3; after 3 of 10 seeds the level is 0.09 of about 0.008.
+        ([19.99, 20.0, 20.01], {}, Stage(3, "decided"), "better"),
+        ([-19.99, -20.0, -20.01], {}, Stage(3, "decided"), "worse"),
+        ([-0.01, 0.0, 0.01], {}, Stage(3, "decided"), "similar"),
+        (BETTER, {}, Stage(4, None), "undecided (incomplete)"),
+        ([*BETTER, 20.0, 20.0, 20.0], {}, Stage(4, "decided"), "better"),
+        ([8.0, 32.0] * 5, {}, Stage(10, "decided"), "better"),
+        ([4.0, 5.0, 6.0], {}, Stage(3, "given up"), "undecided (given up after 3 seeds)"),
+        ([20.0, 20.0, 20.0], {}, Stage(3, "given up"), "undecided (no variation between seeds)"),
+        (BETTER, STUCK, Stage(3, "given up"), "undecided (not learned)"),
+        ([19.0, 20.0], {}, Stage(3, None), "undecided (incomplete)"),
+        ([], {}, Stage(3, None), "undecided (incomplete)"),
+        (
+            [*[6.0, 34.0] * 4, 34.0, 6.0],
+            {},
+            Stage(10, "all seeds"),
+            "undecided (all 10 seeds)",
+        ),
+    ],
+)
+def test_stages(differences, changes: dict[str, Any], stage, label):
+    game = _game(differences, **changes)
+    game = replace(game, ended=[*game.ended, False][:10])  # the next seed is planned
+    others = [_game([0.0] * 3, name=str(i), ended=[False] * 3) for i in range(2)]
+    result, *_ = judge_games([game, *others], default_criteria(), design=DESIGN)
+    assert (result.stage, result.label) == (stage, label)
+
+
+def test_a_verdict_until_decided_is_where_its_interval_lies():
+    others = [_game([0.0] * 3, name=str(i), ended=[False] * 3) for i in range(2)]
+    result, *_ = judge_games([_game([*BETTER, 20.0]), *others], default_criteria(), design=DESIGN)
+    assert result.stage == Stage(4, "decided")
+    level = float(DESIGN.nominal_level(0.04 / 3, 4))
+    assert result.judged_level == pytest.approx(level)
+    half = stats.t.ppf(1 - level / 2, 3) * math.sqrt(2 / 3 / 4)
+    assert result.judged_interval == pytest.approx((20 - half, 20 + half))
+    assert result.margin == pytest.approx(5.0)
+    assert 20 - half > 5
+
+
+def test_games_of_arrays_stop_where_single_games_do():
+    rng = np.random.default_rng(5)
+    differences = rng.normal([[[20.0]], [[5.0]], [[0.0]]], 12.0, size=(3, 8, 10))
+    games = [_game(list(game)) for game in differences.reshape(-1, 10)]
+    gains = np.array([game.baseline for game in games]).reshape(3, 8, 10)
+    margins = 0.05 * gains.cumsum(axis=-1) / np.arange(1, 11)
+    verdicts, seeds = simulate.judge_until_decided(differences, margins, 0.04, DESIGN)
+    for family in range(3):
+        part = games[8 * family : 8 * family + 8]
+        results = judge_games(part, default_criteria(), design=DESIGN)
+        assert [result.verdict for result in results] == verdicts[family].tolist()
+        assert [result.stage and result.stage.seeds for result in results] == seeds[family].tolist()
+    assert len(np.unique(seeds)) > 3
+
+
+def test_error_rates_and_savings_until_decided():
+    rates = simulate.simulate_until_decided(250, 10, np.random.default_rng(0))
+    assert rates[simulate.FALSE_DIFFERENCE] <= 0.05
+    assert rates[simulate.FALSE_WITHOUT_MARGIN] <= 0.05
+    assert rates[simulate.FALSE_AT_MARGIN] <= 0.05
+    assert rates["same arms: seeds a game"] < 4
+    assert rates[f"{simulate.MIXED}: runs saved"] > 0.2

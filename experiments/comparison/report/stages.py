@@ -1,0 +1,142 @@
+"""How far the games of a plan have come that goes on until each is decided, read off their runs.
+
+A game's stage follows from the ended runs alone: whoever asks, before, during or after training,
+gets the same answer.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from configs.run_config import RunConfig
+from envs.games import find_game
+from experiments.comparison.plan import ComparisonPlan
+from experiments.comparison.report.records import (
+    Comparison,
+    LeftOutRun,
+    RunRecord,
+    has_ended,
+    read_run,
+)
+from experiments.comparison.statistics.curves import final_score, mean_return_over_training
+from experiments.comparison.statistics.verdicts import (
+    GameScores,
+    Stage,
+    alpha_at_look,
+    find_stage,
+)
+from runtime.run_directory import RunDirectory
+
+Score = tuple[float | None, float | None]  # primary metric and final score; None without a game
+Scores = Mapping[tuple[str, str, int], Score]  # of the ended runs, by game, arm and seed
+
+
+def score_run(run: RunRecord) -> Score:
+    """What a verdict needs of an ended run."""
+    steps, returns = run.episodes.agent_steps, run.episodes.returns
+    total = run.config.run.total_agent_steps
+    return mean_return_over_training(steps, returns, total), final_score(returns)
+
+
+def find_stages(plan: ComparisonPlan, scores: Scores) -> dict[tuple[str, str], Stage]:
+    """The stage of every game and candidate."""
+    assert plan.design is not None
+    criteria = plan.criteria
+    alpha = alpha_at_look(plan.look, criteria.alpha, criteria.look_share) / len(plan.games)
+    return {
+        (game, arm): find_stage(_pair(plan, scores, game, arm), criteria, plan.design, alpha)
+        for game in plan.games
+        for arm in plan.arms[1:]
+    }
+
+
+def _pair(plan: ComparisonPlan, scores: Scores, game: str, candidate: str) -> GameScores:
+    arms = plan.arms[0], candidate
+    before, after = (
+        [scores.get((game, arm, seed), (None, None)) for seed in plan.seeds] for arm in arms
+    )
+    return GameScores(
+        game=game,
+        baseline=[metric for metric, _ in before],
+        candidate=[metric for metric, _ in after],
+        baseline_final=[final for _, final in before],
+        candidate_final=[final for _, final in after],
+        ended=[all((game, arm, seed) in scores for arm in arms) for seed in plan.seeds],
+        random_return=find_game(game).random_return,
+        human_return=find_game(game).human_return,
+    )
+
+
+def count_seeds(
+    plan: ComparisonPlan, stages: Mapping[tuple[str, str], Stage], *, at_most: bool = False
+) -> dict[tuple[str, str], int]:
+    """How many seeds each game and arm needs as far as is known; or may need, at most.
+
+    The baseline needs what the candidate needs that needs most.
+    """
+    counts = {
+        key: len(plan.seeds) if at_most and stage.stop is None else stage.seeds
+        for key, stage in stages.items()
+    }
+    for game in plan.games:
+        counts[game, plan.arms[0]] = max(counts[game, arm] for arm in plan.arms[1:])
+    return counts
+
+
+def leave_out_unneeded(comparison: Comparison) -> Comparison:
+    """The comparison without the runs, planned or there, of seeds that its games do not need."""
+    plan = comparison.plan
+    if plan.design is None:
+        return comparison
+    scores = {key: score_run(run) for key, run in comparison.runs.items() if run.has_ended}
+    counts = count_seeds(plan, find_stages(plan, scores))
+    runs, left_out = {}, list(comparison.left_out)
+    for (game, arm, seed), run in comparison.runs.items():
+        if seed in plan.seeds[: counts[game, arm]]:
+            runs[game, arm, seed] = run
+        else:
+            left_out.append(LeftOutRun(run.config.name, "of a seed that the game did not need"))
+    return replace(comparison, runs=runs, left_out=sorted(left_out), seeds_needed=counts)
+
+
+class StageWatch:
+    """The stages while runs are being trained."""
+
+    def __init__(self, plan: ComparisonPlan, runs: Path) -> None:
+        """Read what is there.
+
+        Raises:
+            ValueError: If a run is damaged; one line.
+        """
+        self._plan, self._runs = plan, runs
+        self._scores: dict[tuple[str, str, int], Score] = {}
+        self._stages: dict[tuple[str, str], Stage] = {}
+        self.look(plan.runs())
+
+    def look(self, configs: list[RunConfig]) -> list[str]:
+        """Take note of those of some runs that have ended; returns a line per game that stopped."""
+        for config in configs:
+            directory = RunDirectory(self._runs / config.name)
+            if has_ended(directory, config):
+                run = read_run(directory)
+                self._scores[run.key] = score_run(run)
+        before, self._stages = self._stages, find_stages(self._plan, self._scores)
+        self._due = count_seeds(self._plan, self._stages)
+        self._at_most = count_seeds(self._plan, self._stages, at_most=True)
+        return [
+            f"{game}, {arm}: {stage.stop} after {stage.seeds} seeds."
+            for (game, arm), stage in self._stages.items()
+            if stage.stop is not None and before.get((game, arm), stage).stop is None
+        ]
+
+    def is_due(self, config: RunConfig) -> bool:
+        """Whether a run is needed, as far as is known."""
+        return self._is_within(config, self._due)
+
+    def may_be_needed(self, config: RunConfig) -> bool:
+        """Whether a run is needed, or could yet be."""
+        return self._is_within(config, self._at_most)
+
+    def _is_within(self, config: RunConfig, counts: Mapping[tuple[str, str], int]) -> bool:
+        number = self._plan.seeds.index(config.run.seed)
+        return number < counts[config.run.game, config.arm]
