@@ -51,10 +51,12 @@ class StoppingRule(Settings):
     `experiments/comparison/statistics/sequential.py` says what the rule is.
 
     Attributes:
+        first_look: Seeds of the first look at a game; the next looks are after each further one.
         level_exponent: The level of the look after k of at most N seeds grows as (k / N) to this.
         futility: A game is given up when its predictive probability of a verdict falls below this.
     """
 
+    first_look: Annotated[int, Field(ge=MIN_SEEDS, le=100)]
     level_exponent: Annotated[float, Field(ge=0, le=10)]
     futility: Annotated[float, Field(ge=0, lt=0.5)]
 

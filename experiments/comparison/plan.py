@@ -55,6 +55,11 @@ class ComparisonPlan(SavedSettings):
             for value in values:
                 if values.count(value) > 1:
                     raise ValueError(f"`{name}` name {value} twice; name it once.")
+        if self.stopping is not None and self.stopping.first_look > len(self.seeds):
+            raise ValueError(
+                f"`first_look` must be at most the {len(self.seeds)} seeds of the plan, got "
+                f"{self.stopping.first_look}."
+            )
         for arm in self.arms:
             self.network_of(arm)
         return self

@@ -7,7 +7,6 @@ import numpy as np
 
 from agents.training.progress import format_seconds
 from agents.training.requirements import count_needs
-from configs.comparison import MIN_SEEDS
 from configs.run_config import RunConfig
 from configs.settings import load_preset
 from experiments.comparison.plan import ComparisonPlan
@@ -95,7 +94,7 @@ def describe_stopping(plan: ComparisonPlan, design: SequentialDesign) -> str:
         _, seeds = judge_until_decided(normal + effect, np.zeros(shape), alpha, design)
         expected.append(f"{seeds.mean() * games * len(plan.arms):.0f}")
     return (
-        f"a game stops from {MIN_SEEDS} seeds on once it is decided, or less than "
+        f"a game stops from {design.rule.first_look} seeds on once it is decided, or less than "
         f"{design.rule.futility:.0%} likely to be decided by {design.most_seeds}; at most "
         f"{criteria.alpha:.0%} of families have a false verdict (group-sequential t tests); "
         f"expect {', '.join(expected[:-1])} or {expected[-1]} of {len(plan.runs())} runs if every "

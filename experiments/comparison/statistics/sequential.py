@@ -1,9 +1,9 @@
 """When a game needs no further seed: group-sequential t tests, and when to give up.
 
-A plan that goes on "until decided" looks at each game after every seed, from the third to the
-N-th. Looking often raises the probability that some look misleads, so each look has a nominal level
-of its own: after k seeds c * (k / N)^exponent, as O'Brien & Fleming 1979 and Wang & Tsiatis 1987
-let bounds fall with information. The constant c makes the probability that *any* look of a true
+A plan that goes on "until decided" looks at each game after every seed, from the first look (the
+third seed, unless declared otherwise) to the N-th. Looking often raises the probability that some
+look misleads, so each look has a nominal level of its own: after k seeds c * (k / N)^exponent, as
+O'Brien & Fleming 1979 and Wang & Tsiatis 1987 let bounds fall with information. The constant c makes the probability that *any* look of a true
 hypothesis falls below its level what was asked for. Under the t test's assumption (independent,
 normal differences) the sequence of t statistics of a true hypothesis has one known distribution,
 whatever mean and variance (Jennison & Turnbull 1991); it is drawn here, with a fixed seed. That
@@ -36,7 +36,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from configs.comparison import MIN_SEEDS, StoppingRule
+from configs.comparison import StoppingRule
 from experiments.comparison.statistics.intervals import FloatArray, t_quantile
 
 _PATHS = 200_000  # of t statistics; each counts twice, as it is and with its sign changed
@@ -46,7 +46,7 @@ _DRAWS = 20_000  # of what the seeds to come may show
 
 @dataclass(frozen=True)
 class SequentialDesign:
-    """The looks at a game: after every seed from `MIN_SEEDS` to `most_seeds`."""
+    """The looks at a game: after every seed from `rule.first_look` to `most_seeds`."""
 
     most_seeds: int
     rule: StoppingRule
@@ -57,7 +57,7 @@ class SequentialDesign:
         How likely is it under the hypothesis that any look, p-value over share, is as small? Never
         below 1 / (number of drawn paths + 1), as every p-value that was drawn.
         """
-        smallest = _draw_smallest(self.most_seeds, self.rule.level_exponent)
+        smallest = _draw_smallest(self.most_seeds, self.rule)
         found = np.asarray(p_value) / self._share(seeds)
         as_small = np.searchsorted(smallest, found, side="right")
         corrected: FloatArray = (as_small + 1) / (len(smallest) + 1)
@@ -65,7 +65,7 @@ class SequentialDesign:
 
     def nominal_level(self, alpha: ArrayLike, seeds: ArrayLike) -> FloatArray:
         """The level of the plain two-sided t interval that shows a corrected one of level alpha."""
-        smallest = _draw_smallest(self.most_seeds, self.rule.level_exponent)
+        smallest = _draw_smallest(self.most_seeds, self.rule)
         allowed = np.floor(np.asarray(alpha) / 2 * (len(smallest) + 1)).astype(np.int64)
         level: FloatArray = 2 * smallest[np.maximum(allowed, 1) - 1] * self._share(seeds)
         return level
@@ -113,16 +113,16 @@ class SequentialDesign:
 
 
 @cache
-def _draw_smallest(most_seeds: int, exponent: float) -> FloatArray:
+def _draw_smallest(most_seeds: int, rule: StoppingRule) -> FloatArray:
     """What the smallest one-sided p-value over share of all looks is when the mean is 0; sorted."""
     rng = np.random.default_rng(0)
-    seeds = np.arange(MIN_SEEDS, most_seeds + 1)
-    share = (seeds / most_seeds) ** exponent
+    seeds = np.arange(rule.first_look, most_seeds + 1)
+    share = (seeds / most_seeds) ** rule.level_exponent
     found = []
     for _ in range(_PATHS // _CHUNK):
         values = rng.standard_normal((_CHUNK, most_seeds))
-        sums = values.cumsum(axis=-1)[:, MIN_SEEDS - 1 :]
-        squares = (values**2).cumsum(axis=-1)[:, MIN_SEEDS - 1 :]
+        sums = values.cumsum(axis=-1)[:, rule.first_look - 1 :]
+        squares = (values**2).cumsum(axis=-1)[:, rule.first_look - 1 :]
         variance = (squares - sums**2 / seeds) / (seeds - 1)
         p_value = special.stdtr(seeds - 1, -sums / np.sqrt(seeds * variance))
         found += [(p_value / share).min(axis=-1), ((1 - p_value) / share).min(axis=-1)]

@@ -213,7 +213,9 @@ def judge_until_decided(
     squares = (differences**2).cumsum(axis=-1) - counts * means**2
     errors = np.sqrt(squares / np.maximum(counts - 1, 1) / counts)
     stopped = np.full((*shape, games), most_seeds)
-    for seeds in reversed(range(MIN_SEEDS, most_seeds)):  # the first of all stops is what remains
+    for seeds in reversed(
+        range(design.rule.first_look, most_seeds)
+    ):  # the first of all stops is what remains
         mean, error, margin = (part[..., seeds - 1, None] for part in (means, errors, margins))
         alone, _ = decide(mean, error, margin, seeds, alpha / games, design)
         futile = design.is_futile(mean, error, margin, seeds, alpha / games)

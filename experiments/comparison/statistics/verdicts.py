@@ -261,7 +261,7 @@ def find_stage(
         design: Of the looks.
         alpha: Of the game by itself: that of the look over the number of games.
     """
-    seeds = MIN_SEEDS
+    seeds = design.rule.first_look
     while True:
         part = game.first(seeds)
         if len(part.ended) < seeds or not part.complete:

@@ -84,7 +84,7 @@ def test_a_plan_until_decided_keeps_its_rule(tmp_path):
     assert load_plan(tmp_path) == plan
     again = make_plan("a2c", {}, saved=plan)  # the same command, or one that says nothing
     assert continue_plan(plan, again, judged=True) == plan
-    assert plan.stopping == StoppingRule(level_exponent=2.0, futility=0.1)
+    assert plan.stopping == StoppingRule(first_look=3, level_exponent=2.0, futility=0.1)
     assert plan_of().design is None
 
 
@@ -194,8 +194,12 @@ def test_arms_that_are_users_own(tmp_path):
         ({"arms": ["cnn", "../x"]}, UNKNOWN_ARM.format("../x")),
         ({"stopping": 5}, "the section `stopping` is missing; restore the file."),
         (
-            {"stopping": {"level_exponent": 2.0, "futility": 0.5}},
+            {"stopping": {"first_look": 3, "level_exponent": 2.0, "futility": 0.5}},
             "`futility` must be a number at least 0 and below 0.5, got 0.5.",
+        ),
+        (
+            {"stopping": {"first_look": 6, "level_exponent": 2.0, "futility": 0.05}},
+            "`first_look` must be at most the 2 seeds of the plan, got 6.",
         ),
         ({"arms": []}, "`arms` of a comparison are missing; name at least one."),
         (

@@ -427,7 +427,7 @@ def test_simulation_names_wrong_options_in_one_line(families, message, refuse):
 
 # --- plans that go on until decided ---------------------------------------------------------------
 
-DESIGN = SequentialDesign(10, StoppingRule(level_exponent=2.0, futility=0.05))
+DESIGN = SequentialDesign(10, StoppingRule(first_look=3, level_exponent=2.0, futility=0.05))
 
 
 def _draw_null(seeds: int, families: int) -> FloatArray:
@@ -468,7 +468,7 @@ def test_futility_by_hand():
     # One seed of four is left, and a test of level 1/2 asks for no more than a mean above 0, that
     # is next - mean > -4 * mean. After 3 seeds (next - mean) / (sd * sqrt(4 / 3)) follows t with 2
     # degrees of freedom, which is above 2.92 with a probability of 5 %; t is mean * sqrt(3) / sd.
-    design = SequentialDesign(4, StoppingRule(level_exponent=1.0, futility=0.05))
+    design = SequentialDesign(4, StoppingRule(first_look=3, level_exponent=1.0, futility=0.05))
     quantile = stats.t.ppf(0.95, 2)  # 2.92
     expected = -quantile * math.sqrt(4 / 3) * math.sqrt(3) / 4
     assert design.find_least_statistic(3, 0.5) == pytest.approx(expected, rel=0.05)
@@ -520,6 +520,19 @@ def test_stages(differences, changes: dict[str, Any], stage, label):
     others = [_game([0.0] * 3, name=str(i), ended=[False] * 3) for i in range(2)]
     result, *_ = judge_games([game, *others], default_criteria(), design=DESIGN)
     assert (result.stage, result.label) == (stage, label)
+
+
+def test_a_later_first_look_leaves_more_of_the_level_to_each():
+    rule = DESIGN.rule.replace(first_look=5)
+    later = SequentialDesign(10, rule)
+    levels = later.nominal_level(0.04, [5, 10])
+    assert levels[0] / levels[1] == pytest.approx(0.25)
+    assert (levels > DESIGN.nominal_level(0.04, [5, 10])).all()
+    others = [_game([0.0] * 3, name=str(i), ended=[False] * 3) for i in range(2)]
+    for pairs, stage in ((3, Stage(5, None)), (5, Stage(5, "decided"))):
+        game = _game([19.9, 20.0, 20.1, 20.0, 20.1][:pairs])
+        result, *_ = judge_games([game, *others], default_criteria(), design=later)
+        assert result.stage == stage
 
 
 def test_a_verdict_until_decided_is_where_its_interval_lies():
