@@ -3,14 +3,15 @@
 A plan that goes on "until decided" looks at each game after every seed, from the first look (the
 third seed, unless declared otherwise) to the N-th. Looking often raises the probability that some
 look misleads, so each look has a nominal level of its own: after k seeds c * (k / N)^exponent, as
-O'Brien & Fleming 1979 and Wang & Tsiatis 1987 let bounds fall with information. The constant c makes the probability that *any* look of a true
-hypothesis falls below its level what was asked for. Under the t test's assumption (independent,
-normal differences) the sequence of t statistics of a true hypothesis has one known distribution,
-whatever mean and variance (Jennison & Turnbull 1991); it is drawn here, with a fixed seed. That
-turns the p-value of the look at which a game stopped into a sequential one (Liu & Anderson 2008),
-valid wherever a game stops, so that Holm's correction over the games applies to sequential p-values
-as it does to plain ones (Tamhane et al. 2021). A game stops by its own runs alone, at the first of
-Holm's steps (alpha / games); the correction then decides on all of them, each as it stopped.
+O'Brien & Fleming 1979 and Wang & Tsiatis 1987 let bounds fall with information. The constant c
+makes the probability that *any* look of a true hypothesis falls below its level what was asked for.
+Under the t test's assumption (independent, normal differences) the sequence of t statistics of a
+true hypothesis has one known distribution, whatever mean and variance (Jennison & Turnbull 1991);
+it is drawn here, with a fixed seed. That turns the p-value of the look at which a game stopped into
+a sequential one (Liu & Anderson 2008), valid wherever a game stops, so that Holm's correction over
+the games applies to sequential p-values as it does to plain ones (Tamhane et al. 2021). A game
+stops by its own runs alone, at the first of Holm's steps (alpha / games); the correction then
+decides on all of them, each as it stopped.
 
 A game also stops when it could hardly be decided any more: when its predictive probability of a
 verdict at N seeds has fallen below `futility`, given what it has shown, with no prior knowledge of
