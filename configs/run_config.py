@@ -192,6 +192,9 @@ class RunConfig(SavedSettings):
     network: NetworkSettings
     hyperparameters: A2CHyperparameters | DQNHyperparameters
     execution: ExecutionSettings
+    # Of a comparison's arm: `key=value` of each hyper-parameter that sets it apart from the others;
+    # part of the run's path. Configs that were saved before there were such arms lack it.
+    variant: tuple[Annotated[str, Field(pattern=r"^[a-z_]+=[A-Za-z0-9_.+-]+$")], ...] = ()
 
     @field_validator("hyperparameters", mode="before")
     @classmethod
@@ -213,7 +216,7 @@ class RunConfig(SavedSettings):
     @property
     def arm(self) -> str:
         """The name of the network: `cnn`, `coordconv`, `coordconv-all-r`, `ImpalaCNN`, ..."""
-        return arm_name(self.network)
+        return ",".join([arm_name(self.network), *self.variant])
 
     @property
     def name(self) -> str:

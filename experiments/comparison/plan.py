@@ -1,6 +1,7 @@
 """The plan of a comparison: which runs, in which order, and what their verdicts are judged by."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -9,6 +10,8 @@ from pydantic import Field, field_validator, model_validator
 from agents.models.own_extractor import load_extractor
 from configs.comparison import Criteria, Design, StoppingRule
 from configs.run_config import (
+    A2CHyperparameters,
+    DQNHyperparameters,
     NetworkSettings,
     RunConfig,
     arm_name,
@@ -17,13 +20,21 @@ from configs.run_config import (
     parse_arm,
     parse_own_arm,
 )
-from configs.settings import SavedSettings, load_preset, override
+from configs.settings import (
+    Argument,
+    SavedSettings,
+    describe_unknown,
+    load_preset,
+    override,
+    show,
+)
 from envs.games import find_game
 from experiments.comparison.statistics.sequential import SequentialDesign
 from runtime.files import read_json, write_atomically
 from runtime.provenance import hash_source
 
 PLAN_NAME = "comparison.json"
+Hyperparameters = A2CHyperparameters | DQNHyperparameters
 
 
 class ComparisonPlan(SavedSettings):
@@ -61,7 +72,7 @@ class ComparisonPlan(SavedSettings):
                 f"{self.stopping.first_look}."
             )
         for arm in self.arms:
-            self.network_of(arm)
+            _vary(self.template.hyperparameters, self._split(arm)[1])
         return self
 
     @property
@@ -85,13 +96,25 @@ class ComparisonPlan(SavedSettings):
         Raises:
             ValueError: If there is none; one line.
         """
-        own = {arm_name(network): network for network in self.extractors}
-        return own[arm] if arm in own else parse_arm(arm)
+        network, _ = self._split(arm)
+        return network
+
+    def _split(self, arm: str) -> tuple[NetworkSettings, tuple[str, ...]]:
+        """An arm's network, and the hyper-parameters that set it apart, as `key=value`."""
+        own, name = {arm_name(network): network for network in self.extractors}, arm
+        while name not in own and "," in name:
+            name = name.rpartition(",")[0]
+        variant = tuple(arm[len(name) + 1 :].split(",")) if name != arm else ()
+        return own[name] if name in own else parse_arm(name), variant
 
     def run_of(self, game: str, arm: str, seed: int) -> RunConfig:
         """The config of one run."""
+        network, variant = self._split(arm)
         return self.template.replace(
-            run=self.template.run.replace(game=game, seed=seed), network=self.network_of(arm)
+            run=self.template.run.replace(game=game, seed=seed),
+            network=network,
+            hyperparameters=_vary(self.template.hyperparameters, variant),
+            variant=variant,
         )
 
     def runs(self) -> list[RunConfig]:
@@ -142,7 +165,8 @@ def make_plan(
             f"{PLAN_NAME} has networks that are code ({names}), which is run only if you name it: "
             "give its --arms again."
         )
-    own = {arm: load_extractor(parse_own_arm(arm)) for arm in asked.arms if ":" in arm}
+    arms = [_split_arm(arm) for arm in asked.arms]
+    own = {name: load_extractor(parse_own_arm(name)) for name, _ in arms if ":" in name}
     for name in overrides:
         if name in NetworkSettings.model_fields:
             raise ValueError(f"`{name}` is set by the arms of a comparison; leave it out.")
@@ -165,8 +189,12 @@ def make_plan(
     return ComparisonPlan.parse(
         {
             "games": asked.games,
-            "arms": tuple(arm_name(own[arm]) if arm in own else arm for arm in asked.arms),
-            "extractors": tuple(own.values()),
+            "arms": tuple(
+                ",".join([arm_name(own[name]) if name in own else name, *variant])
+                for name, settings in arms
+                for variant in [_write_variant(settings, template.hyperparameters)]
+            ),
+            "extractors": tuple({arm_name(network): network for network in own.values()}.values()),
             "seeds": seeds,
             "template": template,
             "criteria": defaults["criteria"] | criteria,
@@ -174,6 +202,42 @@ def make_plan(
             "stopping": defaults["stopping"] | stopping if asked.until_decided else None,
         }
     )
+
+
+def _split_arm(text: str) -> tuple[str, list[str]]:
+    """What names the network, and the settings after it; commas are a user's own extractor's."""
+    name, *settings = text.split() if ":" in text else text.replace(",", " ").split() or [text]
+    return name, settings
+
+
+def _write_variant(settings: Sequence[str], shared: Hyperparameters) -> list[str]:
+    """The settings of an arm, sorted, each value written in one way.
+
+    Raises:
+        ValueError: If one is unknown, wrong, or the same in all runs anyway; one line.
+    """
+    varied, names = _vary(shared, settings), sorted(part.partition("=")[0] for part in settings)
+    for name in names:
+        if getattr(varied, name) == getattr(shared, name):
+            value = show(getattr(shared, name))
+            raise ValueError(
+                f"--arms: {name}={value} sets no arm apart, all runs have it; leave it out."
+            )
+    return [f"{name}={json.dumps(getattr(varied, name)).strip(chr(34))}" for name in names]
+
+
+def _vary(shared: Hyperparameters, settings: Sequence[str]) -> Hyperparameters:
+    changes: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--arms: after its network an arm takes key=value, got {setting!r}.")
+        if name not in type(shared).model_fields:
+            raise ValueError(f"--arms: {describe_unknown(name, type(shared).model_fields)}")
+        if name in changes:
+            raise ValueError(f"--arms: `{name}` is given twice; give it once.")
+        changes[name] = Argument(text, "--arms")
+    return shared.replace(**changes)
 
 
 def _check_seeds(asked: Design, given: Mapping[str, Any], stopping: Mapping[str, Any]) -> None:

@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 
 from configs.comparison import StoppingRule, default_criteria
-from configs.run_config import NetworkSettings, arm_name, make_config, parse_arm
+from configs.run_config import (
+    NetworkSettings,
+    arm_name,
+    experiment_differences,
+    make_config,
+    parse_arm,
+)
 from experiments.comparison.plan import (
     PLAN_NAME,
     continue_plan,
@@ -75,6 +81,41 @@ def test_the_preset_is_the_issues():
     assert plan.total_agent_steps == 2_000_000
     assert plan.criteria == default_criteria()
     assert len(plan.runs()) == 90
+
+
+def test_an_arm_may_have_settings_of_its_own(tmp_path):
+    arms = ["cnn", "cnn learning_rate=3e-4", "coordconv-r normalize_advantage=true n_steps=8"]
+    plan = make_plan("a2c", {"gamma": 0.9}, games=["Pong"], seeds=1, arms=arms)
+    names = ("cnn", "cnn,learning_rate=0.0003", "coordconv-r,n_steps=8,normalize_advantage=true")
+    assert plan.arms == names
+    save_plan(plan, tmp_path)
+    assert load_plan(tmp_path) == plan
+    assert make_plan("a2c", {}, saved=plan) == plan
+    plain, slow, other = (plan.run_of("Pong", arm, 0) for arm in names)
+    assert slow.name == "Pong/a2c-cnn,learning_rate=0.0003/seed0"
+    assert [config.arm for config in (plain, slow, other)] == list(names)
+    assert experiment_differences(plain, slow) == ["learning_rate"]
+    assert slow.hyperparameters.learning_rate == 3e-4
+    assert slow.hyperparameters.gamma == 0.9
+    assert other.network == parse_arm("coordconv-r")
+    saved = json.loads(slow.to_json())
+    assert type(slow).from_mapping(saved, "") == slow
+    saved["variant"] = ["../x=1"]  # it is part of the path
+    assert "`variant` must be text" in refusal(type(slow).from_mapping, saved, "config.json")
+
+
+@pytest.mark.parametrize(
+    ("arm", "message"),
+    [
+        ("cnn gamma", "after its network an arm takes key=value, got 'gamma'."),
+        ("cnn learning_rat=1", "unknown setting 'learning_rat'; did you mean `learning_rate`?"),
+        ("cnn n_steps=0", "`n_steps` must be a whole number at least 1 and at most 10_000, got 0."),
+        ("cnn gamma=0.9 gamma=0.8", "`gamma` is given twice; give it once."),
+        ("cnn n_steps=5", "n_steps=5 sets no arm apart, all runs have it; leave it out."),
+    ],
+)
+def test_wrong_settings_of_an_arm_are_refused(arm, message):
+    assert refusal(make_plan, "a2c", {}, arms=["cnn", arm]) == f"--arms: {message}"
 
 
 def test_a_plan_until_decided_keeps_its_rule(tmp_path):
