@@ -333,7 +333,7 @@ def test_a_network_of_a_users_own_is_reported_without_its_code(tmp_path):
     assert report["plan"]["extractors"] == [json.loads(own.model_dump_json())]
     assert (report["cost"][1]["parameters"], report["cost"][1]["multiply_adds"]) == (5, 6)
     page = (tmp_path / "report.md").read_text()
-    assert page.startswith("# Which network helps an agent?\n")
+    assert page.startswith("# Which arm helps an agent?\n")
     assert "| network not_there:Net | source 0123456789ab; width=2 |" in page
 
 
