@@ -39,7 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         photograph(browser, report.absolute().as_uri(), folder / "report.png", 1000, 1000)
         with serve(runs) as address:
-            photograph(browser, address, folder / "tensorboard.png", 1280, 900)
+            # Lines as SVG: those drawn in a worker's canvas are not waited for.
+            page = f"{address}?forceSVG=true"
+            photograph(browser, page, folder / "tensorboard.png", 1280, 900)
     return 0
 
 
