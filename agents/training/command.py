@@ -29,14 +29,13 @@ def run_training(config: RunConfig, runs: Path, stop: StopRequest | None = None)
     plan = plan_run(directory, config)
     if plan.action == "finished":
         cannot_grow = directory.is_packed() or find_schedule(config)
-        _tell_end(
-            directory, plan.agent_steps, "" if cannot_grow else "; a larger --steps extends it"
-        )
+        more = "" if cannot_grow else "; a larger --steps extends it"
+        _tell_end(directory, plan.config, plan.agent_steps, more)
         return 0
     stop = StopRequest() if stop is None else stop
 
     def tell_start(config: RunConfig, device: str, threads: str) -> None:
-        print("\n".join(describe_start(config, runs, device, threads)), flush=True)
+        print("\n".join(format_start(config, runs, device, threads)), flush=True)
 
     try:
         with stop.on_signals():
@@ -54,11 +53,11 @@ def run_training(config: RunConfig, runs: Path, stop: StopRequest | None = None)
             file=sys.stderr,
         )
         return FAILED
-    _tell_end(directory, agent_steps)
+    _tell_end(directory, plan.config, agent_steps)
     return 0
 
 
-def describe_start(config: RunConfig, runs: Path, device: str, threads: str) -> list[str]:
+def format_start(config: RunConfig, runs: Path, device: str, threads: str) -> list[str]:
     """What is trained, where and with what, and how to watch it."""
     run = config.run
     rows = {
@@ -72,13 +71,16 @@ def describe_start(config: RunConfig, runs: Path, device: str, threads: str) -> 
     return align_columns(list(rows.items()), left=2)
 
 
-def _tell_end(directory: RunDirectory, agent_steps: int, more: str = "") -> None:
+def _tell_end(directory: RunDirectory, config: RunConfig, agent_steps: int, more: str = "") -> None:
     print(f"{directory.path}: finished, {agent_steps:_} agent steps{more}.")
     if not directory.is_packed():
+        evaluate = ["python", "evaluate.py", str(directory.path), "--video"]
+        if config.network.extractor:
+            evaluate += ["--extractor", config.network.extractor]
         rows = describe_returns(directory.episodes_path) | {
             "model": str(directory.final_path),
             **({"best model": str(directory.best_path)} if directory.best_path.exists() else {}),
-            "evaluate": f"python evaluate.py {shlex.quote(str(directory.path))} --video",
+            "evaluate": shlex.join(evaluate),
         }
         print("\n".join(align_columns(list(rows.items()), left=2)), flush=True)
 

@@ -13,7 +13,7 @@ from agents.models import own_extractor
 from agents.models.own_extractor import load_extractor
 from benchmarks.soak import compare_runs
 from configs.run_config import RunConfig, parse_own_arm
-from tests.short_runs import ShortRun, short_config
+from tests.short_runs import ShortRun, command_line, short_config
 
 NETS = '''
 import torch
@@ -111,7 +111,9 @@ def test_a_run_is_evaluated_only_where_its_network_is_named(nets, monkeypatch, c
     assert refuse(evaluate.main, [*play, *name]).startswith("error: mynets:Small was changed: ")
     (nets / "mynets.py").write_text(NETS)
     forget(monkeypatch)
-    assert run.command(capsys, *name)[0] == 0
+    assert train.main([*command_line(run.config, run.runs), *name]) == 0
+    command = f"python evaluate.py {run.directory.path} --video {' '.join(name)}"
+    assert capsys.readouterr().out.endswith(f"evaluate     {command}\n")
 
 
 def test_a_network_that_fails_while_it_learns_is_told_in_one_line(nets, capsys):
