@@ -119,7 +119,8 @@ def _compare(options: argparse.Namespace, runs: Path) -> int:
         saved,
         **read_flags(options, flags_of(Design)),
     )
-    check_learning(plan.template)
+    for arm in plan.arms:
+        check_learning(plan.run_of(plan.games[0], arm, seed=0))
     return run_comparison(
         plan,
         runs,

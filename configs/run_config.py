@@ -28,6 +28,7 @@ from configs.settings import (
 
 CONVOLUTIONS = 3
 BASELINE = "cnn"
+_OF_COORDINATES = ("position", "with_radius", "coord_init")  # settings of a layer that has them
 
 Factor = Annotated[float, Field(ge=0, le=LARGEST)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -99,8 +100,9 @@ class NetworkSettings(Settings):
                 )
             return self
         check_name(self.extractor)
-        if self.coord_layers:
-            raise ValueError("`extractor` is a whole network; leave out `coord_layers`.")
+        for name in ("coord_layers", *_OF_COORDINATES):
+            if getattr(self, name) not in ((), load_preset("run")["network"][name]):
+                raise ValueError(f"`extractor` is a whole network; leave out `{name}`.")
         if arm_name(self) in _named_networks():
             raise ValueError(
                 f"`extractor`: a run of {self.extractor} would be taken for this project's "
@@ -116,7 +118,7 @@ class NetworkSettings(Settings):
                 f"{show(list(self.coord_layers))}."
             )
         if not self.coord_layers:
-            for name in ("position", "with_radius", "coord_init"):
+            for name in _OF_COORDINATES:
                 if getattr(self, name) != load_preset("run")["network"][name]:
                     raise ValueError(f"`{name}` needs a layer with coordinates; add --coordconv.")
         if self.with_radius and self.position != "coordinates":

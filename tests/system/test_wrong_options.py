@@ -122,6 +122,10 @@ BREAKOUT, PONG = " Did you mean Breakout?", " Did you mean Pong?"
             "`extractor` is a whole network; leave out `coord_layers`.",
         ),
         (
+            ["--extractor", "a:B", "--radius"],
+            "`extractor` is a whole network; leave out `with_radius`.",
+        ),
+        (
             ["--extractor", "a:B", "--precision", "bf16"],
             "`precision` bf16 is for this project's own networks; leave it out with a:B.",
         ),
@@ -164,7 +168,7 @@ BREAKOUT, PONG = " Did you mean Breakout?", " Did you mean Pong?"
         (  # DQN's
             ["--set", "tau=1"],
             "--set: unknown setting 'tau'; known: with_radius, threads, extractor, gamma, "
-            "total_agent_steps, ...",
+            "evaluation_games, ...",
         ),
         (
             ["--set", "gamma=0.9", "--set", "gamma=0.8"],
@@ -259,7 +263,7 @@ ARMS = (
         # --arms
         *(
             (["--arms", "cnn", name], f"--arms: unknown arm {name!r}; {ARMS}")
-            for name in ("", "../x", "größe\n")
+            for name in ("", "../x", "größe\x01")
         ),
         (["--arms", "cnn", "cnn"], "`arms` name cnn twice; name it once."),
         (
@@ -281,6 +285,13 @@ ARMS = (
         # what both kinds take
         *each("--steps", STEPS, {"0": "0", "nan": "'nan'"}),
         (["--algo", "dqn", "--steps", "100k"], TOO_SHORT),
+        (
+            [
+                *("--algo", "dqn", "--steps", "100k", "--set", "learning_starts=0"),
+                *("--arms", "cnn", "cnn learning_starts=100k"),
+            ],
+            TOO_SHORT,
+        ),
         (["--device", "gpu"], f"{DEVICE}, got 'gpu'."),
         *each("--protocol", PROTOCOL, {"atari": "'atari'"}),
         (["--runs", ""], "--runs must name a folder, got ''."),
