@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticCnnPolicy
@@ -14,12 +13,11 @@ from stable_baselines3.dqn.policies import CnnPolicy as DQNCnnPolicy
 from agents.algorithms.build import extractor_arguments
 from agents.models.architecture import infer_architecture
 from agents.models.model_file import ModelFile, read_model_zip
-from agents.models.own_extractor import load_extractor
+from agents.models.own_extractor import OBSERVATIONS, load_extractor
 from agents.models.policy_state import load_policy_state
 from agents.training.checkpoints import newest_good_checkpoint
 from configs.protocols import Protocol, load_protocol
 from configs.run_config import RunConfig, experiment_differences
-from envs.emulated_game import FRAME_SIZE
 from envs.frame_stack import STACKED_FRAMES
 from envs.games import Game, find_game
 from runtime.run_directory import RunDirectory
@@ -119,7 +117,7 @@ def load_agent(
         protocol_name = config.run.protocol
     own = "" if config is None else config.network.extractor
     if config is not None and own and extractor == own:
-        load_extractor(config.network)
+        config = config.replace(network=load_extractor(config.network))
     elif extractor is not None:
         whose = f"of {own}, not" if own else "not"
         raise ValueError(
@@ -210,7 +208,7 @@ def _make_policy(file: ModelFile, game: Game, config: RunConfig | None) -> Polic
             arguments["share_features_extractor"] = found.share_features_extractor
     policy_class: type[Policy] = DQNCnnPolicy if is_dqn else ActorCriticCnnPolicy
     return policy_class(
-        spaces.Box(0, 255, (STACKED_FRAMES, FRAME_SIZE, FRAME_SIZE), dtype=np.uint8),
+        OBSERVATIONS,
         spaces.Discrete(actions),
         lambda _: 0.0,  # the learning rate
         **arguments,

@@ -19,6 +19,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 from torch.utils.flop_counter import FlopCounterMode
 
 from configs.run_config import NetworkSettings
@@ -133,7 +134,8 @@ def _import(name: str) -> _Loaded:
         )
     bases = {base.__module__ for base in kind.__mro__}
     modules = {base for base in bases if base.partition(".")[0] not in _LIBRARIES} | {module_name}
-    files = sorted(_find_file(sys.modules[each], name) for each in modules)
+    # By the modules' names: where their files are is another matter on another machine.
+    files = [_find_file(sys.modules[each], name) for each in sorted(modules)]
     digest = hashlib.sha256()
     for file in files:
         digest.update(strip_comments(Path(file).read_text(encoding="utf-8")).encode() + b"\0")
@@ -162,6 +164,8 @@ def _try(name: str, loaded: _Loaded, network: NetworkSettings) -> None:
     try:
         with torch.random.fork_rng(devices=[]):
             extractor = loaded.kind(OBSERVATIONS, **network.extractor_arguments)
+            if any(map(is_lazy, extractor.parameters())):
+                raise TypeError("SB3 cannot initialise lazy layers; give them their sizes")
             wanted = extractor.features_dim
             extractor.eval()(torch.rand(1, *OBSERVATIONS.shape))
             features = extractor.train()(torch.rand(2, *OBSERVATIONS.shape))

@@ -67,6 +67,12 @@ class Leaves(Small):
         raise SystemExit("bye")
 
 
+class Lazy(Small):
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.net[2] = nn.LazyLinear(8)
+
+
 class NotOne(nn.Module):
     pass
 
@@ -200,6 +206,11 @@ def test_a_changed_source_is_refused_and_comments_do_not_count(nets, monkeypatch
         (
             "mynets:RaisesWhenTraining",
             "mynets:RaisesWhenTraining failed when tried: AssertionError: no (mynets.py, line 45)",
+        ),
+        (
+            "mynets:Lazy",
+            "mynets:Lazy failed when tried: TypeError: SB3 cannot initialise lazy layers; give "
+            "them their sizes",
         ),
         ("mynets:Leaves", "mynets:Leaves failed when tried: SystemExit: bye (mynets.py, line 51)"),
         (
