@@ -49,13 +49,13 @@ def choose_threads(asked: int) -> tuple[int, str]:
         asked: What the user asked for; 0 for nothing.
 
     Returns:
-        How many, and that number with the reason; empty if there is nothing to tell.
+        How many, and what to tell of that.
     """
     cores = count_cores()
     if asked > cores:
         return asked, f"{asked} for {cores} cores; --set threads={cores} may be faster"
     if asked:
-        return asked, ""
+        return asked, str(asked)
     limit = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     if limit.isdecimal() and int(limit):
         threads, reason = min(cores, int(limit)), f"OMP_NUM_THREADS={limit}"

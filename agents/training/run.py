@@ -132,7 +132,7 @@ def train_run(
     """
     device = find_device(config.execution.device)
     game, protocol = find_game(config.run.game), load_protocol(config.run.protocol)
-    threads, reason = choose_threads(config.execution.threads)
+    threads, told_threads = choose_threads(config.execution.threads)
     config = config.with_execution(threads=threads)
     torch.set_num_threads(threads)
     check_needs([config], directory.path.parents[config.name.count("/")])
@@ -146,7 +146,7 @@ def train_run(
         agent, logs = make_or_restore(directory, config, env, device)
         done, total = agent.num_timesteps, config.run.total_agent_steps
 
-        tell_start(config, str(device), reason or str(threads))
+        tell_start(config, str(device), told_threads)
         if obstacle := agent.find_obstacle():
             print(f"{config.name}: SB3's own passes are used: {obstacle}.", flush=True)
         cut_logs(directory.path, logs["file_sizes"])

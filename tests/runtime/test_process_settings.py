@@ -111,7 +111,7 @@ ANOTHER = "--set threads=N is another number"
         (0, 16, "1", 0.0, 1, f"1 (OMP_NUM_THREADS=1); {ANOTHER}"),
         (0, 16, "8,2", 0.0, 8, f"8 (OMP_NUM_THREADS=8); {ANOTHER}"),
         (0, 2, "many", 0.0, 2, f"2 (cores: 2); {ANOTHER}"),
-        (2, 2, "1", 9.0, 2, ""),
+        (2, 2, "1", 9.0, 2, "2"),
         (64, 2, None, 0.0, 64, "64 for 2 cores; --set threads=2 may be faster"),
     ],
 )
