@@ -9,6 +9,7 @@ import numpy as np
 
 from agents.algorithms.divergence import Divergence
 from agents.training.callbacks import GAMES_PER_MEAN
+from agents.training.requirements import check_needs
 from agents.training.run import find_schedule, plan_run, train_run
 from configs.run_config import RunConfig
 from envs.game_batch import EnvironmentFailure
@@ -32,6 +33,7 @@ def run_training(config: RunConfig, runs: Path, stop: StopRequest | None = None)
         more = "" if cannot_grow else "; a larger --steps extends it"
         _tell_end(directory, plan.config, plan.agent_steps, more)
         return 0
+    check_needs([plan.config], runs)
     stop = StopRequest() if stop is None else stop
 
     def tell_start(config: RunConfig, device: str, threads: str) -> None:

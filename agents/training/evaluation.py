@@ -12,7 +12,7 @@ from agents.evaluation.games import PlayedGame, play_games
 from agents.training.callbacks import is_due
 from agents.training.checkpoints import save_agent
 from agents.training.tensorboard import EventFile
-from configs.run_config import DQNHyperparameters, RunConfig
+from configs.run_config import RunConfig
 from envs.games import find_game
 from runtime.files import naming_write_errors
 from runtime.run_directory import RunDirectory
@@ -92,7 +92,7 @@ class PeriodicEvaluation(BaseCallback):
         self._record(games)
 
     def _play(self, on_step: Callable[[int], None]) -> list[PlayedGame]:
-        config, settings = self._config, self._config.hyperparameters
+        config = self._config
         agent = TrainedAgent(
             policy=self.model.policy,
             game=find_game(config.run.game),
@@ -100,17 +100,15 @@ class PeriodicEvaluation(BaseCallback):
             config=config,
             model_name="",
             trained_agent_steps=self.num_timesteps,
-            final_epsilon=None,
+            final_epsilon=getattr(config.hyperparameters, "exploration_final_eps", None),
         )
-        epsilon = None
-        if isinstance(settings, DQNHyperparameters):
-            epsilon = settings.exploration_final_eps
         count = config.execution.evaluation_games
         agent.policy.set_training_mode(False)
         # A user's own extractor may draw from torch's generators.
         devices = [agent.policy.device] if agent.policy.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
-            return [game for _, game in play_games(agent, count, SEED, epsilon, on_step)]
+            played = play_games(agent, count, SEED, agent.final_epsilon, on_step)
+            return [game for _, game in played]
 
     def _record(self, games: list[PlayedGame]) -> None:
         step = self.num_timesteps

@@ -18,7 +18,6 @@ from agents.training.callbacks import Checkpoints, EpisodeLog, Log, TensorBoardR
 from agents.training.checkpoints import Agent, check_weights, cut_logs, save_agent
 from agents.training.evaluation import PeriodicEvaluation
 from agents.training.progress import Progress
-from agents.training.requirements import check_needs
 from agents.training.resume import make_or_restore, refill_replay
 from agents.training.tensorboard import EventFile
 from agents.training.watchdog import Watchdog
@@ -135,7 +134,6 @@ def train_run(
     threads, told_threads = choose_threads(config.execution.threads)
     config = config.with_execution(threads=threads)
     torch.set_num_threads(threads)
-    check_needs([config], directory.path.parents[config.name.count("/")])
     # Before the agent's generators are seeded or restored: an extractor is made for it.
     cost = {"network_cost": count_cost(config.network)} if config.network.extractor else {}
     with ExitStack() as stack:
