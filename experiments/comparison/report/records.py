@@ -134,7 +134,7 @@ def read_run(directory: RunDirectory) -> RunRecord:
     """
     config, status = directory.read_config(), directory.read_status()
     find_game(config.run.game)
-    if not directory.path.absolute().match(config.name):
+    if directory.path.absolute().parts[-3:] != Path(config.name).parts:
         raise ValueError(f"its config is that of {config.name}")
     return RunRecord(
         directory=directory,

@@ -313,10 +313,9 @@ def test_tensorboard_gets_the_charts_the_text_and_the_pictures(reported):
 
 
 def test_a_network_of_a_users_own_is_reported_without_its_code(tmp_path):
-    own = parse_own_arm("not_there:Net,width=2").replace(extractor_source="0123456789ab")
-    write_plan_and_runs(
-        tmp_path, plan_of(seeds=3).replace(arms=("cnn", "Net,width=2"), extractors=(own,))
-    )
+    own = parse_own_arm("not_there:Net,width=[2,3]").replace(extractor_source="0123456789ab")
+    plan = plan_of(seeds=3).replace(arms=("cnn", "Net,width=[2,3]"), extractors=(own,))
+    write_plan_and_runs(tmp_path, plan)
     report = read_report(tmp_path)
     assert verdicts_of(report) == {
         "Breakout": "undecided (no variation between seeds)",
@@ -325,7 +324,7 @@ def test_a_network_of_a_users_own_is_reported_without_its_code(tmp_path):
     assert report["cost"][1]["parameters"] is None
     told: list[dict[str, Any]] = [{"parameters": -1}, {"parameters": 5, "multiply_adds": 6}, {}]
     for seed, cost in enumerate(told):
-        path = tmp_path / f"Pong/a2c-Net,width=2/seed{seed}/provenance.json"
+        path = tmp_path / f"Pong/a2c-Net,width=[2,3]/seed{seed}/provenance.json"
         values = json.loads(path.read_text())
         path.write_text(json.dumps({"starts": [values["starts"][0] | {"network_cost": cost}]}))
     (tmp_path / "comparison.json").unlink()  # then the plan is read off the runs
@@ -334,7 +333,7 @@ def test_a_network_of_a_users_own_is_reported_without_its_code(tmp_path):
     assert (report["cost"][1]["parameters"], report["cost"][1]["multiply_adds"]) == (5, 6)
     page = (tmp_path / "report.md").read_text()
     assert page.startswith("# Which arm helps an agent?\n")
-    assert "| network not_there:Net | source 0123456789ab; width=2 |" in page
+    assert "| network not_there:Net | source 0123456789ab; width=[2,3] |" in page
 
 
 def test_a_stray_run_of_a_users_network_is_left_out(tmp_path):
