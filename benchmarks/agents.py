@@ -10,7 +10,7 @@ DQN_SETTINGS = {"learning_starts": 400, "buffer_size": 20_000, "exploration_frac
 
 
 def make_ours(algo: str, game: str, overrides: dict[str, Any]) -> Any:
-    """This project's agent, on its environments."""
+    """This project's agent, with the zoo's hyper-parameters, on its environments."""
     from agents.algorithms.build import make_agent
     from agents.algorithms.device import find_device
     from agents.models.own_extractor import load_extractor
@@ -19,8 +19,8 @@ def make_ours(algo: str, game: str, overrides: dict[str, Any]) -> Any:
     from envs.atari_vec_env import AtariVecEnv
     from envs.games import find_game
 
-    settings = DQN_SETTINGS if algo == "dqn" else {}
-    config = make_config(game, algo, settings | overrides)
+    settings, preset = (DQN_SETTINGS, None) if algo == "dqn" else ({}, "zoo")
+    config = make_config(game, algo, settings | overrides, preset)
     config = config.replace(network=load_extractor(config.network))
     env = AtariVecEnv(
         find_game(game), load_protocol(config.run.protocol), config.hyperparameters.n_envs, 0
