@@ -89,7 +89,8 @@ def pack_runs(runs: Path, archive: Path) -> tuple[int, int, list[str]]:
                     f"plan of {runs} is of {plan.total_agent_steps:_}; {_REMEDY}"
                 )
             continue_plan(archived_plan, plan, judged=False)
-        _write_if_changed(archive / PLAN_NAME, plan.to_json().encode())
+        # As it was declared: this release may have settings that the one it is for does not know.
+        _write_if_changed(archive / PLAN_NAME, (runs / PLAN_NAME).read_bytes())
     packed, unfinished, unreadable = 0, 0, []
     for directory in directories:
         name = directory.path.relative_to(runs).as_posix()
