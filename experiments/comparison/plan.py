@@ -41,7 +41,8 @@ class ComparisonPlan(SavedSettings):
     """Which runs make a comparison; what `comparison.json` holds."""
 
     games: tuple[str, ...]
-    arms: tuple[str, ...]  # names of networks; the first is the baseline
+    # Networks, with the hyper-parameters that set them apart; the first is the baseline.
+    arms: tuple[str, ...]
     seeds: tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...]  # for every game and arm
     template: RunConfig  # what all runs share: everything but game, network and seed
     criteria: Criteria
@@ -66,6 +67,10 @@ class ComparisonPlan(SavedSettings):
             for value in values:
                 if values.count(value) > 1:
                     raise ValueError(f"`{name}` name {value} twice; name it once.")
+        if self.stopping is not None and len(self.arms) == 1:
+            raise ValueError(
+                "--until-decided needs an arm to compare with; name another in --arms."
+            )
         if self.stopping is not None and self.stopping.first_look > len(self.seeds):
             raise ValueError(
                 f"`first_look` must be at most the {len(self.seeds)} seeds of the plan, got "
@@ -242,8 +247,6 @@ def _vary(shared: Hyperparameters, settings: Sequence[str]) -> Hyperparameters:
 
 def _check_seeds(asked: Design, given: Mapping[str, Any], stopping: Mapping[str, Any]) -> None:
     """Refuse what goes with the other way to choose the number of seeds."""
-    if asked.until_decided and len(asked.arms) == 1:
-        raise ValueError("--until-decided needs an arm to compare with; name another in --arms.")
     if asked.until_decided and "seeds" in given:
         raise ValueError(
             "--seeds is a fixed number, the plan goes on until decided; give --max-seeds."

@@ -242,6 +242,13 @@ def test_arms_that_are_users_own(tmp_path):
             {"stopping": {"first_look": 6, "level_exponent": 2.0, "futility": 0.05}},
             "`first_look` must be at most the 2 seeds of the plan, got 6.",
         ),
+        (
+            {
+                "stopping": {"first_look": 3, "level_exponent": 2.0, "futility": 0.05},
+                "arms": ["cnn"],
+            },
+            "--until-decided needs an arm to compare with; name another in --arms.",
+        ),
         ({"arms": []}, "`arms` of a comparison are missing; name at least one."),
         (
             {"criteria": default_criteria().model_dump() | {"alpha": 0}},
