@@ -96,7 +96,8 @@ def describe_stopping(plan: ComparisonPlan, design: SequentialDesign) -> str:
     return (
         f"a game stops from {design.rule.first_look} seeds on once it is decided, or less than "
         f"{design.rule.futility:.0%} likely to be decided by {design.most_seeds}; at most "
-        f"{criteria.alpha:.0%} of families have a false verdict (group-sequential t tests); "
+        f"{criteria.alpha:.0%} of families have a false better or worse, and at most as many a "
+        "false similar (group-sequential t tests); "
         f"expect {', '.join(expected[:-1])} or {expected[-1]} of {len(plan.runs())} runs if every "
         f"difference is {', '.join(map(str, _EFFECTS[:-1]))} or {_EFFECTS[-1]} standard deviations "
         "beyond its margin"

@@ -71,7 +71,8 @@ def render(analysis: Analysis, figures: Mapping[str, bytes], form: str) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "anchor": lambda title: title.lower().replace(" ", "-"),
+        # As GitHub makes them, for the page in Markdown.
+        "anchor": lambda title: re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-"),
         "ends": _show_ends,
         "estimate": _show_estimate,
         "interval": _show_interval,

@@ -105,7 +105,7 @@ def decide(
         standard_error: Of the mean; where it is 0 or NaN the game is undecided.
         margin: Not negative; without one (0) no game is similar.
         seeds: Pairs; with fewer than `MIN_SEEDS` the game is undecided.
-        alpha: Probability of a false verdict per family.
+        alpha: Probability of any false better or worse per family; and of any false similar.
         design: Of the looks at each game, of which `seeds` is the one where it stopped; None if
             there is but one.
 

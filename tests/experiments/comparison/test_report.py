@@ -334,6 +334,7 @@ def test_a_network_of_a_users_own_is_reported_without_its_code(tmp_path):
     page = (tmp_path / "report.md").read_text()
     assert page.startswith("# Which arm helps an agent?\n")
     assert "| network not_there:Net | source 0123456789ab; width=[2,3] |" in page
+    assert "](#netwidth23-against-cnn)" in page  # GitHub's own name for the heading
 
 
 def test_a_stray_run_of_a_users_network_is_left_out(tmp_path):
