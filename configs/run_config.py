@@ -217,7 +217,7 @@ class RunConfig(SavedSettings):
 
     @property
     def arm(self) -> str:
-        """The name of the network: `cnn`, `coordconv`, `coordconv-all-r`, `ImpalaCNN`, ..."""
+        """The network, and what sets it apart: `coordconv-r`, `cnn,learning_rate=0.0003`, ..."""
         return ",".join([arm_name(self.network), *self.variant])
 
     @property
