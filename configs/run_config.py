@@ -4,6 +4,7 @@ The experiment (game, algorithm, seed, network, hyper-parameters) identifies a r
 settings (device, threads, intervals) are recorded with it and never compared.
 """
 
+import json
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
@@ -215,6 +216,16 @@ class RunConfig(SavedSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_variant(self) -> Self:
+        names = (setting.partition("=")[0] for setting in self.variant)
+        if self.variant != tuple(write_setting(self.hyperparameters, name) for name in names):
+            raise ValueError(
+                f"`variant` must tell values of the hyper-parameters, got "
+                f"{show(list(self.variant))}."
+            )
+        return self
+
     @property
     def arm(self) -> str:
         """The network, and what sets it apart: `coordconv-r`, `cnn,learning_rate=0.0003`, ..."""
@@ -232,6 +243,12 @@ class RunConfig(SavedSettings):
     def with_execution(self, **changes: Any) -> Self:
         """The same experiment, carried out in another way."""
         return self.replace(execution=self.execution.replace(**changes))
+
+
+def write_setting(settings: Settings, name: str) -> str:
+    """A setting as `key=value`, each value in one way; without a value if there is none."""
+    value = getattr(settings, name) if name in type(settings).model_fields else ""
+    return f"{name}={json.dumps(value).strip(chr(34))}"
 
 
 def make_config(

@@ -53,6 +53,7 @@ _CSV_COLUMNS = ("game", "line", "agent_steps", "mean", "low", "high", "seeds")
 _WHERE_RUNS_ARE = (".", "seed*", "*/seed*", "*/*/seed*")  # below a run, an arm, a game, a folder
 _GAMES_PER_BIN = 5
 _FEWEST_BINS = 5
+_MOST_MARKS = 1000
 
 
 class _Table(Settings):
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out = parse_path(options.out, "--out", "a file")
         check_out(out)
         lines = group_by_line(read_runs([parse_path(text, "RUNS") for text in options.runs]))
-        panels = make_panels(lines)
+        table, panels = format_table(lines, every), make_panels(lines)
         kind = out.suffix.lower()
         if kind == ".csv":
             write_atomically(out, _to_csv(panels, list(lines)))
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with figure_style():
                 figure = draw_curves(panels, list(lines))
                 write_atomically(out, to_bytes(figure, "pdf" if kind == ".pdf" else "png"))
-        print_result(format_table(lines, every))
+        print_result(table)
         print(f"written: {out}")
     return 0
 
@@ -170,9 +171,19 @@ def make_panels(lines: dict[str, list[RunRecord]]) -> list[Panel]:
 
 
 def format_table(lines: dict[str, list[RunRecord]], every: int) -> str:
-    """The mean of each run's last games at every so many agent steps, and at its end."""
+    """The mean of each run's last games at every so many agent steps, and at its end.
+
+    Raises:
+        ValueError: If these are too many; one line.
+    """
     runs = [(name, run) for name, of_line in lines.items() for run in of_line]
-    marks = np.arange(every, max(run.agent_steps for _, run in runs) + 1, every)
+    longest = max(run.agent_steps for _, run in runs)
+    if longest // every > _MOST_MARKS:
+        raise ValueError(
+            f"--every {every:_} is too often for a run of {longest:_} agent steps; give at least "
+            f"{-(-longest // _MOST_MARKS):_}."
+        )
+    marks = np.arange(every, longest + 1, every)
     rows = [["game", "line", "seed", "agent steps", "games", *map(show, marks.tolist()), "last"]]
     for name, run in sorted(runs, key=lambda pair: (pair[1].config.run.game, pair[0])):
         episodes = run.episodes

@@ -1,6 +1,5 @@
 """The plan of a comparison: which runs, in which order, and what their verdicts are judged by."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -19,6 +18,7 @@ from configs.run_config import (
     make_config,
     parse_arm,
     parse_own_arm,
+    write_setting,
 )
 from configs.settings import (
     Argument,
@@ -228,7 +228,7 @@ def _write_variant(settings: Sequence[str], shared: Hyperparameters) -> list[str
             raise ValueError(
                 f"--arms: {name}={value} sets no arm apart, all runs have it; leave it out."
             )
-    return [f"{name}={json.dumps(getattr(varied, name)).strip(chr(34))}" for name in names]
+    return [write_setting(varied, name) for name in names]
 
 
 def _vary(shared: Hyperparameters, settings: Sequence[str]) -> Hyperparameters:

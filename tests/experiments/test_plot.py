@@ -83,3 +83,12 @@ def test_refusals(runs: Path, monkeypatch, refuse, runs_given: str, out: str, me
     write_run(Path("idle"), make_config("Pong", "a2c", LENGTH), [], state="running")
     assert refuse(plot.main, [runs_given, "--out", out]) == f"error: {message}"
     assert Path("e.csv").read_text() == "my,own\n"
+
+
+def test_a_table_of_too_many_columns_is_refused(runs: Path, monkeypatch, refuse) -> None:
+    monkeypatch.chdir(runs.parent)
+    monkeypatch.setattr(plot, "_MOST_MARKS", 9)
+    assert refuse(plot.main, ["runs", "--every", "100"]) == (
+        "error: --every 100 is too often for a run of 1_000 agent steps; give at least 112."
+    )
+    assert not Path("learning-curves.png").exists()

@@ -102,6 +102,11 @@ def test_an_arm_may_have_settings_of_its_own(tmp_path):
     assert type(slow).from_mapping(saved, "") == slow
     saved["variant"] = ["../x=1"]  # it is part of the path
     assert "`variant` must be text" in refusal(type(slow).from_mapping, saved, "config.json")
+    for variant in (["learning_rate=0.1"], ["unknown=1"]):
+        saved["variant"] = variant
+        assert refusal(type(slow).from_mapping, saved, "config.json") == (
+            f"config.json: `variant` must tell values of the hyper-parameters, got {variant}."
+        )
 
 
 @pytest.mark.parametrize(
