@@ -17,6 +17,7 @@ from experiments.comparison.report.network_cost import (
 )
 from experiments.comparison.report.position_use import VARIANTS, Variant, read_ablation
 from experiments.comparison.report.records import Comparison, LeftOutRun, RunRecord
+from experiments.comparison.report.stages import Score, pair_arms, score_run
 from experiments.comparison.statistics.bootstrap import (
     Estimate,
     estimate_interquartile_mean,
@@ -25,7 +26,6 @@ from experiments.comparison.statistics.bootstrap import (
 from experiments.comparison.statistics.curves import (
     final_score,
     find_steps_to_reach,
-    mean_return_over_training,
 )
 from experiments.comparison.statistics.verdicts import (
     VERDICTS,
@@ -151,7 +151,7 @@ def analyse(comparison: Comparison) -> Analysis:
             "earlier_looks_at_seeds": plan.looks,
         },
         games=scores,
-        comparisons=[_compare_arms(comparison, scores, candidate) for candidate in plan.arms[1:]],
+        comparisons=[_compare_arms(comparison, candidate) for candidate in plan.arms[1:]],
         scores_over_games=_summarise_arms(comparison, scores),
         cost=[_describe_cost(comparison, arm) for arm in plan.arms],
         coordinate_use=[
@@ -181,9 +181,9 @@ def _score_run(run: RunRecord | None, threshold: float | None) -> tuple[float | 
     if run is None:
         return (None,) * 5
     steps, returns = run.episodes.agent_steps, run.episodes.returns
-    final = final_score(returns)
+    mean, final = score_run(run)
     return (
-        mean_return_over_training(steps, returns, run.config.run.total_agent_steps),
+        mean,
         final,
         None if final is None else find_game(run.config.run.game).human_normalised_score(final),
         None if threshold is None else find_steps_to_reach(steps, returns, threshold),
@@ -191,11 +191,14 @@ def _score_run(run: RunRecord | None, threshold: float | None) -> tuple[float | 
     )
 
 
-def _compare_arms(
-    comparison: Comparison, scores: dict[str, dict[str, ArmScores]], candidate: str
-) -> ArmsCompared:
+def _compare_arms(comparison: Comparison, candidate: str) -> ArmsCompared:
     plan, baseline = comparison.plan, comparison.plan.arms[0]
-    games = [_pair_arms(game, arms[baseline], arms[candidate]) for game, arms in scores.items()]
+
+    def score(game: str, arm: str) -> list[Score | None]:
+        runs = comparison.ended_runs(game, arm)
+        return [None if run is None else score_run(run) for run in runs]
+
+    games = [pair_arms(game, score(game, baseline), score(game, candidate)) for game in plan.games]
     verdicts = judge_games(games, plan.criteria, plan.look, plan.design)
     complete = [game for game in games if game.complete and game.pairs]
     return ArmsCompared(
@@ -208,24 +211,6 @@ def _compare_arms(
         count={name: sum(v.verdict == name for v in verdicts) for name in VERDICTS},
         complete_games=[game.game for game in complete],
         probability_of_improvement=_improvement(complete),
-    )
-
-
-def _pair_arms(game: str, baseline: ArmScores, candidate: ArmScores) -> GameScores:
-    """Both arms, by seed; the baseline may have more, which another candidate needed."""
-    ended = [
-        before is not None and after is not None
-        for before, after in zip(baseline.games_played, candidate.games_played, strict=False)
-    ]
-    return GameScores(
-        game=game,
-        baseline=baseline.mean_return_over_training[: len(ended)],
-        candidate=candidate.mean_return_over_training,
-        baseline_final=baseline.final_score[: len(ended)],
-        candidate_final=candidate.final_score,
-        ended=ended,
-        random_return=find_game(game).random_return,
-        human_return=find_game(game).human_return,
     )
 
 

@@ -4,7 +4,7 @@ A game's stage follows from the ended runs alone: whoever asks, before, during o
 gets the same answer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,25 +43,30 @@ def find_stages(plan: ComparisonPlan, scores: Scores) -> dict[tuple[str, str], S
     assert plan.design is not None
     criteria = plan.criteria
     alpha = alpha_at_look(plan.look, criteria.alpha, criteria.look_share) / len(plan.games)
-    return {
-        (game, arm): find_stage(_pair(plan, scores, game, arm), criteria, plan.design, alpha)
-        for game in plan.games
-        for arm in plan.arms[1:]
-    }
+    stages = {}
+    for game in plan.games:
+        baseline, *candidates = (
+            [scores.get((game, arm, seed)) for seed in plan.seeds] for arm in plan.arms
+        )
+        for arm, candidate in zip(plan.arms[1:], candidates, strict=True):
+            pairs = pair_arms(game, baseline, candidate)
+            stages[game, arm] = find_stage(pairs, criteria, plan.design, alpha)
+    return stages
 
 
-def _pair(plan: ComparisonPlan, scores: Scores, game: str, candidate: str) -> GameScores:
-    arms = plan.arms[0], candidate
-    before, after = (
-        [scores.get((game, arm, seed), (None, None)) for seed in plan.seeds] for arm in arms
-    )
+def pair_arms(
+    game: str, baseline: Sequence[Score | None], candidate: Sequence[Score | None]
+) -> GameScores:
+    """Both arms by seed, None where a run has not ended; seeds that one alone has are left out."""
+    pairs = list(zip(baseline, candidate, strict=False))
+    before, after = ([pair[arm] or (None, None) for pair in pairs] for arm in (0, 1))
     return GameScores(
         game=game,
         baseline=[metric for metric, _ in before],
         candidate=[metric for metric, _ in after],
         baseline_final=[final for _, final in before],
         candidate_final=[final for _, final in after],
-        ended=[all((game, arm, seed) in scores for arm in arms) for seed in plan.seeds],
+        ended=[None not in pair for pair in pairs],
         random_return=find_game(game).random_return,
         human_return=find_game(game).human_return,
     )
