@@ -79,11 +79,10 @@ def _tell_end(directory: RunDirectory, config: RunConfig, agent_steps: int, more
         evaluate = ["python", "evaluate.py", str(directory.path), "--video"]
         if config.network.extractor:
             evaluate += ["--extractor", config.network.extractor]
-        rows = describe_returns(directory.episodes_path) | {
-            "model": str(directory.final_path),
-            **({"best model": str(directory.best_path)} if directory.best_path.exists() else {}),
-            "evaluate": shlex.join(evaluate),
-        }
+        rows = describe_returns(directory.episodes_path) | {"model": str(directory.final_path)}
+        if directory.evaluations_path.exists():  # else it may be left from before a new start
+            rows["best model"] = str(directory.best_path)
+        rows["evaluate"] = shlex.join(evaluate)
         print("\n".join(align_columns(list(rows.items()), left=2)), flush=True)
 
 
