@@ -77,7 +77,7 @@ class ComparisonPlan(SavedSettings):
                 f"{self.stopping.first_look}."
             )
         for arm in self.arms:
-            _vary(self.template.hyperparameters, self._split(arm)[1])
+            self.run_of(self.games[0], arm, self.seeds[0])
         return self
 
     @property

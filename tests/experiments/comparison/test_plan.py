@@ -213,7 +213,7 @@ def test_arms_that_are_users_own(tmp_path):
     assert refusal(plan_of, arms=f"cnn {own} {own}") == (
         "`arms` name PooledNatureCNN twice; name it once."
     )
-    assert refusal(plan_of(arms=f"cnn {own}", precision="bf16").runs) == (
+    assert refusal(plan_of, arms=f"cnn {own}", precision="bf16") == (
         f"`precision` bf16 is for this project's own networks; leave it out with {own}."
     )
 
