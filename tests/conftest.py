@@ -1,5 +1,6 @@
 """What holds for every test, and what many of them ask."""
 
+import os
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 # Networks here are small and tests may share the machine: threads that wait for each other cost
 # more than they bring.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the commands that tests start
 
 # Shells without job control, and nohup, let what they start ignore these, and so would the commands
 # that tests start and interrupt.

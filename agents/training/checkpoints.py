@@ -94,7 +94,7 @@ def check_weights(agent: Agent) -> None:
     for weights in agent.policy.parameters():
         finite = torch.isfinite(weights)
         if not finite.all():
-            value = float(weights[~finite][0])
+            value = weights[~finite][0].item()
             raise Divergence("a weight", value, agent.num_timesteps)
 
 
