@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Collection
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 from types import ModuleType
 
@@ -166,7 +167,7 @@ def _try(name: str, loaded: _Loaded, network: NetworkSettings) -> None:
             extractor = loaded.kind(OBSERVATIONS, **network.extractor_arguments)
             if any(map(is_lazy, extractor.parameters())):
                 raise TypeError("SB3 cannot initialise lazy layers; give them their sizes")
-            wanted = extractor.features_dim
+            wanted = index(extractor.features_dim)
             extractor.eval()(torch.rand(1, *OBSERVATIONS.shape))
             features = extractor.train()(torch.rand(2, *OBSERVATIONS.shape))
             if isinstance(features, Tensor) and features.requires_grad:

@@ -73,6 +73,12 @@ class Lazy(Small):
         self.net[2] = nn.LazyLinear(8)
 
 
+class CutsDown(Small):
+    def __init__(self, observation_space, features_dim):
+        super().__init__(observation_space, int(features_dim))
+        self._features_dim = features_dim
+
+
 class NotOne(nn.Module):
     pass
 
@@ -206,6 +212,11 @@ def test_a_changed_source_is_refused_and_comments_do_not_count(nets, monkeypatch
         (
             "mynets:RaisesWhenTraining",
             "mynets:RaisesWhenTraining failed when tried: AssertionError: no (mynets.py, line 45)",
+        ),
+        (
+            "mynets:CutsDown,features_dim=9e0",
+            "mynets:CutsDown failed when tried: TypeError: 'float' object cannot be interpreted as "
+            "an integer",
         ),
         (
             "mynets:Lazy",
