@@ -58,8 +58,13 @@ class ArmScores:
 
 @dataclass(frozen=True)
 class GameRow(GameVerdict):
-    """The verdict on one game, and how often a candidate's run beats one of the baseline."""
+    """The verdict on one game, and how often a candidate's run beats one of the baseline.
 
+    The mean returns over the training are those of the seeds that the two arms share.
+    """
+
+    baseline_return: float | None = None
+    candidate_return: float | None = None
     probability_of_improvement: Estimate | None = None
 
 
@@ -205,7 +210,12 @@ def _compare_arms(comparison: Comparison, candidate: str) -> ArmsCompared:
         baseline=baseline,
         candidate=candidate,
         games=[
-            GameRow(**vars(verdict), probability_of_improvement=_improvement([game]))
+            GameRow(
+                **vars(verdict),
+                baseline_return=_mean(game.baseline),
+                candidate_return=_mean(game.candidate),
+                probability_of_improvement=_improvement([game]),
+            )
             for game, verdict in zip(games, verdicts, strict=True)
         ],
         count={name: sum(v.verdict == name for v in verdicts) for name in VERDICTS},
