@@ -47,7 +47,7 @@ class FailsLater(Small):
 
 class Diverges(Small):
     def forward(self, images):
-        return self.net(images) * (float("inf") if len(images) == 10 else 1.0)
+        return self.net(images) * (float("nan") if len(images) == 10 else 1.0)
 '''
 
 
