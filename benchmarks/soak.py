@@ -154,19 +154,19 @@ def _train_with_kills(case: Case, runs: Path, kills: int, seed: int, steps: int)
         said = log.stat().st_size if kill else 0
         with _running(command, log) as process:
             if kill == 0:
-                _wait(process, log, lambda: _newest_checkpoint(directory) > 0)
+                _wait(process, log, lambda: directory.count_saved_steps() > 0)
             else:
                 _wait(process, log, lambda said=said: b"resumed at" in _read_from(log, said))  # type: ignore[misc]
             checkpoints = moments.choice((0, 1, 1, 2))
             for _ in range(checkpoints):
-                before, began = _newest_checkpoint(directory), time.monotonic()
-                _wait(process, log, lambda before=before: _newest_checkpoint(directory) > before)  # type: ignore[misc]
+                before, began = directory.count_saved_steps(), time.monotonic()
+                _wait(process, log, lambda before=before: directory.count_saved_steps() > before)  # type: ignore[misc]
                 pace += (time.monotonic() - began - pace) / 4
             time.sleep(moments.uniform(0, pace))
             process.send_signal(signal.SIGKILL)
             if process.wait() != -signal.SIGKILL:
                 raise SoakFailure(f"{case.name}: finished before kill {kill + 1}; use more --steps")
-        killed_at.append(_newest_checkpoint(directory))
+        killed_at.append(directory.count_saved_steps())
         if killed_at[-1] <= 0:
             raise SoakFailure(f"{case.name}: kill {kill + 1} came before the first checkpoint")
     with _running(command, log) as process:
@@ -201,11 +201,6 @@ def _finish(process: subprocess.Popen[bytes], log: Path) -> None:
 
 def _read_from(path: Path, offset: int) -> bytes:
     return path.read_bytes()[offset:]
-
-
-def _newest_checkpoint(directory: RunDirectory) -> int:
-    """Its agent steps; 0 if there is none."""
-    return max((int(path.stem) for path in directory.checkpoints_path.glob("*.zip")), default=0)
 
 
 # --- comparing ------------------------------------------------------------------------------------
@@ -314,7 +309,7 @@ def watch_growth(case: Case, runs: Path, steps: int, buffer_size: int) -> Growth
     samples: list[Sample] = []
     with _running(case.command(runs, 0, steps, **settings), log) as process:
         while process.poll() is None:
-            agent_steps = _newest_checkpoint(directory)
+            agent_steps = directory.count_saved_steps()
             # The rings behind the memory are longer, by two intervals and 1000 transitions.
             if agent_steps > 1.1 * (buffer_size + 2 * case.checkpoint_every + 1_000):
                 samples += _sample(process.pid, agent_steps)

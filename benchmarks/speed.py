@@ -249,16 +249,16 @@ def _prepare_evaluation(contestant: Contestant, game: str) -> Callable[[], float
     else:
         import torch
 
-        from agents.evaluation.agent import TrainedAgent
         from agents.evaluation.games import GAMES_SIDE_BY_SIDE, play_games
+        from configs.protocols import load_protocol
 
         torch.set_num_threads(1)  # as `agents.evaluation.evaluate.evaluate` has it
         policy = make_ours("a2c", game, contestant.overrides).policy
         policy.set_training_mode(False)
-        trained = TrainedAgent(policy, find_game(game), "baselines", None, "untrained", 0, None)
+        presented = find_game(game), load_protocol("baselines")
 
         def play() -> int:
-            played = play_games(trained, GAMES_SIDE_BY_SIDE, 0, None)
+            played = play_games(policy, *presented, GAMES_SIDE_BY_SIDE, 0, None)
             return sum(len(game.actions) for _, game in played)
 
     def measure() -> float:

@@ -77,6 +77,15 @@ class RunDirectory:
         """Whether all that is left of a run is what a report needs."""
         return self.packed_path.exists() and not self.config_path.exists()
 
+    def list_checkpoints(self) -> list[Path]:
+        """Newest first; each is named after the agent steps that were trained."""
+        paths = self.checkpoints_path.glob("*.zip")
+        return sorted((path for path in paths if path.stem.isdecimal()), reverse=True)
+
+    def count_saved_steps(self) -> int:
+        """Agent steps of the newest checkpoint; 0 if there is none."""
+        return max((int(path.stem) for path in self.list_checkpoints()), default=0)
+
     def read_json(self, name: str) -> Any:
         """The content of one of the JSON files, packed or not.
 

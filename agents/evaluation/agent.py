@@ -11,11 +11,11 @@ from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.dqn.policies import CnnPolicy as DQNCnnPolicy
 
 from agents.algorithms.build import extractor_arguments
+from agents.evaluation.games import Policy
 from agents.models.architecture import infer_architecture
-from agents.models.model_file import ModelFile, read_model_zip
+from agents.models.model_file import ModelFile, read_model_zip, read_newest_checkpoint
 from agents.models.own_extractor import OBSERVATIONS, load_extractor
 from agents.models.policy_state import load_policy_state
-from agents.training.checkpoints import newest_good_checkpoint
 from configs.protocols import Protocol, load_protocol
 from configs.run_config import RunConfig, experiment_differences
 from envs.frame_stack import STACKED_FRAMES
@@ -24,8 +24,6 @@ from runtime.run_directory import RunDirectory
 
 DEFAULT_PROTOCOL = "baselines"
 ALL_ACTIONS = 18  # what the emulator's full_action_space gives every game
-
-Policy = ActorCriticCnnPolicy | DQNCnnPolicy
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,9 +154,7 @@ def find_model(directory: RunDirectory) -> ModelFile:
         )
     status = directory.read_status()
     if status is not None and status.state != "finished":
-        file, complaints = newest_good_checkpoint(directory)
-        for complaint in complaints:
-            print(f"{complaint} The checkpoint before it is used.", flush=True)
+        file = read_newest_checkpoint(directory)
         if file is not None:
             print(
                 f"{directory.path} is not finished ({status.state}); its checkpoint "

@@ -117,7 +117,9 @@ def _play(agent: TrainedAgent, games: int, seed: int, epsilon: float | None) -> 
             frames = agent_steps * protocol.frames_per_agent_step
             tell(f"a game is at {frames:_} of at most {protocol.max_frames_per_game:_} frames")
 
-    for number, game in play_games(agent, games, seed, epsilon, tell_step):
+    for number, game in play_games(
+        agent.policy, agent.game, protocol, games, seed, epsilon, tell_step
+    ):
         played[number] = game
         tell(f"game {number}: return {game.raw_return:_} in {game.length_frames:_} frames")
     return [played[number] for number in range(games)]

@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from stable_baselines3.common.policies import ActorCriticCnnPolicy
+from stable_baselines3.dqn.policies import CnnPolicy as DQNCnnPolicy
 from torch.distributions import Categorical
 
-from agents.evaluation.agent import Policy, TrainedAgent
 from configs.protocols import Protocol
 from envs.emulated_game import EmulatedGame
 from envs.game_batch import GameBatch
@@ -31,6 +31,8 @@ from envs.seeding import game_seed
 # network always sees 8 stacks, as its arithmetic depends on their number in the last bit. With
 # both fixed, a game is the same one however many are played.
 GAMES_SIDE_BY_SIDE = 8
+
+Policy = ActorCriticCnnPolicy | DQNCnnPolicy
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,9 @@ class RecordedGame(EmulatedGame):
 
 
 def play_games(
-    agent: TrainedAgent,
+    policy: Policy,
+    game: Game,
+    protocol: Protocol,
     games: int,
     seed: int,
     epsilon: float | None,
@@ -75,7 +79,9 @@ def play_games(
     """Play games 0 to `games` - 1 to their end.
 
     Args:
-        agent: Who plays.
+        policy: SB3's, not in training mode.
+        game: What it plays.
+        protocol: How that is presented.
         games: How many.
         seed: With a game's number it sets the game's seed and the agent's random draws.
         epsilon: Share of uniformly random actions, the others being the best by the agent's
@@ -85,13 +91,12 @@ def play_games(
     Yields:
         A game's number and the game, in the order they end.
     """
-    protocol = agent.protocol
     batch = GameBatch(
-        lambda environment: RecordedGame(agent.game, protocol, seed, environment),
+        lambda environment: RecordedGame(game, protocol, seed, environment),
         min(games, GAMES_SIDE_BY_SIDE),
     )
     with closing(batch):
-        yield from _play(agent.policy, batch, games, seed, epsilon, on_step)
+        yield from _play(policy, batch, games, seed, epsilon, on_step)
 
 
 def _play(

@@ -31,6 +31,7 @@ from agents.models.archive import (
     refusal,
 )
 from runtime.files import open_atomically, open_for_reading, parse_json
+from runtime.run_directory import RunDirectory
 
 _CHECKSUM_LABEL = b"sha256:"
 _CHECKSUM_DIGITS = 64
@@ -231,6 +232,30 @@ def read_model_zip(path: str | Path, *, ours: bool = False) -> ModelFile:
         optimizer_state=optimizer_state,
         config=config,
     )
+
+
+def read_newest_checkpoint(directory: RunDirectory) -> ModelFile | None:
+    """The newest checkpoint of a run that can be read, None if it has none; tells of damaged ones.
+
+    Raises:
+        ValueError: If there are checkpoints and none can be read.
+    """
+    complaints: list[str] = []
+    for path in directory.list_checkpoints():
+        try:
+            checkpoint = read_model_zip(path, ours=True)
+        except (ValueError, FileNotFoundError) as error:
+            complaints.append(str(error))
+        else:
+            for complaint in complaints:
+                print(f"{complaint} The checkpoint before it is used.", flush=True)
+            return checkpoint
+    if complaints:
+        raise ValueError(
+            f"no checkpoint in {directory.checkpoints_path} can be read; restore one from a copy, "
+            f"or train with another --runs. Of the newest: {complaints[0]}"
+        )
+    return None
 
 
 def _without_pickle(value: Any) -> Any:

@@ -18,7 +18,7 @@ import torch
 from agents.algorithms.a2c import A2C
 from agents.algorithms.divergence import Divergence
 from agents.algorithms.dqn import DQN
-from agents.models.model_file import ModelFile, read_model_zip, write_model_zip
+from agents.models.model_file import ModelFile, write_model_zip
 from agents.models.policy_state import load_policy_state
 from configs.run_config import RunConfig
 from envs.atari_vec_env import AtariVecEnv
@@ -80,8 +80,9 @@ def save_checkpoint(
         path.parent.mkdir(exist_ok=True)
     remove_stale_temporaries(path.parent)
     save_agent(path, config, agent, members)
-    kept = [older for older in _checkpoints(directory) if older <= path][:KEPT_CHECKPOINTS]
-    for outdated in set(_checkpoints(directory)) - set(kept):
+    checkpoints = directory.list_checkpoints()
+    kept = [older for older in checkpoints if older <= path][:KEPT_CHECKPOINTS]
+    for outdated in set(checkpoints) - set(kept):
         outdated.unlink()
 
 
@@ -103,27 +104,6 @@ def save_agent(
 ) -> None:
     """Write an agent as an SB3 model with its config in it."""
     write_model_zip(path, agent, {"config.json": config.to_json().encode(), **(members or {})})
-
-
-def newest_good_checkpoint(directory: RunDirectory) -> tuple[ModelFile | None, list[str]]:
-    """The newest checkpoint that can be read, and one line about each newer one.
-
-    Raises:
-        ValueError: If there are checkpoints and none can be read.
-    """
-    complaints: list[str] = []
-    paths = _checkpoints(directory)
-    for path in paths:
-        try:
-            return read_model_zip(path, ours=True), complaints
-        except (ValueError, FileNotFoundError) as error:
-            complaints.append(str(error))
-    if paths:
-        raise ValueError(
-            f"no checkpoint in {directory.checkpoints_path} can be read; restore one from a copy, "
-            f"or train with another --runs. Of the newest: {complaints[0]}"
-        )
-    return None, complaints
 
 
 def restore(file: ModelFile, agent: Agent, env: AtariVecEnv) -> dict[str, Any]:
@@ -204,8 +184,3 @@ def _sync_logs(folder: Path) -> dict[str, int]:
 def _log_files(folder: Path) -> list[Path]:
     """The files of a run that grow by appending, in order of name."""
     return sorted(path for pattern in LOG_PATTERNS for path in folder.glob(pattern))
-
-
-def _checkpoints(directory: RunDirectory) -> list[Path]:
-    """Newest first."""
-    return sorted(directory.checkpoints_path.glob("[0-9]*.zip"), reverse=True)

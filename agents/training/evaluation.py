@@ -1,17 +1,19 @@
 """Playing whole games at regular intervals with an agent that trains; it learns nothing by it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agents.evaluation.agent import TrainedAgent
 from agents.evaluation.games import PlayedGame, play_games
 from agents.training.callbacks import is_due
 from agents.training.checkpoints import save_agent
 from agents.training.tensorboard import EventFile
+from configs.protocols import load_protocol
 from configs.run_config import RunConfig
 from envs.games import find_game
 from runtime.files import naming_write_errors
@@ -92,22 +94,13 @@ class PeriodicEvaluation(BaseCallback):
         self._record(games)
 
     def _play(self, on_step: Callable[[int], None]) -> list[PlayedGame]:
-        config = self._config
-        agent = TrainedAgent(
-            policy=self.model.policy,
-            game=find_game(config.run.game),
-            protocol_name=config.run.protocol,
-            config=config,
-            model_name="",
-            trained_agent_steps=self.num_timesteps,
-            final_epsilon=getattr(config.hyperparameters, "exploration_final_eps", None),
-        )
+        config, policy = self._config, self.model.policy
+        game, protocol = find_game(config.run.game), load_protocol(config.run.protocol)
         count = config.execution.evaluation_games
-        agent.policy.set_training_mode(False)
-        # A user's own extractor may draw from torch's generators.
-        devices = [agent.policy.device] if agent.policy.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
-            played = play_games(agent, count, SEED, agent.final_epsilon, on_step)
+        epsilon = getattr(config.hyperparameters, "exploration_final_eps", None)
+        policy.set_training_mode(False)
+        with _keeping_generators(policy.device):
+            played = play_games(policy, game, protocol, count, SEED, epsilon, on_step)
             return [game for _, game in played]
 
     def _record(self, games: list[PlayedGame]) -> None:
@@ -126,3 +119,14 @@ class PeriodicEvaluation(BaseCallback):
         tags = {"eval/mean_reward": mean_return, "eval/mean_ep_length": mean_length}
         self._events.write_values(tags, step)
         self._evaluated_agent_steps = step
+
+
+@contextmanager
+def _keeping_generators(device: torch.device) -> Iterator[None]:
+    """Let a user's own extractor draw from the global generators without changing what follows."""
+    state = np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        np.random.set_state(state)  # noqa: NPY002

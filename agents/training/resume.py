@@ -8,8 +8,8 @@ import torch
 
 from agents.algorithms.build import make_agent, replay_slack
 from agents.algorithms.dqn import DQN
-from agents.models.model_file import ModelFile
-from agents.training.checkpoints import Agent, newest_good_checkpoint, restore
+from agents.models.model_file import ModelFile, read_newest_checkpoint
+from agents.training.checkpoints import Agent, restore
 from agents.training.watchdog import Watchdog
 from configs.run_config import RunConfig, experiment_differences
 from envs.atari_vec_env import AtariVecEnv
@@ -29,9 +29,7 @@ def make_or_restore(
         EnvironmentFailure: If an emulator fails.
         ValueError: If the checkpoint is of another run, damaged, or gone; nothing was changed.
     """
-    checkpoint, complaints = newest_good_checkpoint(directory)
-    for complaint in complaints:
-        print(f"{complaint} The checkpoint before it is used.", flush=True)
+    checkpoint = read_newest_checkpoint(directory)
     if checkpoint is None:
         _check_nothing_is_lost(directory)
         if directory.replay_path.exists():

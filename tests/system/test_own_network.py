@@ -14,8 +14,10 @@ from agents.models.own_extractor import load_extractor
 from benchmarks.soak import compare_runs
 from configs.run_config import RunConfig, parse_own_arm
 from tests.short_runs import ShortRun, command_line, short_config
+from tests.short_runs import train as train_run
 
 NETS = '''
+import numpy as np
 import torch
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
@@ -35,7 +37,7 @@ class Small(BaseFeaturesExtractor):
         )
 
     def forward(self, images):
-        return self.net(images)
+        return self.net(images) + np.random.uniform(0, 0.1)
 
 
 class FailsLater(Small):
@@ -68,8 +70,8 @@ def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "mynets", raising=False)
 
 
-def own_config(algo: str, text: str = "mynets:Small") -> RunConfig:
-    return short_config(algo).replace(network=load_extractor(parse_own_arm(text)))
+def own_config(algo: str, text: str = "mynets:Small", **overrides: int) -> RunConfig:
+    return short_config(algo, **overrides).replace(network=load_extractor(parse_own_arm(text)))
 
 
 @pytest.mark.parametrize(("algo", "updates"), [("a2c", 11), ("dqn", 47)])
@@ -77,6 +79,9 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(nets, algo, updates):
     whole, stopped = (ShortRun(nets / name, own_config(algo)) for name in ("whole", "stopped"))
     stopped.stop_after(updates)
     assert compare_runs(whole.train(), stopped.train()) == []
+    config = own_config(algo, evaluate_every_agent_steps=100, evaluation_games=1)
+    evaluated = train_run(nets / "evaluated", config)
+    assert compare_runs(whole.directory, evaluated) == ["TensorBoard scalars"]
     start, *_ = json.loads(whole.directory.provenance_path.read_text())["starts"]
     assert start["network_cost"] == {"parameters": 8 + 197 * 8, "multiply_adds": 196 * 8}
 
@@ -119,7 +124,7 @@ def test_a_run_is_evaluated_only_where_its_network_is_named(nets, monkeypatch, c
 def test_a_network_that_fails_while_it_learns_is_told_in_one_line(nets, capsys):
     run = ShortRun(nets / "runs", own_config("a2c", "mynets:FailsLater"))
     status, line = run.command(capsys, "--extractor=mynets:FailsLater")
-    fault = "mynets:FailsLater failed: ZeroDivisionError: later (mynets.py, line 27)"
+    fault = "mynets:FailsLater failed: ZeroDivisionError: later (mynets.py, line 28)"
     assert (status, line) == (2, f"error: {fault}\n")
     saved = run.directory.read_status()
     assert saved is not None

@@ -47,10 +47,6 @@ def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") ->
         time.sleep(0.01)
 
 
-def newest_checkpoint(directory: RunDirectory) -> int:
-    return max((int(path.stem) for path in directory.checkpoints_path.glob("*.zip")), default=0)
-
-
 def processes_of_session(session: int) -> list[str]:
     """The commands of living processes; the session's number is that of its first process."""
     found = []
@@ -71,7 +67,7 @@ def test_killed_stopped_interrupted_and_gone_on(tmp_path):
     directory = RunDirectory(tmp_path / config.name)
 
     with started(arguments) as process:
-        wait_for(lambda: newest_checkpoint(directory) >= 240, process)
+        wait_for(lambda: directory.count_saved_steps() >= 240, process)
         process.kill()
         process.wait()
         assert processes_of_session(process.pid) == []
@@ -80,22 +76,22 @@ def test_killed_stopped_interrupted_and_gone_on(tmp_path):
     killed = directory.read_status()
     assert killed is not None
     assert killed.state == "running"
-    assert 0 < killed.agent_steps <= newest_checkpoint(directory)
+    assert 0 < killed.agent_steps <= directory.count_saved_steps()
 
     for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
-        before = newest_checkpoint(directory)
+        before = directory.count_saved_steps()
         with started(arguments) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == (
                 f"{config.name}: resumed at {before:_} agent steps.\n"
             )
-            wait_for(lambda before=before: newest_checkpoint(directory) > before, process)  # type: ignore[misc]
+            wait_for(lambda before=before: directory.count_saved_steps() > before, process)  # type: ignore[misc]
             process.send_signal(number)
             out, err = process.communicate()
             assert (process.returncode, err) == (status, "")
             assert out.endswith(f"{directory.path}: saved; the same command goes on from here.\n")
         state = directory.read_status()
-        assert state == RunStatus(state="interrupted", agent_steps=newest_checkpoint(directory))
+        assert state == RunStatus(state="interrupted", agent_steps=directory.count_saved_steps())
 
     starts = json.loads(directory.provenance_path.read_text())["starts"]
     assert len(starts) == 3

@@ -13,12 +13,7 @@ from agents.training.progress import format_seconds
 from configs.run_config import RunConfig
 from experiments.comparison.execution.forecast import find_rate
 from experiments.comparison.plan import ComparisonPlan
-from experiments.comparison.report.records import (
-    RunProgress,
-    count_saved_steps,
-    read_progress,
-    read_run,
-)
+from experiments.comparison.report.records import RunProgress, read_progress, read_run
 from experiments.comparison.statistics.curves import final_score
 from runtime.command_line import align_columns
 from runtime.run_directory import RunDirectory
@@ -91,7 +86,7 @@ class LiveTable:
         print(erase + "\n".join(lines), flush=True)
 
     def _count_saved_steps(self, config: RunConfig) -> int:
-        return count_saved_steps(RunDirectory(self._runs / config.name))
+        return RunDirectory(self._runs / config.name).count_saved_steps()
 
     def _erase(self) -> str:
         """What removes the table, which takes more lines if the terminal has become narrower."""

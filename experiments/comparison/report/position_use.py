@@ -117,5 +117,6 @@ def _play(run: RunRecord, variant: Variant, games: int) -> list[int]:
     agent = load_agent(run.directory.path, None, None, torch.device("cpu"))
     policy: Any = agent.policy
     take_position(getattr(policy, "q_net", policy).features_extractor, variant)
-    played = dict(play_games(agent, games, _SEED, agent.final_epsilon))
+    epsilon, protocol = agent.final_epsilon, agent.protocol
+    played = dict(play_games(policy, agent.game, protocol, games, _SEED, epsilon))
     return [played[number].raw_return for number in range(games)]

@@ -140,7 +140,7 @@ def read_run(directory: RunDirectory) -> RunRecord:
         directory=directory,
         config=config,
         state="not started" if status is None else status.state,
-        agent_steps=max(0 if status is None else status.agent_steps, count_saved_steps(directory)),
+        agent_steps=max(0 if status is None else status.agent_steps, directory.count_saved_steps()),
         message="" if status is None else status.message,
         starts=read_starts(directory),
         episodes=read_episodes(directory.episodes_path),
@@ -229,7 +229,7 @@ def _parse_rows(lines: Iterable[str], path: Path) -> Episodes:
 
 def read_progress(directory: RunDirectory) -> RunProgress:
     """Look at a run that may be training at this moment, reading little."""
-    steps, rate, mean_return = count_saved_steps(directory), None, None
+    steps, rate, mean_return = directory.count_saved_steps(), None, None
     try:
         with directory.episodes_path.open("rb") as file:
             start = max(file.seek(0, 2) - _TAIL_BYTES, 0)
@@ -254,12 +254,6 @@ def has_ended(directory: RunDirectory, planned: RunConfig) -> bool:
         return False
     total = directory.read_config().run.total_agent_steps
     return total == planned.run.total_agent_steps
-
-
-def count_saved_steps(directory: RunDirectory) -> int:
-    """Agent steps of the newest checkpoint."""
-    names = [path.stem for path in directory.checkpoints_path.glob("*.zip")]
-    return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
 # --- which runs belong together -------------------------------------------------------------------

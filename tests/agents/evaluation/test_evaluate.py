@@ -1,7 +1,6 @@
 """Which games are scored, how an agent acts in them, and which models can be evaluated."""
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from agents.evaluation.games import (
 )
 from agents.evaluation.video import replay_game
 from agents.training.checkpoints import save_agent
-from configs.protocols import load_protocol
+from configs.protocols import Protocol, load_protocol
 from configs.run_config import make_config
 from envs.atari_vec_env import AtariVecEnv
 from envs.games import find_game
@@ -35,6 +34,7 @@ from tests.random_frames import RandomFrames
 from tests.refusals import refusal
 
 CPU = torch.device("cpu")
+FIFTY_ACTIONS = load_protocol("baselines").replace(max_frames_per_game=200)
 
 
 class FramesOfGame(RandomFrames):
@@ -127,34 +127,30 @@ def change_protocols(monkeypatch: pytest.MonkeyPatch, **changes: int) -> None:
     )
 
 
-@pytest.fixture
-def short_games(monkeypatch) -> None:
-    """End every game after 50 actions."""
-    change_protocols(monkeypatch, max_frames_per_game=200)
+def play(agent: TrainedAgent, games: int, seed: int, protocol: Protocol = FIFTY_ACTIONS):
+    return play_games(agent.policy, agent.game, protocol, games, seed, None)
 
 
-@pytest.mark.usefixtures("short_games")
 def test_a_game_is_the_same_however_many_are_played(breakout_agent):
     """Also when it is the second of its environment, beside seven others or beside none."""
-    many = list(play_games(breakout_agent, 10, 3, None))
+    many = list(play(breakout_agent, 10, 3))
     assert sorted(number for number, _ in many) == list(range(10))
     assert len({game.actions for _, game in many}) == 10
     assert {(len(game.actions), game.time_limit) for _, game in many} == {(50, True)}
-    two = list(play_games(breakout_agent, 2, 3, None))
+    two = list(play(breakout_agent, 2, 3))
     assert sorted(number for number, _ in two) == [0, 1]
     assert dict(two).items() <= dict(many).items()
-    nine = dict(play_games(breakout_agent, 9, 3, None))
+    nine = dict(play(breakout_agent, 9, 3))
     assert nine[8] == dict(many)[8]
-    protocol = load_protocol("baselines").replace(max_frames_per_game=200)
     for _, game in many:  # the seed and the actions are all there is to it
         assert game.actions[:2] == b"\x01\x02"  # the presses at its start
-        assert len(list(replay_game(breakout_agent.game, protocol, game))) == game.length_frames
+        frames = list(replay_game(breakout_agent.game, FIFTY_ACTIONS, game))
+        assert len(frames) == game.length_frames
 
 
-@pytest.mark.usefixtures("short_games")
 def test_another_seed_gives_other_games(breakout_agent):
-    [(_, one)] = play_games(breakout_agent, 1, 3, None)
-    [(_, other)] = play_games(breakout_agent, 1, 4, None)
+    [(_, one)] = play(breakout_agent, 1, 3)
+    [(_, other)] = play(breakout_agent, 1, 4)
     assert (one.seed, one.actions) != (other.seed, other.actions)
 
 
@@ -162,7 +158,7 @@ def test_another_seed_gives_other_games(breakout_agent):
 def test_the_agent_sees_what_it_saw_in_training(breakout_agent, protocol_name, monkeypatch):
     """A scored game is what training's own environment makes of the same seed and actions."""
     monkeypatch.setattr(envs.atari_vec_env, "EmulatedGame", RecordedGame)
-    agent = replace(breakout_agent, protocol_name=protocol_name)
+    agent, protocol = breakout_agent, load_protocol(protocol_name)
     seen = []
 
     def note_and_score(policy, stacks):
@@ -172,8 +168,8 @@ def test_the_agent_sees_what_it_saw_in_training(breakout_agent, protocol_name, m
 
     with monkeypatch.context() as patch:
         patch.setattr("agents.evaluation.games.score_actions", note_and_score)
-        [(_, played)] = play_games(agent, 1, 6, None)
-    env: Any = AtariVecEnv(agent.game, load_protocol(protocol_name), 1, 6)
+        [(_, played)] = play(agent, 1, 6, protocol)
+    env: Any = AtariVecEnv(agent.game, protocol, 1, 6)
     generator = make_generator(6, 0)
     observations = np.zeros((8, 4, 84, 84), dtype=np.uint8)
     observations[:1] = env.reset()

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from agents.algorithms.build import make_agent
-from agents.models.model_file import read_model_zip
-from agents.training.checkpoints import newest_good_checkpoint, save_agent, save_checkpoint
+from agents.models.model_file import read_model_zip, read_newest_checkpoint
+from agents.training.checkpoints import save_agent, save_checkpoint
 from configs.protocols import load_protocol, protocol_names
 from configs.run_config import make_config
 from envs.emulated_game import AGENT_STEPS_BETWEEN_SEEDINGS
@@ -45,9 +45,8 @@ def test_a_checkpoint_of_as_many_environments_as_may_be(tmp_path, algo):
     env = cast(Any, SimpleNamespace(get_state=lambda: {"games": games}))
     directory = RunDirectory(tmp_path)
     save_checkpoint(directory, config, agent, env, {})
-    file, complaints = newest_good_checkpoint(directory)
+    file = read_newest_checkpoint(directory)
     assert file is not None
-    assert complaints == []
     assert len(file.read_member("resume.json")) > 80e6
     assert len(file.read_member("resume.npz")) > 28e6
 

@@ -51,7 +51,8 @@ def test_evaluating_changes_nothing_of_what_is_learned_and_goes_on_after_stops(t
 
     best = load_agent(alone.best_path, None, None, find_device("cpu"))
     epsilon = 0.01 if algo == "dqn" else None
-    returns = [game.raw_return for _, game in play_games(best, 2, SEED, epsilon)]
+    games = play_games(best.policy, best.game, best.protocol, 2, SEED, epsilon)
+    returns = [game.raw_return for _, game in games]
     assert sum(returns) / 2 == max(float(row["mean_return"]) for row in rows)
 
     run = ShortRun(tmp_path / "stopped", config)
