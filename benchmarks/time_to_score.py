@@ -2,37 +2,38 @@
 
     python -m benchmarks.time_to_score FOLDER --jobs 2        # hours; may be stopped and started
     python -m benchmarks.time_to_score FOLDER --report        # the table of what there is so far
-    python -m benchmarks.time_to_score FOLDER --report --runs mine=RUNS_DIR
 
 Contestants: this project's `train.py` as it comes, its two networks in fp32 and bf16; SB3's A2C as
 rl-baselines3-zoo configures it; SB3's PPO with the zoo's Atari settings. Each is a process of its
 own with the same number of threads. Every game that ends is written to
 `FOLDER/<contestant>/<Game>/<arm>/seed<k>/episodes.csv` with the seconds of training so far, from
-which the time of passing is read. A contestant is stopped when it has passed every threshold of its
-game, or at the limit; `FOLDER/results.csv` then gets a row per threshold, and it is not started
-again. What was interrupted goes on (this project) or starts anew (SB3).
+which the time of passing is read: a folder of other runs that is put there is reported, too. A
+contestant is stopped when it has passed every threshold of its game, or at the limit, and is not
+started again. What was interrupted goes on (this project) or starts anew (SB3).
 """
 
 import argparse
-import csv
 import math
 import os
 import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
-import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
 
-from envs.games import find_game
-from experiments.comparison.report.records import Episodes, read_episodes
+from agents.training.callbacks import EPISODE_COLUMNS
+from benchmarks.agents import make_sb3
+from experiments.comparison.report.records import read_episodes
 from experiments.comparison.statistics.curves import find_steps_to_reach
 from runtime.command_line import OneLineParser, exit_on_user_error
-from runtime.stop_request import StopRequest
+from runtime.stop_request import SIGNAL_BASE, StopRequest
 
 ROOT = Path(__file__).parent.parent
 THRESHOLDS: Mapping[str, tuple[float, ...]] = {
@@ -50,149 +51,79 @@ OURS: Mapping[str, tuple[str, ...]] = {
 SB3 = {"zoo-a2c": "a2c", "zoo-ppo": "ppo"}
 BASELINE = "zoo-a2c"
 SB3_AGENT_STEPS = 10_000_000  # the zoo's, along which PPO's schedules fall
-RESULT_COLUMNS = ("contestant", "game", "seed", "threshold", "minutes", "trained_minutes", "ended")
+SECONDS_BETWEEN_LOOKS = 5.0
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One training: who, which game, which seed."""
-
-    contestant: str
-    game: str
-    seed: int
-
-    def __str__(self) -> str:
-        return f"{self.contestant}, {self.game}, seed {self.seed}"
-
-    def find_episodes(self, folder: Path) -> Episodes | None:
-        """Its finished games so far; None if it was never started."""
-        paths = sorted((folder / self.contestant / self.game).glob(f"*/seed{self.seed}"))
-        return read_episodes(paths[0] / "episodes.csv") if paths else None
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Time:
-    """When a contestant passed a threshold.
+    """Minutes of training until a threshold was passed, infinite if it was not, and in all."""
 
-    Attributes:
-        minutes: Of training; infinite if it did not pass.
-        trained_minutes: How long it has trained, or was given.
-        ended: Whether its training came to its own end.
-    """
-
-    minutes: float
-    trained_minutes: float
-    ended: bool = False
+    passed: float
+    trained: float
 
     def __str__(self) -> str:
-        if math.isinf(self.minutes):
-            return f"> {self.trained_minutes:.3g}" + " (whole training)" * self.ended
-        return f"{self.minutes:.1f}"
+        return f"{self.passed:.1f}" if self.passed < math.inf else f"> {self.trained:.3g}"
 
 
-Results = dict[tuple[Entry, float], Time]
+Times = dict[tuple[str, float], dict[str, list[Time]]]  # by game and threshold, by contestant
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Race or report; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    options = _parse(arguments)
     with exit_on_user_error():
-        thresholds = _check(options)
         if options.serve:
-            train_sb3(Entry(options.serve, options.games[0], options.seeds[0]), options)
+            train_sb3(options.serve, options)
             return 0
         entries = [
-            Entry(name, game, seed)
+            (name, game, seed)
             for seed in options.seeds
             for game in options.games
             for name in options.contestants
         ]
-        stop = StopRequest()
-        failed = [] if options.report else race(entries, thresholds, options, stop)
-        results = scan_runs(options.folder, None, thresholds)
-        for text in options.runs:
-            name, folder = _name_and_folder(text)
-            results |= scan_runs(folder, name, thresholds)
-        print("\n".join(format_times(results | read_results(options.folder))))
-    for entry in failed:
-        print(f"failed: {entry}; its log is in {_log_of(entry, options.folder)}", file=sys.stderr)
-    return 128 + stop.signal if stop.signal else int(bool(failed))
+        stop, failed = StopRequest(), []
+        if not options.report:
+            with stop.on_signals(), ThreadPoolExecutor(options.jobs) as pool:
+                logs = pool.map(lambda entry: race(entry, options, stop), entries)
+                failed = [log for log in logs if log is not None]
+        print("\n".join(format_times(read_times(options.folder))))
+    for log in failed:
+        print(f"failed: see {log}", file=sys.stderr)
+    return SIGNAL_BASE + stop.signal if stop.signal else int(bool(failed))
 
 
 # --- the race -------------------------------------------------------------------------------------
 
 
 def race(
-    entries: Sequence[Entry],
-    thresholds: Mapping[str, tuple[float, ...]],
-    options: argparse.Namespace,
-    stop: StopRequest,
-) -> list[Entry]:
-    """Train what has no result, some at a time; returns the entries that failed."""
-    folder, limit = options.folder, options.limit
-    folder.mkdir(parents=True, exist_ok=True)
-    done = read_results(folder)
-    waiting = [
-        e
-        for e in entries
-        if not all(_is_done(done.get((e, at)), limit) for at in thresholds[e.game])
-    ]
-    running: dict[Entry, subprocess.Popen[bytes]] = {}
-    failed = []
-    with stop.on_signals():
-        try:
-            while (waiting or running) and not stop:
-                while waiting and len(running) < options.jobs:
-                    entry = waiting.pop(0)
-                    running[entry] = _start(entry, options)
-                    print(f"started: {entry}", flush=True)
-                time.sleep(options.poll)
-                for entry, process in list(running.items()):
-                    ended = process.poll() is not None
-                    times = measure_times(
-                        entry.find_episodes(folder), thresholds[entry.game], limit, ended
-                    )
-                    if not ended and not all(_is_done(t, limit) for t in times.values()):
-                        continue
-                    _end(process)
-                    del running[entry]
-                    if ended and process.returncode:
-                        failed.append(entry)
-                        continue
-                    _append_results(entry, times, folder)
-                    print(
-                        f"{entry}: {', '.join(f'{at:g} {t}' for at, t in times.items())}",
-                        flush=True,
-                    )
-        finally:
-            for process in running.values():
-                _end(process)
-    return failed
+    entry: tuple[str, str, int], options: argparse.Namespace, stop: StopRequest
+) -> Path | None:
+    """Train one agent until nothing is left to find out; returns its log if that failed."""
+    contestant, game, seed = entry
 
+    def is_over() -> bool:
+        found = read_times(options.folder, f"{contestant}/{game}/*/seed{seed}").values()
+        times = [time for of_threshold in found for time in of_threshold[contestant]]
+        return bool(times) and all(
+            time.passed < math.inf or time.trained >= options.limit for time in times
+        )
 
-def _is_done(t: Time | None, limit_minutes: float) -> bool:
-    """Whether there is nothing left to find out about a threshold."""
-    return t is not None and (t.minutes < math.inf or t.ended or t.trained_minutes >= limit_minutes)
-
-
-def _log_of(entry: Entry, folder: Path) -> Path:
-    return folder / entry.contestant / f"{entry.game}-{entry.seed}.log"
-
-
-def _start(entry: Entry, options: argparse.Namespace) -> "subprocess.Popen[bytes]":
-    log = _log_of(entry, options.folder)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    if entry.contestant in OURS:
-        command = ["train.py", f"--game={entry.game}", f"--seed={entry.seed}", "--device=cpu"]
-        command += [f"--runs={log.parent.absolute()}", *OURS[entry.contestant]]
+    if stop or is_over():
+        return None
+    runs: Path = options.folder / contestant
+    runs.mkdir(parents=True, exist_ok=True)
+    log = runs / f"{game}-{seed}.log"
+    if contestant in OURS:
+        command = ["train.py", f"--game={game}", f"--seed={seed}", "--device=cpu"]
+        command += [f"--runs={runs.absolute()}", *OURS[contestant]]
         command += [f"--set={text}" for text in (f"threads={options.threads}", *options.set)]
     else:
         command = ["-m", "benchmarks.time_to_score", str(options.folder.absolute())]
-        command += ["--serve", entry.contestant, "--games", entry.game]
-        command += ["--seeds", str(entry.seed), "--threads", str(options.threads)]
-        command += ["--limit", str(options.limit)]
+        command += [f"--serve={contestant}", f"--games={game}", f"--seeds={seed}"]
+        command += [f"--threads={options.threads}"]
+    print(f"started: {contestant}, {game}, seed {seed}", flush=True)
     with log.open("ab") as output:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, *command],
             cwd=ROOT,
             stdout=output,
@@ -200,227 +131,118 @@ def _start(entry: Entry, options: argparse.Namespace) -> "subprocess.Popen[bytes
             env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
             start_new_session=True,  # Ctrl-C reaches the parent alone
         )
+    while process.poll() is None:
+        if stop or is_over():
+            process.terminate()  # this project's runs are saved
+            process.wait()
+            return None
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    return log if process.returncode else None
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Ask a process to save and stop, and wait for it."""
-    process.terminate()
-    try:
-        process.wait(120)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def train_sb3(entry: Entry, options: argparse.Namespace) -> None:
+def train_sb3(contestant: str, options: argparse.Namespace) -> None:
     """Train one of SB3's agents, and write the games that end as this project does."""
-    import torch
-    from stable_baselines3.common.callbacks import BaseCallback
-
-    from agents.training.callbacks import EPISODE_COLUMNS
-    from benchmarks.agents import make_sb3
-
+    (game,), (seed,), algo = options.games, options.seeds, SB3[contestant]
     torch.set_num_threads(options.threads)
-    algo = SB3[entry.contestant]
-    place = options.folder / entry.contestant / entry.game / f"{algo}-cnn" / f"seed{entry.seed}"
+    place = options.folder / contestant / game / f"{algo}-cnn" / f"seed{seed}"
     place.mkdir(parents=True, exist_ok=True)
-
-    class Recorder(BaseCallback):
-        """Writes Monitor's games with the seconds since training began."""
-
-        def _on_training_start(self) -> None:
-            self.started = time.monotonic()
-
-        def _on_step(self) -> bool:
-            seconds = time.monotonic() - self.started
-            for index, info in enumerate(self.locals["infos"]):
-                if (game := info.get("episode")) is not None:
-                    frames = int(game["l"])
-                    row = (self.num_timesteps, index, game["r"], frames, frames // 4, 0)
-                    print(*row, f"{seconds:.3f}", sep=",", file=file, flush=True)
-            return bool(seconds < 60 * options.limit + 600)  # if nobody stops it before
-
-    agent = make_sb3(algo, entry.game, entry.seed)
+    agent = make_sb3(algo, game, seed)
     with (place / "episodes.csv").open("w", encoding="ascii") as file:
         print(",".join(EPISODE_COLUMNS), file=file, flush=True)
-        agent.learn(SB3_AGENT_STEPS, callback=Recorder())
+        agent.learn(SB3_AGENT_STEPS, callback=_Recorder(file))
 
 
-# --- results --------------------------------------------------------------------------------------
+class _Recorder(BaseCallback):
+    """Writes Monitor's games with the seconds since training began."""
+
+    def __init__(self, file: TextIO) -> None:
+        super().__init__()
+        self._file = file
+
+    def _on_training_start(self) -> None:
+        self._started = time.monotonic()
+
+    def _on_step(self) -> bool:
+        seconds = time.monotonic() - self._started
+        for index, info in enumerate(self.locals["infos"]):
+            if (game := info.get("episode")) is not None:
+                frames = int(game["l"])
+                row = (self.num_timesteps, index, game["r"], frames, frames // 4, 0)
+                print(*row, f"{seconds:.3f}", sep=",", file=self._file, flush=True)
+        return True
 
 
-def measure_times(
-    episodes: Episodes | None,
-    thresholds: Sequence[float],
-    limit_minutes: float = math.inf,
-    ended: bool = False,
-) -> dict[float, Time]:
-    """When the games so far passed each threshold, if they did within the limit."""
-    seconds = np.empty(0) if episodes is None else episodes.seconds
-    trained = min(float(seconds[-1]) / 60 if len(seconds) else 0.0, limit_minutes)
-    times = {}
-    for threshold in thresholds:
-        minutes = math.inf
-        if episodes is not None:
-            # Counted in games instead of agent steps.
-            games = range(1, len(seconds) + 1)
-            passed = find_steps_to_reach(games, episodes.returns, threshold)
-            if passed is not None and seconds[passed - 1] <= 60 * limit_minutes:
-                minutes = float(seconds[passed - 1]) / 60
-        times[threshold] = Time(minutes, trained, ended)
+# --- the table ------------------------------------------------------------------------------------
+
+
+def read_times(folder: Path, runs: str = "*/*/*/seed*") -> Times:
+    """When the games so far of each run below a folder passed each threshold."""
+    times: Times = defaultdict(lambda: defaultdict(list))
+    for directory in sorted(folder.glob(runs)):
+        *_, contestant, game, _, _ = directory.parts
+        episodes = read_episodes(directory / "episodes.csv")
+        trained = float(episodes.seconds[-1]) / 60 if len(episodes.seconds) else 0.0
+        for threshold in THRESHOLDS.get(game, ()):
+            # Counted in seconds instead of agent steps.
+            seconds = find_steps_to_reach(episodes.seconds, episodes.returns, threshold)
+            time = Time(math.inf if seconds is None else seconds / 60, trained)
+            times[game, threshold][contestant].append(time)
     return times
 
 
-def scan_runs(
-    folder: Path, name: str | None, thresholds: Mapping[str, tuple[float, ...]]
-) -> Results:
-    """Times of the runs in a folder, finished or not.
-
-    Args:
-        folder: Holds `<Game>/<arm>/seed<k>/episodes.csv`, or a folder of those per contestant.
-        name: Of the one contestant; None if there is a folder for each.
-        thresholds: By game.
-    """
-    results: Results = {}
-    for path in folder.glob(("" if name else "*/") + "*/*/seed*/episodes.csv"):
-        game, _, seed = path.parts[-4:-1]
-        if game in thresholds and seed[4:].isdecimal():
-            entry = Entry(name or path.parts[-5], game, int(seed[4:]))
-            times = measure_times(read_episodes(path), thresholds[game])
-            results |= {(entry, threshold): t for threshold, t in times.items()}
-    return results
-
-
-def read_results(folder: Path) -> Results:
-    """The rows of `results.csv`; the newest of those that are about the same."""
-    results: Results = {}
-    path = folder / "results.csv"
-    with suppress(FileNotFoundError), path.open(encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            try:
-                entry = Entry(row["contestant"], row["game"], int(row["seed"]))
-                results[entry, float(row["threshold"])] = Time(
-                    float(row["minutes"] or "inf"),
-                    float(row["trained_minutes"]),
-                    row["ended"] == "1",
-                )
-            except (KeyError, TypeError, ValueError):
-                raise ValueError(f"{path}: {row} is not a result; remove the row.") from None
-    return results
-
-
-def _append_results(entry: Entry, times: Mapping[float, Time], folder: Path) -> None:
-    path = folder / "results.csv"
-    is_new = not path.exists()
-    with path.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if is_new:
-            writer.writerow(RESULT_COLUMNS)
-        for threshold, t in times.items():
-            minutes = "" if math.isinf(t.minutes) else f"{t.minutes:.3f}"
-            row = (entry.contestant, entry.game, entry.seed, f"{threshold:g}", minutes)
-            writer.writerow([*row, f"{t.trained_minutes:.3f}", int(t.ended)])
-
-
-def format_times(results: Results) -> list[str]:
+def format_times(times: Times) -> list[str]:
     """The lines of a Markdown table.
 
-    A cell has the minutes (with several seeds their median, and all of them), and how many times
-    sooner that is than SB3's A2C as the zoo has it.
+    A cell has the minutes (with several seeds their median, the later of two, and all of them), and
+    how many times sooner that is than SB3's A2C as the zoo has it.
     """
-    groups: dict[tuple[str, float], dict[str, list[Time]]] = defaultdict(lambda: defaultdict(list))
-    for (entry, threshold), t in results.items():
-        groups[entry.game, threshold][entry.contestant].append(t)
-    found = {entry.contestant for entry, _ in results}
-    known = (*SB3, *OURS)
-    names = [*(name for name in known if name in found), *sorted(found.difference(known))]
+    found = {name for of_threshold in times.values() for name in of_threshold}
+    known = [name for name in (*SB3, *OURS) if name in found]
+    names = [*known, *sorted(found.difference(known))]
     lines = [f"| game, mean return | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
-    for (game, threshold), times in sorted(groups.items()):
-        cells = (_show(times.get(name), times.get(BASELINE)) for name in names)
+    for (game, threshold), of_threshold in sorted(times.items()):
+        cells = (_show(of_threshold, name) for name in names)
         lines.append(f"| {game}, {threshold:g} | {' | '.join(cells)} |")
     return lines
 
 
-def _show(times: list[Time] | None, baseline: list[Time] | None) -> str:
-    if not times:
+def _show(times: Mapping[str, list[Time]], name: str) -> str:
+    own, baseline = (sorted(times.get(each, [])) for each in (name, BASELINE))
+    if not own:
         return "-"
-    own = _median(times)
-    text = str(own)
-    if len(times) > 1:
-        text += f" ({', '.join(str(t) for t in sorted(times, key=_order))})"
-    if baseline and times is not baseline and own.minutes < math.inf:
-        theirs = _median(baseline)
-        never = math.isinf(theirs.minutes)
-        ratio = (theirs.trained_minutes if never else theirs.minutes) / own.minutes
-        text += f", {'> ' * never}{ratio:.2g} x"
+    middle = own[len(own) // 2]
+    text = str(middle)
+    if len(own) > 1:
+        text += f" ({', '.join(map(str, own))})"
+    if baseline and name != BASELINE and middle.passed < math.inf:
+        theirs = baseline[len(baseline) // 2]
+        ratio = min(theirs.passed, theirs.trained) / middle.passed
+        text += f", {'> ' * math.isinf(theirs.passed)}{ratio:.2g} x"
     return text
 
 
-def _median(times: Sequence[Time]) -> Time:
-    """The time in the middle; the later of two."""
-    return sorted(times, key=_order)[len(times) // 2]
-
-
-def _order(t: Time) -> tuple[float, float]:
-    return t.minutes, t.trained_minutes
-
-
-# --- the command ----------------------------------------------------------------------------------
-
-
-def _check(options: argparse.Namespace) -> dict[str, tuple[float, ...]]:
-    """Thresholds by game.
-
-    Raises:
-        ValueError: If something asked for cannot be; one line.
-    """
-    thresholds = dict(THRESHOLDS)
-    for text in options.threshold:
-        game, _, value = text.partition("=")
-        try:
-            find_game(game)
-            thresholds[game] = tuple(sorted(float(part) for part in value.split(",")))
-        except ValueError as error:
-            raise ValueError(f"--threshold takes Game=SCORE,...: {error}") from None
-    for game in options.games:
-        find_game(game)
-        if game not in thresholds:
-            raise ValueError(f"{game} has no threshold; add --threshold {game}=SCORE.")
-    for name, least in (("jobs", 1), ("threads", 1), ("limit", 0), ("poll", 0)):
-        if not getattr(options, name) >= least:
-            raise ValueError(f"--{name} must be at least {least}, got {getattr(options, name)}.")
-    return {game: thresholds[game] for game in options.games}
-
-
-def _name_and_folder(text: str) -> tuple[str, Path]:
-    name, equals, folder = text.partition("=")
-    if not (name and equals and Path(folder).is_dir()):
-        raise ValueError(f"--runs takes NAME=FOLDER, a folder that exists, got {text!r}.")
-    return name, Path(folder)
-
-
-def _parser() -> argparse.ArgumentParser:
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = OneLineParser(
         prog="python -m benchmarks.time_to_score",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
-    names = [*OURS, *SB3]
-    add("folder", type=Path, help="where results and runs are")
+    add, names, games = parser.add_argument, [*OURS, *SB3], list(THRESHOLDS)
+    add("folder", type=Path, help="where the runs are")
     add("--contestants", nargs="+", default=names, choices=names, metavar="NAME", help=str(names))
-    add("--games", nargs="+", default=list(THRESHOLDS), metavar="GAME", help="(the four above)")
-    add("--threshold", action="append", default=[], metavar="GAME=SCORE,...", help="other scores")
+    add("--games", nargs="+", default=games, choices=games, metavar="GAME", help=str(games))
     add("--seeds", type=int, nargs="+", default=[0], metavar="N", help="seeds (0)")
     add("--limit", type=float, default=120, metavar="MINUTES", help="of training (120)")
     add("--jobs", type=int, default=1, metavar="N", help="trainings side by side (1)")
     add("--threads", type=int, default=1, metavar="N", help="threads of each (1)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of train.py")
     add("--report", action="store_true", help="train nothing, print the table of what there is")
-    add("--runs", action="append", default=[], metavar="NAME=FOLDER", help="more runs to report")
-    add("--poll", type=float, default=5, help=argparse.SUPPRESS)
     add("--serve", choices=list(SB3), help=argparse.SUPPRESS)
-    return parser
+    options = parser.parse_args(arguments)
+    for name in ("limit", "jobs", "threads"):
+        if getattr(options, name) <= 0:
+            parser.error(f"--{name} must be above 0, got {getattr(options, name)}")
+    return options
 
 
 if __name__ == "__main__":

@@ -6,30 +6,29 @@ import pytest
 import torch
 
 from agents.training.tensorboard import EventFile
-from benchmarks.soak import CASES, SoakFailure, _equal, read_scalars, soak, watch_growth
+from benchmarks.soak import CASES, SoakFailure, are_equal, read_scalars, soak, watch_growth
 from runtime.run_directory import RunDirectory
 
 
 @pytest.mark.parametrize("case", CASES[1:3], ids=lambda case: case.name)
 def test_killed_runs_end_as_if_they_had_not_been(case, tmp_path):
-    outcome = soak(replace(case, n_envs=2), tmp_path, kills=2, seed=1)
-    assert len(outcome.killed_at) == 2
-    assert 0 < outcome.killed_at[0] <= outcome.killed_at[1] < outcome.agent_steps
-    assert min(outcome.games[environment] for environment in range(2)) >= 1
+    steps = 6 * case.checkpoint_every
+    first, second = soak(replace(case, n_envs=2), tmp_path, kills=2, steps=steps)
+    assert 0 < first <= second < steps
 
 
 def test_runs_in_which_no_game_ends_prove_nothing(tmp_path):
-    message = r"^a2c-cnn: environments \[0\] finished no game; use more --steps$"
+    message = r"^a2c-cnn: environments \[0\] finished no game; train longer$"
     with pytest.raises(SoakFailure, match=message):
-        soak(CASES[0], tmp_path, kills=0, seed=0, steps=5)
+        soak(CASES[0], tmp_path, kills=0, steps=5)
 
 
 def test_memory_files_and_threads_do_not_grow(tmp_path):
     """The replay buffer wraps more than three times, its files twice."""
-    growth = watch_growth(CASES[2], tmp_path, steps=3_600, buffer_size=200)
-    assert growth.first.agent_steps < growth.last.agent_steps
-    assert growth.last.anonymous_bytes > 100e6
-    assert growth.last.threads >= 2
+    _, (memory, open_files, threads) = watch_growth(CASES[2], tmp_path, 3_600, buffer_size=200)
+    assert memory > 100e6
+    assert open_files > 3
+    assert threads >= 2
 
 
 def test_scalars_are_read_to_the_bit(tmp_path):
@@ -50,7 +49,8 @@ def test_scalars_are_read_to_the_bit(tmp_path):
         ({"a": [torch.zeros(2)]}, {"a": []}, False),
         ({"a": 1}, {"b": 1}, False),
         ({"a": 1.0}, {"a": 1.0}, True),
+        ({"a": None}, {"a": 1.0}, False),
     ],
 )
 def test_states_are_compared_to_the_bit(one, other, equal):
-    assert _equal(one, other) == equal
+    assert are_equal(one, other) == equal

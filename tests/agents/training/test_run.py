@@ -9,8 +9,9 @@ import stable_baselines3
 import torch
 
 from agents.models.model_file import read_model_zip, read_newest_checkpoint
+from agents.training.callbacks import EPISODE_COLUMNS
 from agents.training.run import plan_run
-from benchmarks.soak import compare_runs, read_episodes, read_scalars
+from benchmarks.soak import compare_runs, read_games, read_scalars
 from configs.run_config import RunConfig
 from runtime.files import write_atomically
 from runtime.run_directory import RunDirectory, RunStatus
@@ -83,11 +84,15 @@ def test_tensorboard_has_sb3s_tags_and_the_games(uninterrupted):
     assert steps[-1] == 600
     # Position's share at the start, which the others are seen against.
     assert scalars["train/coordinate_weight_share_layer0"][0][0] == 0
-    games = {(row["agent_steps"], row["return"]) for row in read_episodes(uninterrupted)}
+    rows = [
+        dict(zip(EPISODE_COLUMNS, row.split(","), strict=False))
+        for row in read_games(uninterrupted)
+    ]
+    games = {(row["agent_steps"], row["return"]) for row in rows}
     for step, value in scalars["return_per_game/Breakout"]:
         assert (str(step), f"{float.fromhex(value):.0f}") in games
     # The mean of the last 100 games, whichever they were.
-    returns = [float(row["return"]) for row in read_episodes(uninterrupted)]
+    returns = [float(row["return"]) for row in rows]
     mean = float.fromhex(scalars["return/Breakout"][-1][1])
     assert mean == pytest.approx(sum(returns) / len(returns))
 
@@ -108,7 +113,7 @@ def test_going_back_to_an_older_checkpoint_changes_nothing(uninterrupted, again)
 def test_the_same_seed_gives_the_same_run_and_another_another(uninterrupted, again, tmp_path):
     assert compare_runs(uninterrupted, again.train()) == []
     other = train(tmp_path, config_of(again.config.run.algo, seed=1))
-    assert read_episodes(other) != read_episodes(uninterrupted)
+    assert read_games(other) != read_games(uninterrupted)
 
 
 def test_plain_sb3_opens_checkpoints_and_the_final_model(uninterrupted):
@@ -174,10 +179,10 @@ def test_a_finished_run_can_be_extended(tmp_path, algo):
     constant = CONSTANT_EPSILON if algo == "dqn" else {}
     config = config_of(algo, **constant)
     directory = train(tmp_path, config)
-    earlier = read_episodes(directory)
+    earlier = read_games(directory)
     train(tmp_path, config.with_total_agent_steps(720))
     assert directory.read_status() == RunStatus(state="finished", agent_steps=720)
-    assert read_episodes(directory)[: len(earlier)] == earlier
+    assert read_games(directory)[: len(earlier)] == earlier
     steps = [step for step, _ in read_scalars(directory)["train/learning_rate"]]
     assert steps == sorted(set(steps))
     assert steps[-1] == 720
