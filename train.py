@@ -36,7 +36,7 @@ from runtime.command_line import (
     read_flags,
 )
 from runtime.process_settings import prepare_process
-from runtime.run_directory import check_folder
+from runtime.run_directory import check_folder, find_run
 
 _DEFAULT_ALGO = "a2c"
 _EXAMPLES = """examples:
@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
         _check_mode(options)
         if options.compare:
             return _compare(options, runs)
-        config = _ask(options)
+        config = find_run(_ask(options), runs)
         if options.dry_run:
             print_result(config.to_json().rstrip())
             print(f"would go to {runs / config.name}", file=sys.stderr)

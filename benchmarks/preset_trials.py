@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.comparison.report.records import Episodes, read_episodes
-from experiments.comparison.statistics.curves import FINAL_GAMES, final_score, moving_means
+from experiments.comparison.statistics.curves import final_score
 from runtime.command_line import OneLineParser, exit_on_user_error
+from runtime.episodes import FINAL_GAMES, Episodes, moving_means, read_episodes
 from runtime.run_directory import RunDirectory
 
 TAKE_OFF_DEVIATIONS = 3

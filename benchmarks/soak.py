@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.models.model_file import read_model_zip
+from configs.run_config import make_config
 from runtime.command_line import OneLineParser
 from runtime.run_directory import RunDirectory
 
@@ -55,7 +56,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """As the run's directory is called."""
+        """What the outcome is told of."""
         return f"{self.algo}-{self.arm}"
 
     @property
@@ -63,23 +64,28 @@ class Case:
         """Agent steps between checkpoints; some tenths of a second."""
         return 240 if self.algo == "a2c" else 120
 
-    def directory(self, runs: Path) -> RunDirectory:
+    def directory(self, runs: Path, **settings: float) -> RunDirectory:
         """Where the run is."""
-        return RunDirectory(runs / "Breakout" / self.name / "seed0")
+        network = {"coord_layers": [0] if self.arm == "coordconv" else []}
+        asked = {**self._settings(settings), **network}
+        return RunDirectory(runs / make_config("Breakout", self.algo, asked).name)
 
     def command(self, runs: Path, steps: int, **settings: float) -> list[str]:
         """What trains the run."""
         command = [sys.executable, "train.py", "--game=Breakout", f"--algo={self.algo}"]
         command += ["--coordconv"] if self.arm == "coordconv" else []
         command += [f"--steps={steps}", f"--runs={runs}", "--device=cpu"]
+        asked = self._settings(settings)
+        return command + [f"--set={name}={value}" for name, value in asked.items()]
+
+    def _settings(self, more: Mapping[str, float]) -> dict[str, float]:
         common: dict[str, float] = {
             "n_envs": self.n_envs,
             "threads": 1,
             "log_every_agent_steps": 80,
             "checkpoint_every_agent_steps": self.checkpoint_every,
         }
-        settings = common | (DQN_SETTINGS if self.algo == "dqn" else {}) | settings
-        return command + [f"--set={name}={value}" for name, value in settings.items()]
+        return {**common, **(DQN_SETTINGS if self.algo == "dqn" else {}), **more}
 
 
 CASES = (
@@ -233,7 +239,7 @@ def watch_growth(
         SoakFailure: If anonymous memory grew by more than 5 %, or open files or threads did at all.
     """
     settings = {"buffer_size": buffer_size} if case.algo == "dqn" else {}
-    directory, log = case.directory(runs), runs / "memory.log"
+    directory, log = case.directory(runs, **settings), runs / "memory.log"
     # The rings behind the memory are longer, by two intervals and 1000 transitions.
     wrapped = 1.1 * (buffer_size + 2 * case.checkpoint_every + 1_000)
     seen: list[tuple[int, int, int]] = []

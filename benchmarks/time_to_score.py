@@ -28,11 +28,10 @@ from typing import TextIO
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agents.training.callbacks import EPISODE_COLUMNS
 from benchmarks.agents import make_sb3
-from experiments.comparison.report.records import read_episodes
 from experiments.comparison.statistics.curves import find_steps_to_reach
 from runtime.command_line import OneLineParser, exit_on_user_error
+from runtime.episodes import EPISODE_COLUMNS, read_episodes
 from runtime.stop_request import SIGNAL_BASE, StopRequest
 
 ROOT = Path(__file__).parent.parent

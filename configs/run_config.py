@@ -5,6 +5,7 @@ settings (device, threads, intervals) are recorded with it and never compared.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
@@ -29,6 +30,8 @@ from configs.settings import (
 
 CONVOLUTIONS = 3
 BASELINE = "cnn"
+PRESET_PREFIX = "preset="
+_PRESET = re.compile(PRESET_PREFIX + "[a-z0-9_-]+")
 _OF_COORDINATES = ("position", "with_radius", "coord_init")  # settings of a layer that has them
 
 Factor = Annotated[float, Field(ge=0, le=LARGEST)]
@@ -195,9 +198,10 @@ class RunConfig(SavedSettings):
     network: NetworkSettings
     hyperparameters: A2CHyperparameters | DQNHyperparameters
     execution: ExecutionSettings
-    # Of a comparison's arm: `key=value` of each hyper-parameter that sets it apart from the others;
-    # part of the run's path. Configs that were saved before there were such arms lack it.
-    variant: tuple[Annotated[str, Field(pattern=r"^[a-z_]+=[A-Za-z0-9_.+-]+$")], ...] = ()
+    # What sets the run apart beside its network, part of its path: `key=value` of hyper-parameters,
+    # of a comparison's arm those that the other arms do not have, of a single run those that the
+    # defaults do not have, after `preset=NAME`. Configs of before there were variants lack it.
+    variant: tuple[str, ...] = ()
 
     @field_validator("hyperparameters", mode="before")
     @classmethod
@@ -218,12 +222,13 @@ class RunConfig(SavedSettings):
 
     @model_validator(mode="after")
     def _check_variant(self) -> Self:
-        names = (setting.partition("=")[0] for setting in self.variant)
-        if self.variant != tuple(write_setting(self.hyperparameters, name) for name in names):
-            raise ValueError(
-                f"`variant` must tell values of the hyper-parameters, got "
-                f"{show(list(self.variant))}."
-            )
+        settings = self.hyperparameters
+        told = {write_setting(settings, name) for name in type(settings).model_fields}
+        for each in self.variant:
+            if each not in told and not _PRESET.fullmatch(each):
+                raise ValueError(
+                    f"`variant` must tell values of the hyper-parameters, got {show(each)}."
+                )
         return self
 
     @property
@@ -246,15 +251,14 @@ class RunConfig(SavedSettings):
 
 
 def write_setting(settings: Settings, name: str) -> str:
-    """A setting as `key=value`, each value in one way; without a value if there is none."""
-    value = getattr(settings, name) if name in type(settings).model_fields else ""
-    return f"{name}={json.dumps(value).strip(chr(34))}"
+    """A setting as `key=value`, each value in one way."""
+    return f"{name}={json.dumps(getattr(settings, name)).strip(chr(34))}"
 
 
 def make_config(
     game: str, algo: str, overrides: Mapping[str, Any], preset: str | None = None
 ) -> RunConfig:
-    """The defaults of an algorithm with some settings replaced.
+    """The defaults of an algorithm with some settings replaced; hyper-parameters make a variant.
 
     Args:
         game: A game's name as `envs.games` spells it.
@@ -274,9 +278,13 @@ def make_config(
                 else f"--preset: {algo} has none; leave it out."
             )
         override(values, presets[preset])
+    standard = dict(values["hyperparameters"])
     override(values, overrides)
     values["run"] |= {"game": game, "algo": algo}
-    return RunConfig.parse(values)
+    config = RunConfig.parse(values)
+    changed = differing_keys(standard, dict(config.hyperparameters))
+    variant = [write_setting(config.hyperparameters, name) for name in changed]
+    return config.replace(variant=(*([f"{PRESET_PREFIX}{preset}"] if preset else []), *variant))
 
 
 def check_learning(config: RunConfig) -> None:

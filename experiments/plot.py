@@ -29,7 +29,6 @@ from experiments.comparison.report.figures import (
 from experiments.comparison.report.records import RunRecord, find_runs, read_run
 from experiments.comparison.statistics.curves import (
     BINS,
-    FINAL_GAMES,
     bin_middles,
     compute_curve_band,
     final_score,
@@ -44,6 +43,7 @@ from runtime.command_line import (
     print_result,
     read_flags,
 )
+from runtime.episodes import FINAL_GAMES
 from runtime.files import open_for_reading, write_atomically
 from runtime.run_directory import RunDirectory
 

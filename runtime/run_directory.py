@@ -30,7 +30,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from configs.run_config import RunConfig
+from configs.run_config import RunConfig, experiment_differences
 from configs.settings import Settings
 from runtime.files import read_json, remove_stale_temporaries, write_json
 
@@ -158,6 +158,23 @@ class RunDirectory:
                 ) from None
             remove_stale_temporaries(self.path)
             yield
+
+
+def find_run(config: RunConfig, runs: Path) -> RunConfig:
+    """A config as the run of it is named below a folder of runs.
+
+    Single runs were not always named after their settings: one that has a directory without them
+    goes on there.
+
+    Raises:
+        OSError, ValueError: If the config there cannot be read; one line.
+    """
+    plain = config.replace(variant=())
+    if config.variant and not RunDirectory(runs / config.name).exists():
+        older = RunDirectory(runs / plain.name)
+        if older.exists() and not experiment_differences(older.read_config(), plain):
+            return plain
+    return config
 
 
 def check_folder(path: Path) -> None:

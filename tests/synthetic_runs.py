@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from agents.training.callbacks import EPISODE_COLUMNS
 from configs.run_config import RunConfig
 from experiments.comparison.plan import ComparisonPlan, make_plan
 from experiments.comparison.report.render import write_report
+from runtime.episodes import EPISODE_COLUMNS
 from runtime.provenance import hash_source
 from runtime.run_directory import RunDirectory, State
 

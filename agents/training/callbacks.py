@@ -15,20 +15,11 @@ from agents.training.tensorboard import GAME_CHARTS, EventFile, lay_out_charts, 
 from configs.run_config import RunConfig
 from envs.atari_vec_env import AtariVecEnv
 from policies.extractors import NatureCoordCNN
+from runtime.episodes import EPISODE_COLUMNS, FINAL_GAMES
 from runtime.files import naming_write_errors
 from runtime.run_directory import RunDirectory
 from runtime.stop_request import StopRequest, TrainingStopped
 
-EPISODE_COLUMNS = (
-    "agent_steps",  # of the run, when the game ended
-    "environment",
-    "return",  # raw, of the whole game
-    "length_frames",
-    "length_agent_steps",
-    "time_limit",  # 1 if the frame limit ended the game
-    "seconds",  # of training so far
-)
-GAMES_PER_MEAN = 100  # as SB3's `stats_window_size`
 IMAGES_EVERY_AGENT_STEPS = 250_000
 MOST_GAMES_SHOWN = 10_000  # one by one, of up to a million of a run that is not extended
 
@@ -55,7 +46,7 @@ class EpisodeLog(BaseCallback):
         super().__init__()
         self._path = path
         self._began = time.monotonic() - seconds
-        self._last_games = deque(last_games, maxlen=GAMES_PER_MEAN)
+        self._last_games = deque(last_games, maxlen=FINAL_GAMES)
         self._update_means()
         is_new = not path.exists()
         with naming_write_errors(path):

@@ -1,19 +1,16 @@
 """The training command: plan one run, train it, and say how it began and ended."""
 
-import csv
 import shlex
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from agents.algorithms.divergence import Divergence
-from agents.training.callbacks import GAMES_PER_MEAN
 from agents.training.requirements import check_needs
 from agents.training.run import find_schedule, plan_run, train_run
 from configs.run_config import RunConfig
 from envs.game_batch import EnvironmentFailure
 from runtime.command_line import FAILED, align_columns
+from runtime.episodes import FINAL_GAMES, moving_means, read_episodes
 from runtime.run_directory import RunDirectory
 from runtime.stop_request import SIGNAL_BASE, StopRequest, TrainingStopped
 
@@ -86,20 +83,19 @@ def _tell_end(directory: RunDirectory, config: RunConfig, agent_steps: int, more
         print("\n".join(align_columns(list(rows.items()), left=2)), flush=True)
 
 
-def describe_returns(episodes: Path) -> dict[str, str]:
+def describe_returns(path: Path) -> dict[str, str]:
     """The mean return of a run's last games, and the best that so many in a row had."""
     try:
-        with episodes.open(encoding="utf-8", newline="") as file:
-            games = [(int(r["agent_steps"]), float(r["return"])) for r in csv.DictReader(file)]
-    except (OSError, csv.Error, LookupError, TypeError, ValueError):
-        return {"mean return": f"unknown, as {episodes.name} cannot be read"}
-    if not games:
+        path.stat()  # a file that is missing is read as one without games
+        episodes = read_episodes(path)
+    except (OSError, ValueError):
+        return {"mean return": f"unknown, as {path.name} cannot be read"}
+    count = min(len(episodes.returns), FINAL_GAMES)
+    if not count:
         return {"mean return": "no finished game"}
-    count = min(len(games), GAMES_PER_MEAN)
-    sums = np.cumsum([0.0, *(game_return for _, game_return in games)])
-    means = (sums[count:] - sums[:-count]) / count
-    best = int(np.argmax(means))
-    step = games[best + count - 1][0]
+    means = moving_means(episodes.returns, count)
+    best = int(means.argmax())
+    step = episodes.agent_steps[best + count - 1]
     return {
         "mean return": f"{means[-1]:.1f}, of the last {count} games",
         "best": f"{means[best]:.1f}, of {count} games up to {step:_} agent steps",

@@ -17,17 +17,16 @@ from configs.run_config import experiment_differences
 from experiments.comparison.plan import PLAN_NAME, ComparisonPlan, continue_plan, load_plan
 from experiments.comparison.report.network_cost import SHARES_NAME, find_weight_shares
 from experiments.comparison.report.records import (
-    PACKED_EPISODES_NAME,
     RunRecord,
     as_planned,
     describe_source,
     find_misfit,
     find_runs,
-    read_episodes_text,
     read_run,
     read_starts,
 )
 from runtime.command_line import FAILED, OneLineParser, exit_on_user_error, parse_path
+from runtime.episodes import PACKED_EPISODES_NAME, read_episodes_text
 from runtime.files import write_atomically
 from runtime.run_directory import RunDirectory
 

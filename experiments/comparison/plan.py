@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from agents.models.own_extractor import load_extractor
 from configs.comparison import Criteria, Design, StoppingRule
 from configs.run_config import (
+    PRESET_PREFIX,
     A2CHyperparameters,
     DQNHyperparameters,
     NetworkSettings,
@@ -118,7 +119,10 @@ class ComparisonPlan(SavedSettings):
         return self.template.replace(
             run=self.template.run.replace(game=game, seed=seed),
             network=network,
-            hyperparameters=_vary(self.template.hyperparameters, variant),
+            hyperparameters=_vary(
+                self.template.hyperparameters,
+                [each for each in variant if not each.startswith(PRESET_PREFIX)],
+            ),
             variant=variant,
         )
 
@@ -182,7 +186,7 @@ def make_plan(
     of_runs = {name: overrides[name] for name in overrides if name not in {*criteria, *stopping}}
     _check_seeds(asked, design, stopping)
     if saved is None or preset is not None or algo != saved.template.run.algo:
-        template = make_config("", algo, of_runs, preset)
+        template = make_config("", algo, of_runs, preset).replace(variant=())
     else:
         values = saved.template.model_dump()
         override(values, of_runs)

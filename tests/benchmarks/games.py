@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from agents.training.callbacks import EPISODE_COLUMNS
+from runtime.episodes import EPISODE_COLUMNS
 
 
 def write_games(path: Path, returns: Sequence[float], steps_per_game: int = 1_000) -> None:

@@ -20,7 +20,7 @@ from configs.run_config import (
     make_config,
     parse_own_arm,
 )
-from configs.settings import Settings, show
+from configs.settings import Argument, Settings, show
 from tests.refusals import refusal
 
 # --- any config -----------------------------------------------------------------------------------
@@ -175,7 +175,31 @@ def test_overrides_reach_every_section():
     assert config.network.coord_layers == (1,)
     assert config.execution.keep_replay
     assert getattr(config.hyperparameters, "tau") == 0.5  # noqa: B009
-    assert config.name == "Pong/dqn-coordconv-layer1/seed4"
+    assert config.name == "Pong/dqn-coordconv-layer1,tau=0.5/seed4"
+
+
+HOW = {"precision": "bf16", "threads": 1, "total_agent_steps": 5, "protocol": "machado"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "preset", "variant"),
+    [
+        (HOW | {"learning_rate": 1.4e-3}, None, []),  # the default
+        (HOW, "zoo", ["preset=zoo"]),
+        ({"gamma": "1", "learning_rate": "1e-3"}, None, ["gamma=1.0", "learning_rate=0.001"]),
+        ({"vf_coef": 0.25, "ortho_init": False}, "zoo", ["preset=zoo", "ortho_init=false"]),
+        ({"optimizer": "adam"}, "zoo", ["preset=zoo", "optimizer=adam"]),
+    ],
+)
+def test_a_run_is_named_after_its_preset_and_hyperparameters(overrides, preset, variant):
+    typed = {
+        name: Argument(value, "--set") if name in ("gamma", "learning_rate") else value
+        for name, value in overrides.items()
+    }
+    config = make_config("Pong", "a2c", {"coord_layers": [0]} | typed, preset)
+    assert list(config.variant) == variant
+    assert config.name == f"Pong/a2c-{','.join(['coordconv', *variant])}/seed0"
+    assert read(config.to_json()) == config
 
 
 @pytest.mark.parametrize(

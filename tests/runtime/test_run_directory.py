@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from runtime.run_directory import RunDirectory, RunStatus
+from configs.run_config import make_config
+from runtime.run_directory import RunDirectory, RunStatus, find_run
 from tests.refusals import refusal
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +31,24 @@ def test_a_directory_is_there_once_a_run_was_started(directory):
         assert not directory.exists()
         directory.config_path.write_text("{}")
     assert directory.exists()
+
+
+def test_a_run_that_is_not_named_after_its_settings_is_found_again(tmp_path):
+    """If it is of exactly these; a longer one of them is the same run."""
+    config = make_config("Pong", "a2c", {"learning_rate": 1e-3}, "zoo")
+    plain = config.replace(variant=())
+    assert find_run(config, tmp_path) == config
+    path = RunDirectory(tmp_path / plain.name).config_path
+    path.parent.mkdir(parents=True)
+    path.write_text(plain.with_total_agent_steps(5).to_json())
+    assert find_run(config, tmp_path) == plain
+    for other in ({"seed": 1, "learning_rate": 1e-3}, {"learning_rate": 1e-4}):
+        config_of_other = make_config("Pong", "a2c", other, "zoo")
+        assert find_run(config_of_other, tmp_path) == config_of_other
+    path = RunDirectory(tmp_path / config.name).config_path
+    path.parent.mkdir(parents=True)
+    path.write_text(config.to_json())
+    assert find_run(config, tmp_path) == config
 
 
 def test_the_lock_keeps_a_second_holder_out_until_it_is_freed(directory):

@@ -127,7 +127,8 @@ def test_a_checkpoint_of_another_run(stopped):
     """config.json was deleted to get around the refusal, or the folder copied."""
     run = stopped("a2c")
     run.directory.config_path.unlink()
-    assert ShortRun(run.runs, short_config(gamma=0.5)).refuse() == (
+    other = short_config(gamma=0.5).replace(variant=run.config.variant)
+    assert ShortRun(run.runs, other).refuse() == (
         f"{run.checkpoints()[-1]} is of a run of other settings (gamma); delete "
         f"{run.directory.path} to start again."
     )

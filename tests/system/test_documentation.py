@@ -42,7 +42,7 @@ def test_the_commands_of_the_page_on_own_networks(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "mynets", raising=False)
     (module,) = [code for language, code in blocks if language == "python"]
     (tmp_path / "mynets.py").write_text(module)
-    run = ["--steps=20", "--n-envs=2", "--device=cpu", "--set=threads=1"]
+    run = ["--steps=20", "--device=cpu", "--set=threads=1"]
     of_compare = ["--games=Breakout", "--seeds=1", "--jobs=1"]
     for line in "".join(code for language, code in blocks if language == "bash").splitlines():
         _, *words = shlex.split(line)

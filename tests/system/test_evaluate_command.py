@@ -36,8 +36,9 @@ def test_a_run_is_scored_and_shown(run, capsys):
     files = ["game.gif", "game.mp4", "returns.json"]
     assert sorted(path.name for path in evaluation.iterdir()) == files
     report = read_report(evaluation)
-    assert report["run"] == "Breakout/a2c-coordconv/seed0"
-    assert (report["game"], report["algo"], report["arm"]) == ("Breakout", "a2c", "coordconv")
+    assert report["run"] == "Breakout/a2c-coordconv,n_envs=1/seed0"
+    arm = "coordconv,n_envs=1"
+    assert (report["game"], report["algo"], report["arm"]) == ("Breakout", "a2c", arm)
     assert (report["run_seed"], report["evaluation_seed"]) == (0, 0)
     assert (report["model"], report["trained_agent_steps"]) == ("final.zip", 1234)
     assert report["protocol"] == "baselines"
@@ -65,7 +66,7 @@ def test_a_run_is_scored_and_shown(run, capsys):
     assert lines[2].endswith("(3 of 3 played)")
     assert lines[-11:-7] == [
         "game                Breakout",
-        "agent               a2c-coordconv/seed0",
+        "agent               a2c-coordconv,n_envs=1/seed0",
         "trained             1_234 agent steps",
         "games               3, 3 different",
     ]
@@ -136,7 +137,7 @@ def test_an_agent_that_is_stuck_is_heard_of(run, tmp_path, capsys, monkeypatch):
     assert evaluate.main([str(run), *flags]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[:23] == [  # two presses come before the agent's first action, the 25th is its last
-        f"Breakout/a2c-coordconv/seed0: a game is at {4 * actions} of at most 100 frames "
+        f"Breakout/a2c-coordconv,n_envs=1/seed0: a game is at {4 * actions} of at most 100 frames "
         "(0 of 1 played)"
         for actions in range(2, 25)
     ]

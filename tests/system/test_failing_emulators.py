@@ -196,11 +196,11 @@ def test_divergence_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, capsys
 
 @pytest.mark.parametrize("algo", ["a2c", "dqn"])
 def test_the_largest_learning_rate_diverges(tmp_path, capsys, algo):
-    run = ShortRun(tmp_path, short_config(algo, total_agent_steps=120))
+    run = ShortRun(tmp_path, short_config(algo, total_agent_steps=120, learning_rate=1e30))
     status, err = run.command(capsys, "--set=learning_rate=1e30")
     assert status == 1
     assert re.fullmatch(
-        rf"{run.config.name}: diverged at \d+ agent steps: "
+        rf"{re.escape(run.config.name)}: diverged at \d+ agent steps: "
         r"(the loss|a weight|an action's probability) is -?(inf|nan); try a smaller "
         r"learning_rate\.\n",
         err,

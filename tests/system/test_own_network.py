@@ -136,8 +136,8 @@ def test_a_network_that_diverges_is_told_as_such(nets, capsys):
     status, line = run.command(capsys, "--extractor=mynets:Diverges")
     assert status == 1
     assert line == (
-        "Breakout/a2c-Diverges/seed0: diverged at 10 agent steps: an action's probability is nan; "
-        "try a smaller learning_rate.\n"
+        f"{run.config.name}: diverged at 10 agent steps: an action's probability is nan; try a "
+        "smaller learning_rate.\n"
     )
 
 

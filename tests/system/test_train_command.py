@@ -141,10 +141,10 @@ def test_a_reader_that_has_gone_ends_it_quietly(unbuffered):
 
 def test_a_run_tells_what_is_trained_and_what_came_of_it(here, capsys):
     """Two environments of five steps each are ten agent steps; 40 are four of these updates."""
-    arguments = command_line(short_config(total_agent_steps=31, n_steps=5), Path("a b"))
-    path = "a b/Breakout/a2c-cnn/seed0"
+    config = short_config(total_agent_steps=31, n_steps=5)
+    arguments, path = command_line(config, Path("a b")), f"a b/{config.name}"
     start = f"""\
-training  Breakout, a2c-cnn, seed 0
+training  Breakout, a2c-{config.arm}, seed 0
 steps     31 agent steps, protocol baselines
 folder    {path}
 device    cpu, fp32
@@ -212,7 +212,7 @@ def test_a_preset_a_multiple_and_the_home_folder(monkeypatch, dry_run):
     )
     expected = {"total_agent_steps": 2_000_000, "n_steps": 10}
     assert printed == make_config("Pong", "a2c", expected, "zoo")
-    assert told == "would go to /nowhere/x/Pong/a2c-cnn/seed0\n"
+    assert told == "would go to /nowhere/x/Pong/a2c-cnn,preset=zoo,n_steps=10/seed0\n"
 
 
 def test_list_games(capsys):

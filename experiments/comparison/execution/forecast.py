@@ -10,12 +10,13 @@ from agents.training.requirements import count_needs
 from configs.run_config import RunConfig
 from configs.settings import load_preset
 from experiments.comparison.plan import ComparisonPlan
-from experiments.comparison.report.records import find_runs, read_episodes, read_progress
+from experiments.comparison.report.records import find_runs, read_progress
 from experiments.comparison.report.stages import StageWatch
 from experiments.comparison.statistics.power import find_detectable_difference
 from experiments.comparison.statistics.sequential import SequentialDesign
 from experiments.comparison.statistics.simulate import judge_until_decided
 from experiments.comparison.statistics.verdicts import alpha_at_look
+from runtime.episodes import read_episodes
 from runtime.run_directory import RunDirectory
 
 PROCESS_BYTES = 600_000_000  # of the program itself, in one training process

@@ -1,47 +1,20 @@
 """What is on the disk of a comparison: its runs, read without opening their models."""
 
-import csv
-import lzma
-import re
-from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from agents.training.callbacks import EPISODE_COLUMNS
 from agents.training.run import find_schedule
 from configs.comparison import default_criteria
 from configs.run_config import BASELINE, RunConfig, experiment_differences
 from configs.settings import load_preset
 from envs.games import find_game
 from experiments.comparison.plan import ComparisonPlan, load_plan
-from experiments.comparison.statistics.curves import FINAL_GAMES
-from experiments.comparison.statistics.intervals import FloatArray
-from runtime.files import read_bytes
+from runtime.episodes import FINAL_GAMES, Episodes, read_episodes, read_last_episodes
 from runtime.run_directory import RunDirectory
 
-PACKED_EPISODES_NAME = "episodes.csv.xz"
-# A run of 200 million agent steps, four times what the literature trains, of games of 150 each, far
-# shorter than a mean of any game: 1.3 million rows of 45 bytes. A stranger's may cost no more.
-_MAX_EPISODES_BYTES = 64 << 20
-_MAX_XZ_MEMORY = 128 << 20  # twice what `preset=9` needs
-_STEPS, _RETURN, _SECONDS = map(EPISODE_COLUMNS.index, ("agent_steps", "return", "seconds"))
-_MAX_RETURN = 1e15  # far more than a game counts to; sums of squares stay finite
 ENDED = ("finished", "diverged")
-_TAIL_BYTES = 16 << 10  # enough for the last 100 games
-
-
-@dataclass(frozen=True, eq=False)
-class Episodes:
-    """A run's finished games, in order; every array has shape (games,)."""
-
-    agent_steps: NDArray[np.int64]  # of the run, at the end of each game
-    returns: FloatArray  # raw
-    seconds: FloatArray  # of training so far, at the end of each game
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,69 +146,11 @@ def describe_source(starts: Sequence[dict[str, Any]]) -> str:
     return ", ".join(dict.fromkeys(versions)) or "unknown"
 
 
-def read_episodes(path: Path) -> Episodes:
-    """Read an `episodes.csv`, or what it was packed into, if either is there.
-
-    A last row that is still being written is left out.
-
-    Raises:
-        ValueError: If it is damaged; one line.
-    """
-    text, header = read_episodes_text(path), ",".join(EPISODE_COLUMNS) + "\n"
-    # One by one: a list of all lines would take many times their memory.
-    lines = (line[0] for line in re.finditer(".*\n", text[: text.rfind("\n") + 1]))
-    if next(lines, header) != header:
-        raise ValueError(f"{path}: its columns are not those of this release; restore the file.")
-    return _parse_rows(lines, path)
-
-
-def read_episodes_text(path: Path) -> str:
-    """The text of an `episodes.csv`, or of what it was packed into; empty if neither is there.
-
-    Raises:
-        ValueError: If it is damaged; one line.
-    """
-    packed = path.with_name(PACKED_EPISODES_NAME)
-    path = path if path.exists() else packed
-    if not path.exists():
-        return ""
-    data = read_bytes(path, max_bytes=_MAX_EPISODES_BYTES)
-    try:
-        if path == packed:
-            xz = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MAX_XZ_MEMORY)
-            data = xz.decompress(data, _MAX_EPISODES_BYTES)
-            if not xz.eof or xz.unused_data:
-                raise lzma.LZMAError
-        return data.decode("ascii")
-    except (UnicodeDecodeError, lzma.LZMAError):
-        raise ValueError(f"{path}: not a table of games; restore the file.") from None
-
-
-def _parse_rows(lines: Iterable[str], path: Path) -> Episodes:
-    columns = array("q"), array("d"), array("d")
-    try:
-        for row in csv.reader(lines, strict=True):
-            columns[0].append(int(row[_STEPS]))
-            columns[1].append(float(row[_RETURN]))
-            columns[2].append(float(row[_SECONDS]))
-        steps, returns, seconds = map(np.array, columns)
-        is_sound = (np.diff(steps, prepend=1) >= 0) & (np.abs(returns) < _MAX_RETURN)
-        if (is_sound & np.isfinite(seconds)).all():
-            return Episodes(steps, returns, seconds)
-    except (ValueError, IndexError, OverflowError, csv.Error):
-        pass
-    raise ValueError(f"{path}: not a table of games; restore the file.")
-
-
 def read_progress(directory: RunDirectory) -> RunProgress:
     """Look at a run that may be training at this moment, reading little."""
     steps, rate, mean_return = directory.count_saved_steps(), None, None
     try:
-        with directory.episodes_path.open("rb") as file:
-            start = max(file.seek(0, 2) - _TAIL_BYTES, 0)
-            file.seek(start)
-            lines = file.read().decode("ascii").split("\n")[1:-1]  # the first: header or cut
-        last = _parse_rows(lines, directory.episodes_path)
+        last = read_last_episodes(directory.episodes_path)
     except (OSError, ValueError):
         return RunProgress(steps, None, None)
     if len(last.returns):
@@ -349,7 +264,7 @@ def _infer_plan(records: Sequence[RunRecord]) -> ComparisonPlan:
     return ComparisonPlan.parse(
         {
             "games": tuple(sorted(games, key=lambda game: (game not in known_games, game))),
-            "arms": tuple(sorted(arms, key=lambda arm: (arm != BASELINE, arm))),
+            "arms": tuple(sorted(arms, key=lambda arm: (arm.split(",")[0] != BASELINE, arm))),
             "extractors": tuple({run.key[1]: run.config.network for run in own}.values()),
             "seeds": tuple(sorted(seeds)),
             "template": largest[0].config,

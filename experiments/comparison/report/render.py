@@ -17,9 +17,10 @@ from experiments.comparison.report.records import ENDED, gather
 from experiments.comparison.report.stages import leave_out_unneeded
 from experiments.comparison.report.tensorboard_pages import write_tensorboard
 from experiments.comparison.statistics.bootstrap import Estimate
-from experiments.comparison.statistics.curves import BINS, FINAL_GAMES, SMOOTHING_BINS
+from experiments.comparison.statistics.curves import BINS, SMOOTHING_BINS
 from experiments.comparison.statistics.intervals import Interval
 from experiments.comparison.statistics.verdicts import VERDICTS
+from runtime.episodes import FINAL_GAMES
 from runtime.files import write_atomically, write_json
 
 FIGURE_FOLDER = "figures"

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from experiments.comparison.statistics.intervals import FloatArray, t_quantile
+from runtime.episodes import FINAL_GAMES, moving_means
 
 BINS = 100  # of the training's agent steps, for the primary metric and the curves
 SMOOTHING_BINS = 5  # moving average of the drawn curves
-FINAL_GAMES = 100  # the last games that make the final score
 
 
 def mean_return_over_training(
@@ -42,19 +42,6 @@ def final_score(returns: ArrayLike) -> float | None:
     """Mean return of the last `FINAL_GAMES` games (of all, if fewer); None if there are none."""
     last = np.asarray(returns, dtype=np.float64)[-FINAL_GAMES:]
     return float(last.mean()) if last.size else None
-
-
-def moving_means(returns: ArrayLike) -> FloatArray:
-    """Mean return of each game and those before it that make up `FINAL_GAMES`.
-
-    From [games] to [games - `FINAL_GAMES` + 1]; empty if there are fewer games.
-    """
-    values = np.asarray(returns, dtype=np.float64)
-    if len(values) < FINAL_GAMES:
-        return np.empty(0)
-    windows = np.lib.stride_tricks.sliding_window_view(values, FINAL_GAMES)
-    means: FloatArray = windows.mean(axis=-1)
-    return means
 
 
 def means_at(marks: ArrayLike, agent_steps: ArrayLike, returns: ArrayLike) -> FloatArray:

@@ -4,6 +4,7 @@ import pytest
 
 from agents.training.command import describe_returns
 from agents.training.progress import Progress, describe_progress
+from tests.benchmarks.games import write_games
 
 
 @pytest.mark.parametrize(
@@ -65,18 +66,16 @@ def test_a_line_is_rewritten_on_a_terminal(monkeypatch, capsys, on_terminal, out
     ],
 )
 def test_returns(tmp_path, returns, told):
-    path = tmp_path / "episodes.csv"
-    rows = [f"{step},{value}.0" for step, value in enumerate(returns, start=1)]
-    path.write_text("\n".join(["agent_steps,return", *rows, ""]))
+    write_games(tmp_path / "run", returns, steps_per_game=1)
     if returns:
         told |= {"best": f"{told['best']} agent steps"}
-    assert describe_returns(path) == told
+    assert describe_returns(tmp_path / "run/episodes.csv") == told
 
 
-@pytest.mark.parametrize("content", ["agent_steps,return\n5\n", "agent_steps\n5\n", None])
+@pytest.mark.parametrize("content", ["agent_steps,return\n5,1\n", None])
 def test_returns_of_a_damaged_file(tmp_path, content):
     path = tmp_path / "episodes.csv"
     if content is not None:
-        path.write_text(content + "5,x")
+        path.write_text(content)
     told = {"mean return": "unknown, as episodes.csv cannot be read"}
     assert describe_returns(path) == told

@@ -41,8 +41,8 @@ NO_ROOM = "{{path}} needs {} GB of disk, {} GB are free; make room or choose ano
         ("a2c", {}, {"memory": 80 * 500_000 + 16 * 1_200_000, "disk": 125_000_000}, None),
         (
             *("a2c", {"n_steps": 50}, {"memory": 10**8}),
-            "Pong/a2c-cnn/seed0 needs 0.42 GB of memory, 0.10 GB are available; set a smaller "
-            "n_envs or n_steps.",
+            "Pong/a2c-cnn,n_steps=50/seed0 needs 0.42 GB of memory, 0.10 GB are available; set a "
+            "smaller n_envs or n_steps.",
         ),
         (
             *("a2c", {"total_agent_steps": 10**12}, {"disk": 10**11}),

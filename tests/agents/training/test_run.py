@@ -9,10 +9,10 @@ import stable_baselines3
 import torch
 
 from agents.models.model_file import read_model_zip, read_newest_checkpoint
-from agents.training.callbacks import EPISODE_COLUMNS
 from agents.training.run import plan_run
 from benchmarks.soak import compare_runs, read_games, read_scalars
 from configs.run_config import RunConfig
+from runtime.episodes import EPISODE_COLUMNS
 from runtime.files import write_atomically
 from runtime.run_directory import RunDirectory, RunStatus
 from tests.refusals import refusal

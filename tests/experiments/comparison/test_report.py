@@ -1,28 +1,23 @@
 """The report: which runs it pools, what it says of them, and that it says it again."""
 
 import json
-import lzma
 import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from configs.run_config import make_config, parse_arm, parse_own_arm
 from experiments.comparison.plan import ComparisonPlan, save_plan
 from experiments.comparison.report.network_cost import compute_network_cost
-from experiments.comparison.report.records import gather, read_episodes, read_progress
+from experiments.comparison.report.records import gather, read_progress
 from experiments.comparison.report.render import write_report
+from runtime.episodes import read_episodes
 from runtime.provenance import hash_source
-from tests.refusals import refusal
 from tests.synthetic_runs import plan_of, read_outputs, write_run
 
 STEPS = 1000
-HEADER = "agent_steps,environment,return,length_frames,length_agent_steps,time_limit,seconds\n"
 
 
 def write_plan_and_runs(runs: Path, plan: ComparisonPlan) -> None:
@@ -175,7 +170,7 @@ def test_other_runs_are_listed_and_left_out(tmp_path):
     report = read_report(tmp_path)
     assert {row["run"]: row["reason"] for row in report["left_out"]} == {
         "Breakout/a2c-cnn/seed7": "not in the plan",
-        "Breakout/a2c-cnn/seed8": "other settings (gamma = 0.5, protocol = machado)",
+        "Breakout/a2c-cnn,gamma=0.5/seed8": "other settings (gamma = 0.5, protocol = machado)",
         "Breakout/a2c-cnn/seed9": "another length (2_000 agent steps)",
         "Breakout/a2c-cnn/seed10": "another source version (abc)",
         "Breakout/dqn-cnn/seed0": "another algorithm (dqn)",
@@ -252,6 +247,19 @@ def test_a_single_run_is_a_comparison_of_size_one(tmp_path):
     report = read_report(tmp_path)
     assert report["comparisons"] == []
     assert report["games"]["Breakout"]["coordconv"]["final_score"] == [4.0]
+
+
+def test_single_runs_of_other_settings_are_a_comparison_like_any(tmp_path):
+    """Each of a directory that says so, of the same preset and hyper-parameters."""
+    networks: list[dict[str, Any]] = [{"coord_layers": [0], "position": "bias-map"}, {}]
+    configs = [make_config("Pong", "a2c", {**each, "gamma": 0.9}, "zoo") for each in networks]
+    for config in configs:
+        write_run(tmp_path, config, [3.0])
+    comparison = gather(tmp_path)
+    names = ("cnn,preset=zoo,gamma=0.9", "bias-map,preset=zoo,gamma=0.9")
+    assert comparison.plan.arms == names
+    assert comparison.plan.runs() == [configs[1], configs[0]]
+    assert comparison.left_out == []
 
 
 def test_a_single_arm_has_a_table_of_returns_and_no_verdict(tmp_path):
@@ -357,55 +365,6 @@ def test_cost_of_the_networks():
     assert coord.multiply_adds_per_update == 20**2 * 32 * 2 * 8**2
     counts = [cost.parameters or 0 for cost in (plain, coord, bias_map)]
     assert [count - counts[0] for count in counts[1:]] == [32 * 2 * 8**2, 32 * 20**2]
-
-
-@settings(deadline=None)  # of the wall clock, which other processes share
-@given(st.text() | st.text('0123456789,.-einfa\n"').map(HEADER.__add__))
-def test_a_table_of_games_is_read_or_refused_with_one_line(tmp_path_factory, text):
-    path = tmp_path_factory.getbasetemp() / "episodes.csv"
-    path.write_text(text, encoding="utf-8", errors="replace", newline="")
-    try:
-        episodes = read_episodes(path)
-    except ValueError:
-        assert refusal(read_episodes, path).startswith(f"{path}: ")
-    else:
-        assert len(episodes.agent_steps) == len(episodes.returns) == len(episodes.seconds)
-        assert np.isfinite(episodes.returns).all()
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "a,b\n1,2\n",
-        "\0",
-        "é",
-        "{columns}\n5,0,1,1,1,0,0.1\n4,0,1,1,1,0,0.1\n",  # steps run backwards
-        "{columns}\n5,0,nan,1,1,0,0.1\n",
-        "{columns}\n5,0\n",
-        "{columns}\n0,0,1,1,1,0,0.1\n",
-    ],
-)
-def test_damaged_tables_of_games_are_refused(tmp_path, text):
-    path = tmp_path / "episodes.csv"
-    path.write_text(text.replace("{columns}\n", HEADER) + "\n", encoding="utf-8")
-    others = text in ("a,b\n1,2\n", "\0")
-    fault = "its columns are not those of this release" if others else "not a table of games"
-    assert refusal(read_episodes, path) == f"{path}: {fault}; restore the file."
-
-
-@pytest.mark.parametrize(
-    "packed",
-    [
-        lzma.compress(HEADER.encode()) + b"\0" * 4,
-        lzma.compress(HEADER.encode()) * 2,
-        lzma.compress(HEADER.encode(), lzma.FORMAT_ALONE),
-        lzma.compress(HEADER.encode() + b"1,,,,,,\n" * (8 << 20), preset=0),  # 64 MiB and more
-    ],
-)
-def test_packed_games_are_one_stream_of_limited_length(tmp_path, packed):
-    (tmp_path / "episodes.csv.xz").write_bytes(packed)
-    line = refusal(read_episodes, tmp_path / "episodes.csv")
-    assert line == f"{tmp_path / 'episodes.csv.xz'}: not a table of games; restore the file."
 
 
 def test_a_row_that_is_being_written_is_left_out(tmp_path):
