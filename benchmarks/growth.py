@@ -14,6 +14,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from benchmarks.agents import make_ours
 from benchmarks.speed import TASKS, Contestant, check_options, measure_rates
 from runtime.command_line import OneLineParser, exit_on_user_error
@@ -22,6 +24,7 @@ from runtime.process_settings import prepare_process
 ENVIRONMENTS = (1, 2, 4, 8, 16, 32, 64, 128)
 JOBS = (1, 2, 3, 4)
 PRECISIONS = ("fp32", "bf16")
+HATCHES = {"emulation": "", "forward": "//", "update": "..", "rest": "xx"}  # of a vector step
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,12 +43,12 @@ def main(arguments: list[str] | None = None) -> int:
     rates: dict[tuple[str, str, int], list[float]] = {}
     for precision in PRECISIONS:
         settings = {"precision": precision}
-        points = [
-            (("environments", precision, count), Contestant("", settings | {"n_envs": count}))
-            for count in ENVIRONMENTS
-        ] + [(("jobs", precision, jobs), Contestant("", settings, jobs)) for jobs in JOBS]
-        measured = measure_rates([each for _, each in points], "a2c", game, options.rounds)
-        rates |= {key: values for (key, _), values in zip(points, measured, strict=True)}
+        points = {
+            ("environments", precision, n): Contestant("", settings | {"n_envs": n})
+            for n in ENVIRONMENTS
+        } | {("jobs", precision, jobs): Contestant("", settings, jobs) for jobs in JOBS}
+        measured = measure_rates(list(points.values()), "a2c", game, options.rounds)
+        rates |= zip(points, measured, strict=True)
     shares = {precision: _measure_shares(game, precision) for precision in PRECISIONS}
     for key, values in rates.items():
         print(*key, f"{median(values):.0f}", sep="\t")
@@ -92,41 +95,26 @@ def _draw(
 
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(10, 3.3), layout="constrained")
     figure.suptitle(f"A2C on {game}, {os.cpu_count()} cores", fontsize=10)
-    for precision, style in zip(PRECISIONS, ("o-", "s--"), strict=True):
-        for axes, what, counts in (
-            (left, "environments", ENVIRONMENTS),
-            (middle, "jobs", JOBS),
-        ):
+    for axes, what, counts in ((left, "environments", ENVIRONMENTS), (middle, "jobs", JOBS)):
+        for precision, style in zip(PRECISIONS, ("o-", "s--"), strict=True):
             values = [rates[what, precision, count] for count in counts]
             axes.plot(counts, [median(each) for each in values], style, label=precision)
             axes.fill_between(counts, [min(v) for v in values], [max(v) for v in values], alpha=0.2)
-    left.set_xscale("log", base=2)
-    left.set(xlabel="environments of one run", ylabel="agent steps a second")
-    left.set_xticks(ENVIRONMENTS, [str(count) for count in ENVIRONMENTS])
-    middle.set(xlabel="runs side by side", ylabel="agent steps a second, in total")
-    middle.set_xticks(JOBS)
-    for axes in (left, middle):
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         axes.legend()
-    bottom = dict.fromkeys(PRECISIONS, 0.0)
-    for part, hatch in zip(
-        ("emulation", "forward", "update", "rest"), ("", "//", "..", "xx"), strict=True
-    ):
-        heights = [shares[precision][part] * 1e3 for precision in PRECISIONS]
+    left.set_xscale("log", base=2)
+    left.set_xticks(ENVIRONMENTS, [str(count) for count in ENVIRONMENTS])
+    left.set(xlabel="environments of one run", ylabel="agent steps a second")
+    middle.set(xlabel="runs side by side", ylabel="agent steps a second, in total", xticks=JOBS)
+    bottom = np.zeros(len(PRECISIONS))
+    for part, hatch in HATCHES.items():
+        heights = np.array([shares[precision][part] * 1e3 for precision in PRECISIONS])
         right.bar(
-            PRECISIONS,
-            heights,
-            bottom=list(bottom.values()),
-            hatch=hatch,
-            label=part,
-            edgecolor="black",
-            alpha=0.7,
+            PRECISIONS, heights, bottom=bottom, hatch=hatch, label=part, ec="black", alpha=0.7
         )
-        for precision, height in zip(PRECISIONS, heights, strict=True):
-            bottom[precision] += height
-    right.set(ylabel="ms of a step of 16 environments")
-    right.set_ylim(top=1.4 * max(bottom.values()))
+        bottom += heights
+    right.set(ylabel="ms of a step of 16 environments", ylim=(0, 1.4 * bottom.max()))
     right.legend(fontsize=8, ncols=2, loc="upper center")
     figure.savefig(path, dpi=110)
 

@@ -37,30 +37,29 @@ def main(arguments: list[str] | None = None) -> int:
     with exit_on_user_error():
         check_options(options.game, options.rounds)
     algo, game = options.algo, options.game
-    theirs = make_sb3(algo, game)
-    ours = make_ours(algo, game, {"precision": options.precision})
-    for agent in (theirs, ours):
+    agents = {
+        "SB3": make_sb3(algo, game),
+        "here": make_ours(algo, game, {"precision": options.precision}),
+    }
+    calls: dict[tuple[str, str], Callable[[], Any]] = {}
+    for side, agent in agents.items():
         agent.learn(TASKS[algo].warm_up)
-    parts: dict[tuple[str, str], Callable[[], Any]] = {}
-    for side, agent in (("SB3", theirs), ("here", ours)):
-        for part, call in _parts_of(agent, algo).items():
-            parts[part, side] = call
-    floor = _make_floor(game, theirs.n_envs)
-    parts["emulation", "bound"] = floor
-    times: dict[tuple[str, str], list[float]] = {key: [] for key in parts}
-    rates: dict[str, list[float]] = {"SB3": [], "here": []}
-    products = []
+        calls |= {(part, side): call for part, call in _parts_of(agent, algo).items()}
+    n_envs: int = agents["SB3"].n_envs
+    calls["emulation", "bound"] = _make_floor(game, n_envs)
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
+    whole, products = "a vector step: whole", []
+    times |= {(whole, side): [] for side in agents}
     for _ in range(options.rounds):
-        for key, call in parts.items():
+        for key, call in calls.items():
             times[key].append(time_call(call))
-        for side, agent in (("SB3", theirs), ("here", ours)):
-            rates[side].append(measure_training(agent, TASKS[algo]))
+        for side, agent in agents.items():
+            times[whole, side].append(n_envs / measure_training(agent, TASKS[algo]))
         products.append(measure_product_rate(options.precision))
     product_rate = statistics.median(products)
 
     seconds = {key: statistics.median(values) for key, values in times.items()}
-    n_envs = theirs.n_envs
-    per_update = theirs.n_steps if algo == "a2c" else 4  # vector steps for each update
+    per_update = agents["SB3"].n_steps if algo == "a2c" else 4  # vector steps for each update
     acting = n_envs * sum(MULTIPLY_ADDS)
     backward = 2 * sum(MULTIPLY_ADDS) - MULTIPLY_ADDS[0]  # the image needs no gradient
     samples = n_envs * per_update if algo == "a2c" else 32
@@ -68,28 +67,21 @@ def main(arguments: list[str] | None = None) -> int:
     learning = samples * (backward + (0 if algo == "a2c" else 2 * sum(MULTIPLY_ADDS)))
     seconds["acting", "bound"] = 2 * acting / product_rate
     seconds["update", "bound"] = 2 * learning / product_rate
+    for side in SIDES:
+        emulation, act, update = (seconds[part, side] for part in ("emulation", "acting", "update"))
+        seconds["a vector step: sum of parts", side] = emulation + act + update / per_update
 
     print(f"\n{algo}, {game}, {options.precision}, {n_envs} environments, ms (median)\n")
     print(f"Large matrix product: {product_rate / 1e9:.0f} GFLOP/s.\n")
     print("| | SB3 | here | bound |")
     print("|---|---:|---:|---:|")
-    names = list(dict.fromkeys(part for part, _ in parts))
-    for part in names:
+    for part in dict.fromkeys(part for part, _ in seconds):
         cells = (seconds.get((part, side)) for side in SIDES)
         texts = ("" if value is None else f"{value * 1e3:.2f}" for value in cells)
         print(f"| {part} | {' | '.join(texts)} |")
-    sums = {
-        side: seconds["emulation", side]
-        + seconds["acting", side]
-        + seconds["update", side] / per_update
-        for side in SIDES
-    }
-    wholes = {side: n_envs / statistics.median(values) for side, values in rates.items()}
-    for label, values in (("a vector step: sum of parts", sums), ("a vector step: whole", wholes)):
-        texts = (f"{values[side] * 1e3:.2f}" if side in values else "" for side in SIDES)
-        print(f"| {label} | {' | '.join(texts)} |")
-    print(f"\nReached: {sums['here'] / wholes['here']:.0%} of the sum of its parts,", end=" ")
-    print(f"{sums['bound'] / wholes['here']:.0%} of the bound.")
+    shares = (seconds["a vector step: sum of parts", side] for side in ("here", "bound"))
+    of_parts, of_bound = (f"{share / seconds[whole, 'here']:.0%}" for share in shares)
+    print(f"\nReached: {of_parts} of the sum of its parts, {of_bound} of the bound.")
     return 0
 
 
@@ -122,6 +114,7 @@ def _parts_of(agent: Any, algo: str) -> dict[str, Callable[[], Any]]:
 
     env, generator = agent.env, np.random.default_rng(0)
     observations = env.reset()
+    agent.lr_schedule = lambda _: 0.0  # learning from one rollout again and again would diverge
     network = None
     if isinstance(agent, FastPath):  # SB3's agents have no network of their own
         assert agent._is_fast()
@@ -147,6 +140,8 @@ def _parts_of(agent: Any, algo: str) -> dict[str, Callable[[], Any]]:
 
     parts: dict[str, Callable[[], Any]] = {"emulation": emulate, "acting": act}
     if algo == "a2c":
+        for step in range(agent.n_steps if network is not None else 0):
+            agent._score(observations, step * env.num_envs)  # what the update starts from
 
         def update() -> None:
             if network is not None:

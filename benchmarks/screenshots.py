@@ -4,7 +4,6 @@ FOLDER/tensorboard.png is the page that `tensorboard --logdir RUNS` opens, repor
 report, which is written first. Needs Chromium.
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -14,7 +13,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tensorboard import program
@@ -31,7 +30,10 @@ _VIRTUAL_MILLISECONDS = 60_000
 
 def main(arguments: list[str] | None = None) -> int:
     """Take the pictures; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    parser = OneLineParser(prog="python -m benchmarks.screenshots", description=__doc__)
+    parser.add_argument("runs", metavar="RUNS", help="the folder of the runs")
+    parser.add_argument("folder", metavar="FOLDER", help="where the pictures go")
+    options = parser.parse_args(arguments)
     with exit_on_user_error():
         runs, folder = parse_path(options.runs, "RUNS"), parse_path(options.folder, "FOLDER")
         browser = find_browser()
@@ -74,13 +76,8 @@ def photograph(browser: str, address: str, path: Path, width: int, height: int) 
             f"--virtual-time-budget={_VIRTUAL_MILLISECONDS}",
             *(f"--screenshot={path.absolute()}", address),
         ]
-        with subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        ) as process:
-            try:
-                process.wait(_PATIENCE_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            subprocess.run(command, capture_output=True, timeout=_PATIENCE_SECONDS, check=False)
     if not path.exists():
         raise WorkFailure(f"{browser} made no picture of {address}.")
     size = path.stat().st_size
@@ -109,13 +106,6 @@ def serve(runs: Path) -> Iterator[str]:
     else:
         raise WorkFailure(f"TensorBoard does not show the runs of {runs}.")
     yield address  # it ends with this process
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="python -m benchmarks.screenshots", description=__doc__)
-    parser.add_argument("runs", metavar="RUNS", help="the folder of the runs")
-    parser.add_argument("folder", metavar="FOLDER", help="where the pictures go")
-    return parser
 
 
 if __name__ == "__main__":

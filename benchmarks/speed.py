@@ -16,7 +16,6 @@ some steps that are not timed. Quote the ratios: the median of those taken withi
 import argparse
 import json
 import random
-import statistics
 import subprocess
 import sys
 import time
@@ -24,6 +23,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from benchmarks.agents import make_ours, make_sb3, make_sb3_env
 from envs.games import find_game
@@ -66,11 +67,6 @@ TRAINING = (
     Contestant("cnn x N", {}, 0, "sb3 x N"),
     Contestant("cnn bf16 x N", {"precision": "bf16"}, 0, "sb3 x N"),
 )
-EVALUATION = (
-    Contestant("sb3", None),
-    Contestant("cnn", {}),
-    Contestant("coordconv", {"coord_layers": [0]}),
-)
 
 
 @dataclass(frozen=True)
@@ -91,7 +87,7 @@ class Task:
 TASKS = {
     "a2c": Task(1_600, 1_600, TRAINING),
     "dqn": Task(240, 800, TRAINING),
-    "evaluation": Task(0, 0, EVALUATION),  # whole games,
+    "evaluation": Task(0, 0, TRAINING[:3]),  # whole games
 }
 
 
@@ -107,10 +103,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(f"--side-by-side must be at least 2, got {options.side_by_side}.")
     for name in options.task:
         known = {
-            contestant.name: replace(
-                contestant, processes=contestant.processes or options.side_by_side
-            )
-            for contestant in TASKS[name].contestants
+            each.name: replace(each, processes=each.processes or options.side_by_side)
+            for each in TASKS[name].contestants
         }
         chosen = [known[each] for each in options.contestants or known if each in known]
         rates = measure_rates(chosen, name, options.game, options.rounds)
@@ -118,16 +112,14 @@ def main(arguments: list[str] | None = None) -> int:
         print("| | agent steps a second | against | times | 95 % interval |")
         print("|---|---:|---|---:|---:|")
         for contestant, own in zip(chosen, rates, strict=True):
-            row = [label(contestant), f"{statistics.median(own):.0f}", "", "", ""]
+            row = [label(contestant), f"{np.median(own):.0f}", "", "", ""]
             against = known.get(options.against or contestant.against)
             if against in chosen and against is not contestant:
                 others = rates[chosen.index(against)]
                 ratios = [a / b for a, b in zip(own, others, strict=True)]
-                row[2:] = [
-                    label(against),
-                    f"{statistics.median(ratios):.2f}",
-                    "{:.2f} - {:.2f}".format(*bootstrap_median(ratios)),
-                ]
+                drawn = np.random.default_rng(0).choice(ratios, (2_000, len(ratios)))
+                low, high = np.quantile(np.median(drawn, axis=1), (0.025, 0.975))
+                row[2:] = [label(against), f"{np.median(ratios):.2f}", f"{low:.2f} - {high:.2f}"]
             print("| " + " | ".join(row) + " |")
         sys.stdout.flush()
     return 0
@@ -171,9 +163,8 @@ def measure_rates(
 def _start(contestant: Contestant, task: str, game: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "benchmarks.speed", "--task", task, "--game", game]
     command += ["--serve", json.dumps(asdict(contestant))]
-    return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
 def _ask(processes: list["subprocess.Popen[str]"]) -> float:
@@ -189,15 +180,6 @@ def _ask(processes: list["subprocess.Popen[str]"]) -> float:
             raise RuntimeError(process.communicate()[1])
         total += float(answer)
     return total
-
-
-def bootstrap_median(ratios: Sequence[float]) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the median."""
-    generator = random.Random(0)
-    medians = sorted(
-        statistics.median(generator.choices(ratios, k=len(ratios))) for _ in range(2_000)
-    )
-    return medians[50], medians[-51]
 
 
 def serve(contestant: Contestant, name: str, game: str) -> None:

@@ -5,13 +5,13 @@ import pytest
 
 from benchmarks import time_to_score
 from benchmarks.time_to_score import Time, Times, format_times, main, read_times
-from tests.benchmarks.games import write_games
+from tests.synthetic_runs import write_games
 
 NEVER = math.inf
 
 
 def test_the_time_of_passing_is_that_of_the_game_that_lifts_the_mean(tmp_path):
-    """Each game takes a tenth of a minute; of the first 100 the mean return is 0 and -0.1."""
+    """Of the first 100 games, which take 10 minutes, the mean return is 0, or -0.1."""
     write_games(tmp_path / "mine/Pong/a2c-cnn/seed0", [k - 50.5 for k in range(1, 121)])
     write_games(tmp_path / "mine/Pong/a2c-cnn/seed1", [k - 50.6 for k in range(1, 121)])
     write_games(tmp_path / "mine/Pong/a2c-cnn/seed2", [-1.0] * 110)

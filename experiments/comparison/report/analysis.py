@@ -17,16 +17,13 @@ from experiments.comparison.report.network_cost import (
 )
 from experiments.comparison.report.position_use import VARIANTS, Variant, read_ablation
 from experiments.comparison.report.records import Comparison, LeftOutRun, RunRecord
-from experiments.comparison.report.stages import Score, pair_arms, score_run
+from experiments.comparison.report.stages import pair_arms
 from experiments.comparison.statistics.bootstrap import (
     Estimate,
     estimate_interquartile_mean,
     estimate_probability_of_improvement,
 )
-from experiments.comparison.statistics.curves import (
-    final_score,
-    find_steps_to_reach,
-)
+from experiments.comparison.statistics.curves import find_steps_to_reach
 from experiments.comparison.statistics.verdicts import (
     VERDICTS,
     GameScores,
@@ -175,35 +172,32 @@ def analyse(comparison: Comparison) -> Analysis:
 
 
 def _score_arm(comparison: Comparison, game: str, arm: str) -> ArmScores:
-    baseline = comparison.ended_runs(game, comparison.plan.arms[0])
-    threshold = _mean(final_score(run.episodes.returns) for run in baseline if run is not None)
-    scores = [_score_run(run, threshold) for run in comparison.ended_runs(game, arm)]
-    means, finals, normalised, steps, games = map(list, zip(*scores, strict=True))
-    return ArmScores(means, finals, normalised, _mean(finals), steps, games)
-
-
-def _score_run(run: RunRecord | None, threshold: float | None) -> tuple[float | None, ...]:
-    if run is None:
-        return (None,) * 5
-    steps, returns = run.episodes.agent_steps, run.episodes.returns
-    mean, final = score_run(run)
-    return (
-        mean,
-        final,
-        None if final is None else find_game(run.config.run.game).human_normalised_score(final),
-        None if threshold is None else find_steps_to_reach(steps, returns, threshold),
-        len(returns),
+    baseline, runs = (comparison.ended_runs(game, name) for name in (comparison.plan.arms[0], arm))
+    threshold = _mean(run.score[1] for run in baseline if run is not None)
+    scores = [(None, None) if run is None else run.score for run in runs]
+    finals = [final for _, final in scores]
+    normalise = find_game(game).human_normalised_score
+    return ArmScores(
+        mean_return_over_training=[metric for metric, _ in scores],
+        final_score=finals,
+        final_human_normalised=[None if final is None else normalise(final) for final in finals],
+        mean_final_score=_mean(finals),
+        agent_steps_to_baselines_final_score=[
+            None
+            if run is None or threshold is None
+            else find_steps_to_reach(run.episodes.agent_steps, run.episodes.returns, threshold)
+            for run in runs
+        ],
+        games_played=[None if run is None else len(run.episodes.returns) for run in runs],
     )
 
 
 def _compare_arms(comparison: Comparison, candidate: str) -> ArmsCompared:
     plan, baseline = comparison.plan, comparison.plan.arms[0]
-
-    def score(game: str, arm: str) -> list[Score | None]:
-        runs = comparison.ended_runs(game, arm)
-        return [None if run is None else score_run(run) for run in runs]
-
-    games = [pair_arms(game, score(game, baseline), score(game, candidate)) for game in plan.games]
+    games = [
+        pair_arms(game, *(comparison.ended_runs(game, arm) for arm in (baseline, candidate)))
+        for game in plan.games
+    ]
     verdicts = judge_games(games, plan.criteria, plan.look, plan.design)
     complete = [game for game in games if game.complete and game.pairs]
     return ArmsCompared(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ from configs.run_config import BASELINE, RunConfig, experiment_differences
 from configs.settings import load_preset
 from envs.games import find_game
 from experiments.comparison.plan import ComparisonPlan, load_plan
+from experiments.comparison.statistics.curves import final_score, mean_return_over_training
 from runtime.episodes import FINAL_GAMES, Episodes, read_episodes, read_last_episodes
 from runtime.run_directory import RunDirectory
 
 ENDED = ("finished", "diverged")
+Key = tuple[str, str, int]  # of a run in a comparison: game, arm and seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,9 +33,16 @@ class RunRecord:
     episodes: Episodes
 
     @property
-    def key(self) -> tuple[str, str, int]:
+    def key(self) -> Key:
         """Game, arm and seed."""
         return self.config.run.game, self.config.arm, self.config.run.seed
+
+    @cached_property
+    def score(self) -> tuple[float | None, float | None]:
+        """Primary metric and final score; None without a finished game."""
+        steps, returns = self.episodes.agent_steps, self.episodes.returns
+        total = self.config.run.total_agent_steps
+        return mean_return_over_training(steps, returns, total), final_score(returns)
 
     @property
     def has_ended(self) -> bool:
@@ -59,7 +69,7 @@ class Comparison:
 
     plan: ComparisonPlan
     is_declared: bool  # the plan was made before the runs; else it was read off them
-    runs: dict[tuple[str, str, int], RunRecord]  # that were started, by game, arm and seed
+    runs: dict[Key, RunRecord]  # that were started
     left_out: list[LeftOutRun]
     # How many seeds each game and arm needs, of a plan that goes on until decided.
     seeds_needed: Mapping[tuple[str, str], int] = field(default_factory=dict)

@@ -13,12 +13,12 @@ from envs.games import find_game
 from experiments.comparison.plan import ComparisonPlan
 from experiments.comparison.report.records import (
     Comparison,
+    Key,
     LeftOutRun,
     RunRecord,
     has_ended,
     read_run,
 )
-from experiments.comparison.statistics.curves import final_score, mean_return_over_training
 from experiments.comparison.statistics.verdicts import (
     GameScores,
     Stage,
@@ -27,26 +27,18 @@ from experiments.comparison.statistics.verdicts import (
 )
 from runtime.run_directory import RunDirectory
 
-Score = tuple[float | None, float | None]  # primary metric and final score; None without a game
-Scores = Mapping[tuple[str, str, int], Score]  # of the ended runs, by game, arm and seed
+Stages = Mapping[tuple[str, str], Stage]  # by game and candidate
 
 
-def score_run(run: RunRecord) -> Score:
-    """What a verdict needs of an ended run."""
-    steps, returns = run.episodes.agent_steps, run.episodes.returns
-    total = run.config.run.total_agent_steps
-    return mean_return_over_training(steps, returns, total), final_score(returns)
-
-
-def find_stages(plan: ComparisonPlan, scores: Scores) -> dict[tuple[str, str], Stage]:
-    """The stage of every game and candidate."""
+def find_stages(plan: ComparisonPlan, ended: Mapping[Key, RunRecord]) -> Stages:
+    """The stage of every game and candidate, by the runs that have ended."""
     assert plan.design is not None
     criteria = plan.criteria
     alpha = alpha_at_look(plan.look, criteria.alpha, criteria.look_share) / len(plan.games)
     stages = {}
     for game in plan.games:
         baseline, *candidates = (
-            [scores.get((game, arm, seed)) for seed in plan.seeds] for arm in plan.arms
+            [ended.get((game, arm, seed)) for seed in plan.seeds] for arm in plan.arms
         )
         for arm, candidate in zip(plan.arms[1:], candidates, strict=True):
             pairs = pair_arms(game, baseline, candidate)
@@ -55,11 +47,14 @@ def find_stages(plan: ComparisonPlan, scores: Scores) -> dict[tuple[str, str], S
 
 
 def pair_arms(
-    game: str, baseline: Sequence[Score | None], candidate: Sequence[Score | None]
+    game: str, baseline: Sequence[RunRecord | None], candidate: Sequence[RunRecord | None]
 ) -> GameScores:
     """Both arms by seed, None where a run has not ended; seeds that one alone has are left out."""
     pairs = list(zip(baseline, candidate, strict=False))
-    before, after = ([pair[arm] or (None, None) for pair in pairs] for arm in (0, 1))
+    before, after = (
+        [(None, None) if run is None else run.score for run in runs]
+        for runs in ([one for one, _ in pairs], [other for _, other in pairs])
+    )
     return GameScores(
         game=game,
         baseline=[metric for metric, _ in before],
@@ -73,7 +68,7 @@ def pair_arms(
 
 
 def count_seeds(
-    plan: ComparisonPlan, stages: Mapping[tuple[str, str], Stage], *, at_most: bool = False
+    plan: ComparisonPlan, stages: Stages, *, at_most: bool = False
 ) -> dict[tuple[str, str], int]:
     """How many seeds each game and arm needs as far as is known; or may need, at most.
 
@@ -93,8 +88,8 @@ def leave_out_unneeded(comparison: Comparison) -> Comparison:
     plan = comparison.plan
     if plan.design is None:
         return comparison
-    scores = {key: score_run(run) for key, run in comparison.runs.items() if run.has_ended}
-    counts = count_seeds(plan, find_stages(plan, scores))
+    ended = {key: run for key, run in comparison.runs.items() if run.has_ended}
+    counts = count_seeds(plan, find_stages(plan, ended))
     runs, left_out = {}, list(comparison.left_out)
     for (game, arm, seed), run in comparison.runs.items():
         if seed in plan.seeds[: counts[game, arm]]:
@@ -114,8 +109,8 @@ class StageWatch:
             ValueError: If a run is damaged; one line.
         """
         self._plan, self._runs = plan, runs
-        self._scores: dict[tuple[str, str, int], Score] = {}
-        self._stages: dict[tuple[str, str], Stage] = {}
+        self._ended: dict[Key, RunRecord] = {}
+        self._stages: Stages = {}
         self.look(plan.runs())
 
     def look(self, configs: list[RunConfig]) -> list[str]:
@@ -124,8 +119,8 @@ class StageWatch:
             directory = RunDirectory(self._runs / config.name)
             if has_ended(directory, config):
                 run = read_run(directory)
-                self._scores[run.key] = score_run(run)
-        before, self._stages = self._stages, find_stages(self._plan, self._scores)
+                self._ended[run.key] = run
+        before, self._stages = self._stages, find_stages(self._plan, self._ended)
         self._due = count_seeds(self._plan, self._stages)
         self._at_most = count_seeds(self._plan, self._stages, at_most=True)
         return [

@@ -4,7 +4,7 @@ import pytest
 
 from agents.training.command import describe_returns
 from agents.training.progress import Progress, describe_progress
-from tests.benchmarks.games import write_games
+from tests.synthetic_runs import write_games
 
 
 @pytest.mark.parametrize(
