@@ -70,20 +70,25 @@ def choose_threads(asked: int) -> tuple[int, str]:
 
 def _find_quota(root: Path) -> float:
     """Seconds of processor time a second that Linux's control groups, v1 or v2, leave us."""
-    quotas = [math.inf]
+    return min(map(_read_quota, list_control_groups("cpu", root)), default=math.inf)
+
+
+def list_control_groups(controller: str, root: Path = Path("/")) -> list[Path]:
+    """The folders of the control groups whose limits of a controller, such as "cpu", are ours."""
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
-        lines = []  # another system
+        return []  # another system
+    folders = []
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        mount = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
+        mount = root / "sys/fs/cgroup" / (controller if controllers else "")
         # A container sees its own group as the root of the mount, but may see its outer path here.
         groups = [path, *map(str, PurePosixPath(path).parents)]
-        quotas += [_read_quota(mount / group.strip("/")) for group in groups]
-    return min(quotas)
+        folders += [mount / group.strip("/") for group in groups]
+    return folders
 
 
 def _read_quota(group: Path) -> float:

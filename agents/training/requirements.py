@@ -2,12 +2,14 @@
 
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from agents.algorithms.build import replay_slack
 from agents.algorithms.replay_buffer import count_bytes
 from configs.run_config import DQNHyperparameters, RunConfig
+from runtime.process_settings import list_control_groups
 
 CHECKPOINT_BYTES = 30_000_000  # of DQN, the larger one: two networks and Adam's two averages
 KEPT_FILES = 4  # two checkpoints, a third being written, the final model
@@ -107,14 +109,32 @@ def _count_replay_bytes(config: RunConfig) -> int:
     return count_bytes(settings.buffer_size, settings.n_envs, replay_slack(config))
 
 
-def _read_available_memory() -> int | None:
-    """Bytes of memory that can be had without swapping; None where the system does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    fields = dict(line.split(":", 1) for line in lines)
-    return int(fields["MemAvailable"].split()[0]) * 1024
+def _read_available_memory(root: Path = Path("/")) -> int | None:
+    """Bytes of memory that can be had without swapping; None where the system does not tell.
+
+    That of the machine, or what a container's or batch job's limit (control groups, v1 and v2)
+    leaves of it: files in the cache count as used there, and make room when it is wanted.
+    """
+    available = []
+    with suppress(OSError):
+        available.append(1024 * _read_fields(root / "proc/meminfo")["MemAvailable:"])
+    for group in list_control_groups("memory", root):
+        for limit, used in (("max", "current"), ("limit_in_bytes", "usage_in_bytes")):
+            with suppress(OSError, ValueError):  # it has none, or "max"
+                most, held = (
+                    int((group / f"memory.{name}").read_text(encoding="ascii"))
+                    for name in (limit, used)
+                )
+                cached = _read_fields(group / "memory.stat")
+                held -= cached["inactive_file"] + cached["active_file"]
+                available.append(max(most - held, 0))
+    return min(available, default=None)
+
+
+def _read_fields(path: Path) -> dict[str, int]:
+    """The first number of each line of one of the kernel's files, by the word before it."""
+    lines = path.read_text(encoding="ascii").splitlines()
+    return {name: int(value) for name, value, *_ in map(str.split, lines)}
 
 
 def _gigabytes(count: int) -> str:

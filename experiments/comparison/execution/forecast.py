@@ -39,8 +39,7 @@ def describe_plan(
     progress = [read_progress(RunDirectory(runs / config.name)) for config in unfinished]
     done = total * ended + sum(min(run.agent_steps, total) for run in progress)
     rate, source = find_rate(plan, runs)
-    if plan.extractors:
-        source += "; networks of your own may take longer"
+    own = "; networks of your own may take more" if plan.extractors else ""
     time = format_seconds((steps - done) / (rate * jobs))
     needs = count_needs(unfinished, runs, jobs, PROCESS_BYTES)
     memory = needs.available_memory
@@ -56,10 +55,10 @@ def describe_plan(
         f"{plan.template.run.precision}, {total:_} agent steps a run",
         f"runs       {len(configs)}{at_most}, of which {ended} have ended; {jobs} at a time",
         f"steps      {steps:_} agent steps{at_most}, {done:_} of them done",
-        f"time       {time}{at_most} at {rate:.0f} agent steps/s a job ({source})",
+        f"time       {time}{at_most} at {rate:.0f} agent steps/s a job ({source}{own})",
         f"disk       {needs.disk / 1e9:.1f} GB at most to come; "
-        f"{needs.free_disk / 1e9:.1f} GB free",
-        f"memory     {needs.memory / 1e9:.1f} GB{available}",
+        f"{needs.free_disk / 1e9:.1f} GB free{own}",
+        f"memory     {needs.memory / 1e9:.1f} GB{available}{own}",
         f"verdicts   {describe_power(plan)}",
         *([] if plan.design is None else [f"stopping   {describe_stopping(plan, plan.design)}"]),
         "order      " + "\n           ".join(order),

@@ -72,13 +72,38 @@ def test_what_a_run_has_written_is_not_needed_again(tmp_path, machine):
     check_needs([config], tmp_path)
 
 
-@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="reads /proc")
-def test_available_memory_is_in_bytes():
-    available = _read_available_memory()
-    assert available is not None
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    total = next(int(line.split()[1]) for line in lines if line.startswith("MemTotal:"))
-    assert total * 1024 / 1000 < available < total * 1024
+STAT = "anon 1\ninactive_file 2000\nactive_file 500\n"
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "available"),
+    [
+        (None, {}, 8192),  # of the machine, in kB
+        ("0::/a/b\n", {"a/b/memory.max": "max\n", "a/b/memory.current": "7\n"}, 8192),
+        # 9000 less the 5000 in use, of which 2500 are files that would make room.
+        ("0::/a\n", {"a/memory.max": "9000\n", "a/memory.current": "5000\n"}, 6500),
+        ("0::/a\n", {"memory.max": "3000\n", "memory.current": "6000\n"}, 0),
+        ("0::/a\n", {"a/memory.max": "99000\n", "a/memory.current": "5000\n"}, 8192),
+        (
+            "7:memory:/docker/1\n4:cpu:/docker/1\n",
+            {f"memory/docker/1/memory.{name}_in_bytes": "5000" for name in ("limit", "usage")},
+            2500,
+        ),
+    ],
+)
+def test_available_memory_is_the_machines_or_what_the_control_group_leaves(
+    tmp_path, groups, files, available
+):
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text("MemTotal:  16 kB\nMemAvailable:   8 kB\nHuge: 0\n")
+    if groups is not None:
+        (tmp_path / "proc/self/cgroup").write_text(groups)
+    for name, content in files.items():
+        path = tmp_path / "sys/fs/cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+        path.with_name("memory.stat").write_text(STAT)
+    assert _read_available_memory(tmp_path) == available
 
 
 def test_a_system_that_does_not_tell_its_memory(monkeypatch):
