@@ -9,14 +9,21 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from experiments.coordinates.config import CellConfig, cell_differences, load_config
-from experiments.coordinates.data import Split, shuffle
+from experiments.coordinates.config import (
+    CellConfig,
+    ModelName,
+    TaskName,
+    cell_differences,
+    load_config,
+)
+from experiments.coordinates.data import Split, SplitName, shuffle
 from experiments.coordinates.table import HEADLINES, show_figure
 from experiments.coordinates.tasks import (
     count_parameters,
@@ -42,6 +49,27 @@ class Divergence(Exception):
     """The loss is not finite."""
 
 
+class _Row(BaseModel):
+    """A row of the curve; what it has beside these are figures."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+    __pydantic_extra__: dict[str, float]
+    steps: int
+    seconds: float
+
+
+class _Result(_Row):
+    task: TaskName
+    split: SplitName
+    model: ModelName
+    seed: int
+    parameters: int
+    steps_to_perfect: int | None = None
+    seconds_to_perfect: float | None
+    stopped: Literal["perfect", "budget"]
+    curve: list[_Row]
+
+
 class CellDirectory(RunDirectory):
     """The directory of one cell; its lock and its provenance are those of every run.
 
@@ -62,9 +90,23 @@ class CellDirectory(RunDirectory):
         return self.exists() and self.result_path.exists()
 
     def read_result(self) -> dict[str, Any]:
-        """The figures of a finished cell."""
-        result: dict[str, Any] = read_json(self.result_path)
-        return result
+        """The figures of a finished cell.
+
+        Raises:
+            ValueError: If a file is damaged; one line.
+        """
+        task, values = load_config(self.config_path).task, read_json(self.result_path)
+        wanted = {f"{part}_{HEADLINES[task]}" for part in ("train", "test")}
+        try:
+            result = _Result.model_validate(values)
+            rows = [result, *result.curve]
+            if result.task == task and all(
+                wanted <= (row.model_extra or {}).keys() for row in rows
+            ):
+                return dict(values)
+        except ValidationError:
+            pass
+        raise ValueError(f"{self.result_path} is damaged; delete {self.path} and run again.")
 
     def load_network(self) -> tuple[CellConfig, nn.Module]:
         """The config of a finished cell and its trained network, on the CPU and not training.

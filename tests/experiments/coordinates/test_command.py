@@ -26,6 +26,22 @@ CELL = "coordinates/classification-uniform/coordconv/seed0"
 
 Ask = Callable[[str], str]
 
+# A finished cell, as its result.json has it.
+RESULT: dict[str, Any] = {
+    "task": "classification",
+    "split": "uniform",
+    "model": "coordconv",
+    "seed": 0,
+    "parameters": 7_553,
+    "steps": 1_200,
+    "seconds": 9.04,
+    "seconds_to_perfect": None,
+    "stopped": "budget",
+    "train_accuracy": 0.99996,
+    "test_accuracy": 0.125,
+    "curve": [],
+}
+
 
 def run(runs: Path, *arguments: str) -> int:
     return main(["--runs", str(runs), *SMALL, *arguments])
@@ -112,6 +128,7 @@ def test_what_does_not_fit_the_cell_on_disk_is_one_line(finished: Path, error_of
 
 
 NOT_JSON = "is not valid JSON (Expecting value at line 1, column {}); correct or replace it."
+DAMAGED = "is damaged; delete CELL and run again."
 
 
 @pytest.mark.parametrize(
@@ -120,6 +137,11 @@ NOT_JSON = "is not valid JSON (Expecting value at line 1, column {}); correct or
         ("config.json", '{"cell": ', NOT_JSON.format(10)),
         ("config.json", "[]", ": a config must be a JSON object; restore the file."),
         ("result.json", '{"stopped": ', NOT_JSON.format(13)),
+        ("result.json", "[]", DAMAGED),
+        ("result.json", '{"stopped": "perfect", "steps": 2}', DAMAGED),
+        ("result.json", json.dumps(RESULT | {"train_accuracy": "all"}), DAMAGED),
+        ("result.json", json.dumps(RESULT | {"task": "regression"}), DAMAGED),
+        ("result.json", json.dumps(RESULT | {"curve": [{"steps": 2, "seconds": 1}]}), DAMAGED),
     ],
 )
 def test_damaged_files_are_one_line(
@@ -177,23 +199,6 @@ def test_all_splits_of_a_task_are_trained_tabled_drawn_and_then_skipped(
     assert run(tmp_path, *arguments) == 0
     assert capsys.readouterr().out.count("/seed2: finished\n") == 4
     assert weights.stat().st_mtime_ns == written
-
-
-# A finished cell, as its result.json has it.
-RESULT: dict[str, Any] = {
-    "task": "classification",
-    "split": "uniform",
-    "model": "coordconv",
-    "seed": 0,
-    "parameters": 7_553,
-    "steps": 1_200,
-    "seconds": 9.04,
-    "seconds_to_perfect": None,
-    "stopped": "budget",
-    "train_accuracy": 0.99996,
-    "test_accuracy": 0.125,
-    "curve": [],
-}
 
 
 def test_the_plain_network_gets_at_least_the_time_of_coordconv(
