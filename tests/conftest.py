@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from runtime.process_settings import count_cores
+
 # Networks here are small and tests may share the machine: threads that wait for each other cost
 # more than they bring.
 torch.set_num_threads(1)
@@ -17,6 +19,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the commands that tests star
 # that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """What `-n auto` means: the cores that we may use, and no more than memory is safe for."""
+    return min(count_cores(), 8)
 
 
 @pytest.fixture
