@@ -26,7 +26,7 @@ from experiments.comparison.report.figures import (
     smooth_curves,
     to_bytes,
 )
-from experiments.comparison.report.records import RunRecord, find_runs, read_run
+from experiments.comparison.report.records import RunRecord, find_runs, read_runs
 from experiments.comparison.statistics.curves import (
     BINS,
     bin_middles,
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         every = _Table.parse(_DEFAULTS | read_flags(options, flags_of(_Table))).every
         out = parse_path(options.out, "--out", "a file")
         check_out(out)
-        lines = group_by_line(read_runs([parse_path(text, "RUNS") for text in options.runs]))
+        lines = group_by_line(find_records([parse_path(text, "RUNS") for text in options.runs]))
         table, panels = format_table(lines, every), make_panels(lines)
         kind = out.suffix.lower()
         if kind == ".csv":
@@ -100,7 +100,7 @@ def check_out(path: Path) -> None:
                 raise ValueError(f"{path} is something else than curves; choose another --out.")
 
 
-def read_runs(paths: Iterable[Path]) -> list[RunRecord]:
+def find_records(paths: Iterable[Path]) -> list[RunRecord]:
     """Read the runs in folders of runs, of a game or of an arm, and run directories, once each.
 
     What cannot be drawn is told on stderr.
@@ -117,21 +117,15 @@ def read_runs(paths: Iterable[Path]) -> list[RunRecord]:
         if not found:
             raise FileNotFoundError(f"{path} has no runs; give the folder that was --runs.")
         directories |= {directory.path.resolve(): directory for directory in found}
-    records, left_out = [], []
-    for directory in directories.values():
-        try:
-            record = read_run(directory)
-            if not len(record.episodes.returns):
-                raise ValueError("no game has ended yet; train longer.")
-            records.append(record)
-        except (OSError, ValueError) as error:
-            fault = str(error).replace(f"{directory.path}/", "")
-            left_out.append(f"{directory.path}: {fault}")
-    if not records:
+    records, faults = read_runs(directories.values())
+    idle = [run.directory.path for run in records if not len(run.episodes.returns)]
+    faults += [(path, "no game has ended yet; train longer.") for path in idle]
+    left_out = [f"{path}: {fault}" for path, fault in faults]
+    if len(idle) == len(records):
         raise ValueError(left_out[0])
     for line in left_out:
         print(f"left out: {line}", file=sys.stderr)
-    return records
+    return [run for run in records if len(run.episodes.returns)]
 
 
 def group_by_line(runs: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:

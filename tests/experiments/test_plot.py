@@ -60,7 +60,7 @@ def test_lines_of_several_folders_and_a_table(runs: Path, tmp_path: Path, capsys
         ["return", "of"],
     ]
     assert lines[2][-3:] == ["-", "2.0", "2.0"]  # 50 games had ended at 500
-    panels = plot.make_panels(plot.group_by_line(plot.read_runs([short, runs])))
+    panels = plot.make_panels(plot.group_by_line(plot.find_records([short, runs])))
     assert [curves.shape for curves in panels[0].curves] == [(1, 20), (3, 20), (2, 20)]
 
 

@@ -10,13 +10,12 @@ from agents.training.requirements import count_needs
 from configs.run_config import RunConfig
 from configs.settings import load_preset
 from experiments.comparison.plan import ComparisonPlan
-from experiments.comparison.report.records import find_runs, read_progress
+from experiments.comparison.report.records import find_runs, read_progress, read_runs
 from experiments.comparison.report.stages import StageWatch
 from experiments.comparison.statistics.power import find_detectable_difference
 from experiments.comparison.statistics.sequential import SequentialDesign
 from experiments.comparison.statistics.simulate import judge_until_decided
 from experiments.comparison.statistics.verdicts import alpha_at_look
-from runtime.episodes import read_episodes
 from runtime.run_directory import RunDirectory
 
 PROCESS_BYTES = 600_000_000  # of the program itself, in one training process
@@ -106,16 +105,14 @@ def describe_stopping(plan: ComparisonPlan, design: SequentialDesign) -> str:
 
 def find_rate(plan: ComparisonPlan, runs: Path) -> tuple[float, str]:
     """Agent steps a second of one job, and where the figure is from."""
-    planned, rates = plan.template.run, []
-    for directory in find_runs(runs):
-        try:
-            run = directory.read_config().run
-            episodes = read_episodes(directory.episodes_path)
-        except (OSError, ValueError):
-            continue
-        same = (run.algo, run.precision) == (planned.algo, planned.precision)
-        if same and len(episodes.seconds) and episodes.seconds[-1] > 0:
-            rates.append(episodes.agent_steps[-1] / episodes.seconds[-1])
+    planned, (records, _) = plan.template.run, read_runs(find_runs(runs))
+    rates = [
+        rate
+        for record in records
+        for run in [record.config.run]
+        if (run.algo, run.precision) == (planned.algo, planned.precision)
+        if (rate := record.agent_steps_per_second) is not None
+    ]
     if rates:
         return float(np.median(rates)), f"median of {len(rates)} runs below {runs}"
     rate = float(load_preset("comparison")["agent_steps_per_second"][planned.algo])

@@ -248,12 +248,8 @@ def _improvement(games: Sequence[GameScores]) -> Estimate | None:
 
 def _describe_cost(comparison: Comparison, arm: str) -> CostRow:
     ended = [run for run in comparison.runs.values() if run.key[1] == arm and run.has_ended]
-    last = [
-        (float(run.episodes.agent_steps[-1]), float(run.episodes.seconds[-1]))
-        for run in ended
-        if len(run.episodes.seconds)
-    ]
-    rates = [steps / seconds for steps, seconds in last if seconds > 0]
+    rates = [rate for run in ended if (rate := run.agent_steps_per_second) is not None]
+    seconds = [float(run.episodes.seconds[-1]) for run in ended if len(run.episodes.seconds)]
     network = comparison.plan.network_of(arm)
     starts = (start for run in ended for start in run.starts)
     cost = read_network_cost(starts) if network.extractor else compute_network_cost(network)
@@ -261,7 +257,7 @@ def _describe_cost(comparison: Comparison, arm: str) -> CostRow:
         **vars(cost),
         arm=arm,
         runs=len(ended),
-        hours=sum(seconds for _, seconds in last) / 3600,
+        hours=sum(seconds) / 3600,
         median_agent_steps_per_second=float(np.median(rates)) if rates else None,
     )
 

@@ -1,6 +1,6 @@
 """What is on the disk of a comparison: its runs, read without opening their models."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -43,6 +43,12 @@ class RunRecord:
         steps, returns = self.episodes.agent_steps, self.episodes.returns
         total = self.config.run.total_agent_steps
         return mean_return_over_training(steps, returns, total), final_score(returns)
+
+    @property
+    def agent_steps_per_second(self) -> float | None:
+        """Of training, up to the last finished game; None if that is not known."""
+        steps, seconds = self.episodes.agent_steps, self.episodes.seconds
+        return float(steps[-1] / seconds[-1]) if len(seconds) and seconds[-1] > 0 else None
 
     @property
     def has_ended(self) -> bool:
@@ -130,6 +136,19 @@ def read_run(directory: RunDirectory) -> RunRecord:
     )
 
 
+def read_runs(
+    directories: Iterable[RunDirectory],
+) -> tuple[list[RunRecord], list[tuple[Path, str]]]:
+    """Read what runs have left; and the paths of those that are damaged, each with the fault."""
+    records, faults = [], []
+    for directory in directories:
+        try:
+            records.append(read_run(directory))
+        except (OSError, ValueError) as error:
+            faults.append((directory.path, str(error).replace(f"{directory.path}/", "")))
+    return records, faults
+
+
 def read_starts(directory: RunDirectory) -> list[dict[str, Any]]:
     """The circumstances of each start of a run; none if it was never started.
 
@@ -204,14 +223,10 @@ def gather(runs: Path) -> Comparison:
         FileNotFoundError: If there are neither runs nor a plan; one line.
         ValueError: If the plan is damaged; one line.
     """
-    plan, records, left_out = load_plan(runs), [], []
-    for directory in find_runs(runs):
-        try:
-            records.append(as_planned(read_run(directory), plan))
-        except (OSError, ValueError) as error:
-            name = directory.path.relative_to(runs).as_posix()
-            left_out.append(LeftOutRun(name, str(error).replace(f"{directory.path}/", "")))
-    is_declared = plan is not None
+    plan = load_plan(runs)
+    records, faults = read_runs(find_runs(runs))
+    left_out = [LeftOutRun(path.relative_to(runs).as_posix(), fault) for path, fault in faults]
+    records, is_declared = [as_planned(run, plan) for run in records], plan is not None
     if plan is None:
         if not records:
             raise FileNotFoundError(

@@ -58,17 +58,17 @@ class SequentialDesign:
         How likely is it under the hypothesis that any look, p-value over share, is as small? Never
         below 1 / (number of drawn paths + 1), as every p-value that was drawn.
         """
-        smallest = _draw_smallest(self.most_seeds, self.rule)
-        found = np.asarray(p_value) / self._share(seeds)
+        smallest = _draw_smallest(self)
+        found = np.asarray(p_value) / self.share(seeds)
         as_small = np.searchsorted(smallest, found, side="right")
         corrected: FloatArray = (as_small + 1) / (len(smallest) + 1)
         return corrected
 
     def nominal_level(self, alpha: ArrayLike, seeds: ArrayLike) -> FloatArray:
         """The level of the plain two-sided t interval that shows a corrected one of level alpha."""
-        smallest = _draw_smallest(self.most_seeds, self.rule)
+        smallest = _draw_smallest(self)
         allowed = np.floor(np.asarray(alpha) / 2 * (len(smallest) + 1)).astype(np.int64)
-        level: FloatArray = 2 * smallest[np.maximum(allowed, 1) - 1] * self._share(seeds)
+        level: FloatArray = 2 * smallest[np.maximum(allowed, 1) - 1] * self.share(seeds)
         return level
 
     def is_futile(
@@ -92,7 +92,7 @@ class SequentialDesign:
             alpha: Of the game by itself, two-sided.
         """
         level = float(self.nominal_level(alpha, self.most_seeds)) / 2
-        least = self.find_least_statistic(seeds, level)
+        least = find_least_statistic(self, seeds, level)
         error = np.asarray(standard_error, dtype=np.float64)
         above_upper, above_lower = np.subtract(mean, margin) / error, np.add(mean, margin) / error
         differs = (above_upper >= least) | (-above_lower >= least)
@@ -100,30 +100,21 @@ class SequentialDesign:
         futile: NDArray[np.bool_] = ~(differs | similar)
         return futile
 
-    def find_least_statistic(self, seeds: int, level: float) -> float:
-        """The t statistic after `seeds` seeds below which a one-sided test is given up.
-
-        With a smaller one the t test of that level at `most_seeds` rejects with a predictive
-        probability below `futility`.
-        """
-        return _find_least_statistic(seeds, self.most_seeds, level, self.rule.futility)
-
-    def _share(self, seeds: ArrayLike) -> FloatArray:
+    def share(self, seeds: ArrayLike) -> FloatArray:
+        """How the level of a look after `seeds` seeds compares with that of the last."""
         share: FloatArray = (np.asarray(seeds) / self.most_seeds) ** self.rule.level_exponent
         return share
 
 
 @cache
-def _draw_smallest(most_seeds: int, rule: StoppingRule) -> FloatArray:
+def _draw_smallest(design: SequentialDesign) -> FloatArray:
     """What the smallest one-sided p-value over share of all looks is when the mean is 0; sorted."""
-    rng = np.random.default_rng(0)
-    seeds = np.arange(rule.first_look, most_seeds + 1)
-    share = (seeds / most_seeds) ** rule.level_exponent
-    found = []
+    rng, first, found = np.random.default_rng(0), design.rule.first_look, []
+    seeds = np.arange(first, design.most_seeds + 1)
+    share = design.share(seeds)
     for _ in range(_PATHS // _CHUNK):
-        values = rng.standard_normal((_CHUNK, most_seeds))
-        sums = values.cumsum(axis=-1)[:, rule.first_look - 1 :]
-        squares = (values**2).cumsum(axis=-1)[:, rule.first_look - 1 :]
+        values = rng.standard_normal((_CHUNK, design.most_seeds))
+        sums, squares = (part.cumsum(axis=-1)[:, first - 1 :] for part in (values, values**2))
         variance = (squares - sums**2 / seeds) / (seeds - 1)
         p_value = special.stdtr(seeds - 1, -sums / np.sqrt(seeds * variance))
         found += [(p_value / share).min(axis=-1), ((1 - p_value) / share).min(axis=-1)]
@@ -131,18 +122,20 @@ def _draw_smallest(most_seeds: int, rule: StoppingRule) -> FloatArray:
 
 
 @cache
-def _find_least_statistic(seeds: int, most_seeds: int, level: float, probability: float) -> float:
-    """See `SequentialDesign.find_least_statistic`.
+def find_least_statistic(design: SequentialDesign, seeds: int, level: float) -> float:
+    """The t statistic after `seeds` seeds below which a one-sided test is given up.
 
-    Draws what is to come from its predictive distribution under the prior 1 / variance. With the
-    standard deviation so far as the unit and t = mean * sqrt(seeds), the test at the end rejects if
+    With a smaller one the t test of that level at `most_seeds` rejects with a predictive
+    probability below `futility`. What is to come is drawn from its predictive distribution under
+    the prior 1 / variance. With the standard deviation so far as the unit and
+    t = mean * sqrt(seeds), the test at the end rejects if
 
         mean + (more / most) * shift >= quantile * sqrt(squares / ((most - 1) * most)),
 
     where `shift` is how far the coming seeds' mean is from this one and `squares` the sum of all
     squared deviations at the end. Neither depends on the mean, so each draw gives the least one.
     """
-    rng = np.random.default_rng(0)
+    rng, most_seeds = np.random.default_rng(0), design.most_seeds
     more = most_seeds - seeds
     sigma = np.sqrt((seeds - 1) / rng.chisquare(seeds - 1, _DRAWS))
     shift = sigma * np.sqrt(1 / seeds + 1 / more) * rng.standard_normal(_DRAWS)
@@ -152,4 +145,4 @@ def _find_least_statistic(seeds: int, most_seeds: int, level: float, probability
     quantile = t_quantile(2 * level, most_seeds - 1)
     least = quantile * np.sqrt(squares / ((most_seeds - 1) * most_seeds))
     least -= more / most_seeds * shift
-    return float(np.quantile(np.sqrt(seeds) * least, probability))
+    return float(np.quantile(np.sqrt(seeds) * least, design.rule.futility))

@@ -44,7 +44,10 @@ from experiments.comparison.statistics.intervals import (
     t_quantile,
 )
 from experiments.comparison.statistics.power import find_seeds_needed
-from experiments.comparison.statistics.sequential import SequentialDesign
+from experiments.comparison.statistics.sequential import (
+    SequentialDesign,
+    find_least_statistic,
+)
 
 Verdict = Literal["better", "similar", "worse", "undecided"]
 Stop = Literal["decided", "given up", "all seeds"]
@@ -292,7 +295,7 @@ def _is_futile(
     if None in lasting or not error:
         return True  # no further seed would change that
     learned = _compute_learning_statistics(game, criteria)
-    least = design.find_least_statistic(seeds, criteria.alpha / 2)
+    least = find_least_statistic(design, seeds, criteria.alpha / 2)
     if not result.is_open and max(learned) < least:
         return True
     assert result.mean_difference is not None
