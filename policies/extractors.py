@@ -9,7 +9,7 @@ from typing import Literal, Self, get_args
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import NatureCNN
-from torch import nn
+from torch import Tensor, nn
 
 from policies.coordconv import CoordConv2d, CoordInit, copy_image_part, plain_convolution
 from policies.position_controls import BiasMapConv2d, RandomChannelConv2d
@@ -137,6 +137,22 @@ class NatureCoordCNN(NatureCNN):
     def _generator_for(self, index: int) -> torch.Generator:
         """Make a layer's own generator, at its start: draws do not depend on the other layers."""
         return torch.Generator().manual_seed(self._layer_seeds[index])
+
+
+@torch.no_grad()
+def count_live_filters(extractor: NatureCNN, images: Tensor) -> list[int]:
+    """Count the filters of each convolution that are above zero anywhere in some images.
+
+    Args:
+        extractor: With ReLUs, which pass no gradient to a filter that is below zero everywhere.
+        images: Float32 [B, C, H, W] in [0, 1].
+    """
+    counts = []
+    for layer in extractor.cnn:
+        images = layer(images)
+        if isinstance(layer, nn.ReLU):
+            counts.append(int((images > 0).any(0).flatten(1).any(1).sum()))
+    return counts
 
 
 def _check_position(

@@ -9,12 +9,13 @@ from typing import Any, Protocol
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import HParam, Image
+from stable_baselines3.common.torch_layers import NatureCNN
 
 from agents.training.checkpoints import save_checkpoint
 from agents.training.tensorboard import GAME_CHARTS, EventFile, lay_out_charts, tile_maps
 from configs.run_config import RunConfig
 from envs.atari_vec_env import AtariVecEnv
-from policies.extractors import NatureCoordCNN
+from policies.extractors import NatureCoordCNN, count_live_filters
 from runtime.episodes import EPISODE_COLUMNS, FINAL_GAMES
 from runtime.files import naming_write_errors
 from runtime.run_directory import RunDirectory
@@ -102,7 +103,7 @@ class EpisodeLog(BaseCallback):
 
 
 class TensorBoardRows(BaseCallback):
-    """Logs a row of SB3's tags, and of how position is used, at regular intervals.
+    """Logs a row of SB3's tags, and of the convolutions, at regular intervals.
 
     Args:
         config: The run's config.
@@ -146,8 +147,8 @@ class TensorBoardRows(BaseCallback):
                 "hparams": HParam(asked | {"arm": config.arm}, {"rollout/ep_rew_mean": 0.0}),
                 "layout": lay_out_charts(GAME_CHARTS, [config.run.game]),
             }
-            # The position's first shares: what all later ones are seen against.
-            self._events.write_values(values | self._describe_position(), 0)
+            # Of the convolutions at their start: what all later values are seen against.
+            self._events.write_values(values | self._describe_layers(), 0)
 
     def _on_rollout_start(self) -> None:
         every = self._config.execution.log_every_agent_steps
@@ -183,19 +184,23 @@ class TensorBoardRows(BaseCallback):
         since, from_step = self._rate_from
         record("time/fps", int((step - from_step) / max(now - since, 1e-9)))
         self._rate_from = now, step
-        for tag, value in self._describe_position().items():
+        for tag, value in self._describe_layers().items():
             record(tag, value)
         self._logged_agent_steps = step
         self.logger.dump(step)
         self._episodes.flush()
 
-    def _describe_position(self) -> dict[str, Any]:
-        """By tag, the share that position has of each layer's weights, and now and then its map."""
-        policy = self.model.policy
+    def _describe_layers(self) -> dict[str, Any]:
+        """By tag, of each convolution: live filters, position's share, now and then its map."""
+        policy, values = self.model.policy, dict[str, Any]()
         extractor = getattr(policy, "features_extractor", None) or policy.q_net.features_extractor
+        if isinstance(extractor, NatureCNN):
+            images = policy.obs_to_tensor(self.model._last_obs)[0].float() / 255
+            for index, count in enumerate(count_live_filters(extractor, images)):
+                values[f"train/live_filters_layer{index}"] = float(count)
         if not isinstance(extractor, NatureCoordCNN):
-            return {}
-        logged, values = self._logged_agent_steps, dict[str, Any]()
+            return values
+        logged = self._logged_agent_steps
         show_maps = not logged or is_due(self.num_timesteps, logged, IMAGES_EVERY_AGENT_STEPS)
         sizes = extractor.input_sizes()
         for index, layer in extractor.position_layers().items():

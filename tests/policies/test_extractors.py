@@ -11,7 +11,7 @@ from stable_baselines3.common.torch_layers import NatureCNN
 from torch import Tensor, nn
 
 from policies.coordconv import CoordConv2d
-from policies.extractors import NatureCoordCNN
+from policies.extractors import NatureCoordCNN, count_live_filters
 from policies.position_controls import BiasMapConv2d, RandomChannelConv2d
 from tests.random_frames import RandomFrames
 from tests.refusals import refusal
@@ -318,3 +318,16 @@ def test_misuse_is_named(layers, options, message):
 def test_spaces_that_are_not_images_are_refused_as_sb3_does(space):
     with pytest.raises(AssertionError, match="NatureCNN"):
         NatureCoordCNN(space, coord_layers=(0,))
+
+
+def test_filters_that_are_at_zero_in_every_image_are_not_counted_as_live():
+    extractor, images = build_plain(), torch.ones(2, 4, 84, 84)
+    with torch.no_grad():
+        for index, layer in enumerate((extractor.cnn[0], extractor.cnn[2], extractor.cnn[4])):
+            layer.weight.zero_()
+            layer.bias.fill_(-1)
+            layer.bias[: index + 1] = 1
+        # Above zero only where the second image is dark.
+        extractor.cnn[0].bias[9], extractor.cnn[0].weight[9] = 1, -1
+    images[1, :, :8, :8] = 0
+    assert count_live_filters(extractor, images) == [2, 2, 3]

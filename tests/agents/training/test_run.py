@@ -73,6 +73,7 @@ def test_tensorboard_has_sb3s_tags_and_the_games(uninterrupted):
         "return/Breakout",
         "return_per_game/Breakout",
         "train/coordinate_weight_share_layer0",
+        *(f"train/live_filters_layer{index}" for index in range(3)),
         "train/learning_rate",
         "train/loss" if algo == "dqn" else "train/policy_loss",
     }
