@@ -6,21 +6,29 @@ Every folder holds the runs of one variant, `<Game>/<arm>/seed<k>/`, and is call
 is called. A cell is the mean over the seeds that have come so far: of all games that ended in the
 first so many agent steps, and of the last 100 games. A run has taken off once the mean of 100
 games is three standard deviations of the first 100 returns above their mean; it has collapsed if it
-ended at less than half of what it had gained.
+ended at less than half of what it had gained. Live are those filters of the first convolution (of
+32) that are above zero anywhere in the newest checkpoint's 16 observations.
 """
 
 import argparse
+import io
 import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
+from stable_baselines3.common.torch_layers import NatureCNN
 
+from agents.evaluation.agent import load_agent
+from agents.models.model_file import read_newest_checkpoint
 from experiments.comparison.report.records import RunRecord, find_runs, read_run
 from experiments.comparison.statistics.curves import final_score
+from policies.extractors import count_live_filters
 from runtime.command_line import OneLineParser, exit_on_user_error
 from runtime.episodes import FINAL_GAMES, moving_means
+from runtime.run_directory import RunDirectory
 
 TAKE_OFF_DEVIATIONS = 3
 KEPT_SHARE = 0.5  # of what was gained, below which a run has collapsed
@@ -60,10 +68,10 @@ def format_trials(variants: Sequence[Path], marks: Sequence[float]) -> list[str]
             name = variant.name if arm == "cnn" else f"{variant.name}, {arm}"
             cells = [game, name, *_cells_of(list(runs), marks)]
             rows.append((game, f"| {' | '.join(cells)} |"))
-    heads = [f"first {mark:g}M" for mark in marks]
+    heads = [*(f"first {mark:g}M" for mark in marks), f"last {FINAL_GAMES} games", "live"]
     return [
-        f"| game | variant | seeds | {' | '.join(heads)} | last {FINAL_GAMES} games | took off |",
-        f"|---|---|---|{'---:|' * len(heads)}---:|---|",
+        f"| game | variant | seeds | {' | '.join(heads)} | took off |",
+        f"|---|---|---|{'---:|' * len(heads)}---|",
         *(row for _, row in sorted(rows, key=lambda row: row[0])),
     ]
 
@@ -86,7 +94,21 @@ def _cells_of(runs: Sequence[RunRecord], marks: Sequence[float]) -> list[str]:
     fates = [describe_fate(run.episodes.returns) for run in runs]
     collapsed = fates.count("collapsed")
     off = f"{len(fates) - fates.count('no')} of {len(fates)}"
-    return [*cells, off + f", {collapsed} collapsed" * bool(collapsed)]
+    live = [count for run in runs if (count := count_live(run.directory)) is not None]
+    return [*cells, _show(live, len(runs)), off + f", {collapsed} collapsed" * bool(collapsed)]
+
+
+def count_live(directory: RunDirectory) -> int | None:
+    """Live filters of the first convolution of the newest checkpoint, which has observations."""
+    checkpoint = read_newest_checkpoint(directory)
+    if checkpoint is None:
+        return None
+    policy = load_agent(checkpoint.path, None, None, torch.device("cpu")).policy
+    extractor = policy.get_submodule("features_extractor")
+    assert isinstance(extractor, NatureCNN)
+    saved = np.load(io.BytesIO(checkpoint.read_member("resume.npz")), allow_pickle=False)
+    images = torch.as_tensor(saved["last_observations"]).float() / 255
+    return count_live_filters(extractor, images)[0]
 
 
 def describe_fate(returns: np.ndarray) -> str:
