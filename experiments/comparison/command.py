@@ -39,8 +39,7 @@ def run_comparison(
         declare: Only say it and write the plan, to be carried out later.
 
     Returns:
-        0 if all runs ended; 1 if some failed or could not be saved; 129, 130 or 143 if all were
-        saved when a signal asked to stop.
+        The exit status, as docs/comparison.md has it.
 
     Raises:
         OSError: If something cannot be read or written; one line.
@@ -56,10 +55,9 @@ def run_comparison(
         cluster = None if ray_address is None else stack.enter_context(connect(ray_address))
         cores = count_cores() if cluster is None else cluster.cores
         jobs = min(jobs or cores, max(len(unfinished), 1))
-        threads = max(cores // jobs, 1)
         # What this machine's user and load allow says nothing of a cluster's nodes.
         most_threads = choose_threads(0)[0] if cluster is None else cluster.largest_node
-        threads = min(threads, most_threads)
+        threads = min(max(cores // jobs, 1), most_threads)
         if declare and not dry_run:
             runs.mkdir(parents=True, exist_ok=True)
             save_plan(plan, runs)
@@ -83,7 +81,7 @@ def run_comparison(
             watch=watch,
         )
         for failure in failures:
-            print(f"failed: {failure.name}: {failure.message}; see {failure.log}", file=sys.stderr)
+            print(f"failed: {failure}; see {failure.log}", file=sys.stderr)
         try:
             if stop.signal is None:
                 print(f"written: {write_report(runs)}", flush=True)

@@ -52,6 +52,9 @@ class Failure:
     log: Path
     message: str
 
+    def __str__(self) -> str:
+        return f"{self.name}: {self.message}"
+
 
 @dataclass
 class _Job:
@@ -194,10 +197,10 @@ def execute(
                         table.runs_are_not_needed(len(waiting) - len(needed))
                         waiting = needed
                 elif job.attempt < ATTEMPTS and not stop:
-                    table.say(f"{failure.name}: {failure.message}; it is tried once more.")
+                    table.say(f"{failure}; it is tried once more.")
                     waiting.insert(0, (job.config, job.attempt + 1))
                 else:
-                    table.say(f"{failure.name}: {failure.message}; given up, see {failure.log}")
+                    table.say(f"{failure}; given up, see {failure.log}")
                     failures.append(failure)
             if not told_to_stop:
                 training = [job.config for job in active]
@@ -208,7 +211,7 @@ def execute(
         failures += unsaved
         if not (isinstance(error, KeyboardInterrupt) and failures):
             for failure in unsaved:
-                table.say(f"{failure.name}: {failure.message}; see {failure.log}")
+                table.say(f"{failure}; see {failure.log}")
             raise
     return failures
 

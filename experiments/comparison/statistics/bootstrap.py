@@ -33,9 +33,7 @@ def estimate_interquartile_mean(scores: Sequence[ArrayLike], rng: np.random.Gene
     seeds: 88 % coverage), so they are moved outwards (95.7 %): the expanded percentile interval of
     Hesterberg 2015, "What Teachers Should Know About the Bootstrap".
 
-    Args:
-        scores: For each game the (human-normalised) scores of its seeds; shapes (S_g,).
-        rng: Source of the resampling.
+    `scores` are, for each game, the (human-normalised) ones of its seeds; shapes (S_g,).
     """
     values = [np.asarray(game, dtype=np.float64) for game in scores]
     resampled = np.concatenate(
@@ -54,10 +52,7 @@ def estimate_probability_of_improvement(
     over the games. The bootstrap draws seeds anew within each game, both arms' runs of a seed
     together; its interval is made as that of `estimate_interquartile_mean`.
 
-    Args:
-        games: For each game its seeds' pairs, the baseline's score first; shapes (S_g, 2). One game
-            gives that game's value.
-        rng: Source of the resampling.
+    `games` are, for each game, its seeds' pairs, the baseline's score first; shapes (S_g, 2).
     """
     pairs = [np.asarray(game, dtype=np.float64) for game in games]
     observed, resampled = [], []

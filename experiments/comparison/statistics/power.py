@@ -18,27 +18,16 @@ def find_seeds_needed(
     A difference beyond the margin aims at better or worse, one within it at similar (both of whose
     one-sided tests must reject: the sum of their powers less 1, a lower bound).
 
-    Args:
-        mean: The true mean paired difference.
-        standard_deviation: Of the paired differences, above 0.
-        margin: As in the verdict.
-        alpha: Level of the two-sided interval that the verdict is read off.
-        criteria: The target probability, and where to give up.
-
-    Returns:
-        Seeds in all, or None if even `max_seeds` are too few.
+    Mean and standard deviation (above 0) are the true ones of the paired differences, `alpha` the
+    level of the two-sided interval that the verdict is read off. None if even `criteria.max_seeds`
+    are too few.
     """
     seeds = np.arange(MIN_SEEDS, criteria.max_seeds + 1)
     scale = np.sqrt(seeds) / standard_deviation
     distance = abs(mean) - margin
-    if distance > 0:
-        reached = compute_power(distance * scale, seeds - 1, alpha)
-    else:
-        reached = (
-            compute_power(-distance * scale, seeds - 1, alpha)
-            + compute_power((margin + abs(mean)) * scale, seeds - 1, alpha)
-            - 1
-        )
+    reached = compute_power(abs(distance) * scale, seeds - 1, alpha)
+    if distance <= 0:
+        reached = reached + compute_power((margin + abs(mean)) * scale, seeds - 1, alpha) - 1
     enough = np.flatnonzero(reached >= criteria.power)
     return int(seeds[enough[0]]) if len(enough) else None
 

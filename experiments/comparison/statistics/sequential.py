@@ -72,28 +72,16 @@ class SequentialDesign:
         return level
 
     def is_futile(
-        self,
-        mean: ArrayLike,
-        standard_error: ArrayLike,
-        margin: ArrayLike,
-        seeds: int,
-        alpha: float,
+        self, mean: ArrayLike, error: ArrayLike, margin: ArrayLike, seeds: int, alpha: float
     ) -> NDArray[np.bool_]:
         """Whether a verdict at `most_seeds` has become improbable; arguments as for `decide`.
 
-        For `similar` both of its one-sided tests must be possible; that they go together is not
-        asked, so that a game rather goes on.
-
-        Args:
-            mean: Shape (...), as all arrays.
-            standard_error: Of the mean, above 0.
-            margin: Not negative.
-            seeds: Of all of them, below `most_seeds`.
-            alpha: Of the game by itself, two-sided.
+        But `alpha`, which is of each game by itself, and `seeds`, of all of them, fewer than
+        `most_seeds`. For `similar` both of its one-sided tests must be possible; that they go
+        together is not asked, so that a game rather goes on.
         """
         level = float(self.nominal_level(alpha, self.most_seeds)) / 2
         least = find_least_statistic(self, seeds, level)
-        error = np.asarray(standard_error, dtype=np.float64)
         above_upper, above_lower = np.subtract(mean, margin) / error, np.add(mean, margin) / error
         differs = (above_upper >= least) | (-above_lower >= least)
         similar = (-above_upper >= least) & (above_lower >= least)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 from configs.comparison import MIN_SEEDS, default_criteria, default_stopping_rule
@@ -80,9 +80,8 @@ def compute_expected_gain() -> FloatArray:
 def simulate_comparisons(families: int, seeds: int, rng: np.random.Generator) -> dict[str, float]:
     """Judge `families` simulated comparisons with `seeds` pairs per game.
 
-    Returns:
-        Rates in [0, 1] by what they are of: a row of the table each. "At the margin" every
-        difference is as large as its margin; without a margin is the hardest case.
+    Rates in [0, 1] by what they are of: a row of the table each. "At the margin" every difference
+    is as large as its margin; without a margin is the hardest case.
     """
     gains = simulate_gains(rng, families, seeds)
     fraction = default_criteria().margin_fraction
@@ -108,18 +107,19 @@ def simulate_until_decided(
 ) -> dict[str, float]:
     """Judge `families` simulated comparisons that go on until decided.
 
-    Returns:
-        Rates in [0, 1], and numbers of seeds (names with "seeds"): a row of the table
-        each. The fixed plan beside it has as many seeds in every game as it takes to tell the same
-        share of all games better; between two numbers of seeds that is interpolated.
+    Rates in [0, 1], and numbers of seeds (names with "seeds"): a row of the table each. The fixed
+    plan beside it has as many seeds in every game as it takes to tell the same share of all games
+    better; between two numbers of seeds that is interpolated.
     """
     fraction, counts = default_criteria().margin_fraction, range(MIN_SEEDS, most_seeds + 1)
-    effects = {f"candidate gains {effect:.0%} more": np.full(GAMES, effect) for effect in EFFECTS}
+    effects: dict[str, ArrayLike] = {
+        f"candidate gains {effect:.0%} more": effect for effect in EFFECTS
+    }
     effects[MIXED] = np.resize([0.0, 0.5, 1.0], GAMES)
-    gains, zero = simulate_gains(rng, families, most_seeds), np.zeros(GAMES)
-    same, seeds_same = _judge_until_decided(*gains, zero, fraction)
-    no_margin, _ = _judge_until_decided(*gains, zero, 0.0)
-    at_margin, _ = _judge_until_decided(*gains, zero + fraction, fraction)
+    gains = simulate_gains(rng, families, most_seeds)
+    same, seeds_same = _judge_until_decided(*gains, 0.0, fraction)
+    no_margin, _ = _judge_until_decided(*gains, 0.0, 0.0)
+    at_margin, _ = _judge_until_decided(*gains, fraction, fraction)
     rates = {
         FALSE_DIFFERENCE: _any_game(same, "better", "worse"),
         FALSE_WITHOUT_MARGIN: _any_game(no_margin, "better", "worse"),
@@ -158,14 +158,10 @@ def format_table(columns: dict[str, dict[str, float]], families: int) -> str:
 
 
 def _judge(
-    baseline: FloatArray,
-    unchanged: FloatArray,
-    *,
-    effect: float | FloatArray,
-    margin_fraction: float,
+    baseline: FloatArray, unchanged: FloatArray, *, effect: ArrayLike, margin_fraction: float
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    criteria = default_criteria()
-    seeds = baseline.shape[-1]
+    """The verdicts, and whether each game's 95 % interval covers the true difference."""
+    criteria, seeds = default_criteria(), baseline.shape[-1]
     differences = (1 + np.reshape(effect, (-1, 1))) * unchanged - baseline
     mean = differences.mean(axis=-1)
     error = differences.std(axis=-1, ddof=1) / np.sqrt(seeds)
@@ -177,19 +173,16 @@ def _judge(
 
 
 def _judge_until_decided(
-    baseline: FloatArray, unchanged: FloatArray, effect: FloatArray, margin_fraction: float
+    baseline: FloatArray, unchanged: FloatArray, effect: ArrayLike, margin_fraction: float
 ) -> tuple[NDArray[Any], float]:
     """The verdicts, and the mean number of seeds a game."""
     criteria, most_seeds = default_criteria(), baseline.shape[-1]
     design = SequentialDesign(most_seeds, default_stopping_rule())
     alpha = alpha_at_look(1, criteria.alpha, criteria.look_share)
+    differences = (1 + np.reshape(effect, (-1, 1))) * unchanged - baseline
     gains = baseline.cumsum(axis=-1) / np.arange(1, most_seeds + 1)
-    verdicts, seeds = judge_until_decided(
-        (1 + effect[:, None]) * unchanged - baseline,
-        margin_fraction * np.maximum(gains, 0),
-        alpha,
-        design,
-    )
+    margins = margin_fraction * np.maximum(gains, 0)
+    verdicts, seeds = judge_until_decided(differences, margins, alpha, design)
     return verdicts, float(seeds.mean())
 
 
@@ -213,9 +206,7 @@ def judge_until_decided(
     squares = (differences**2).cumsum(axis=-1) - counts * means**2
     errors = np.sqrt(squares / np.maximum(counts - 1, 1) / counts)
     stopped = np.full((*shape, games), most_seeds)
-    for seeds in reversed(
-        range(design.rule.first_look, most_seeds)
-    ):  # the first of all stops is what remains
+    for seeds in reversed(range(design.rule.first_look, most_seeds)):  # the first stop remains
         mean, error, margin = (part[..., seeds - 1, None] for part in (means, errors, margins))
         alone, _ = decide(mean, error, margin, seeds, alpha / games, design)
         futile = design.is_futile(mean, error, margin, seeds, alpha / games)
@@ -250,21 +241,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with exit_on_user_error():
         if families < 1:
             raise ValueError(f"--families must be at least 1, got {families}.")
-        fixed = {
-            f"{seeds} seeds": simulate_comparisons(
-                families, seeds, np.random.default_rng([0, seeds])
-            )
-            for seeds in SEEDS
-        }
+        make_rng = np.random.default_rng
+        fixed = {f"{n} seeds": simulate_comparisons(families, n, make_rng([0, n])) for n in SEEDS}
         until_decided = {
-            f"until decided, at most {seeds}": simulate_until_decided(
-                families, seeds, np.random.default_rng([1, seeds])
-            )
-            for seeds in MOST_SEEDS
+            f"until decided, at most {n}": simulate_until_decided(families, n, make_rng([1, n]))
+            for n in MOST_SEEDS
         }
-        print(
-            format_table(fixed, families), format_table(until_decided, families), sep="\n", end=""
-        )
+        tables = [format_table(columns, families) for columns in (fixed, until_decided)]
+        print(*tables, sep="\n", end="")
     return 0
 
 

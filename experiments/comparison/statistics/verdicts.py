@@ -70,13 +70,10 @@ def step_down(p_values: ArrayLike, alpha: float) -> tuple[NDArray[np.bool_], Flo
     The smallest p-value is compared with alpha / G, the next with alpha / (G - 1), and so on up to
     the first that is larger than its bound; the hypotheses before it are rejected.
 
-    Args:
-        p_values: Shape (..., G), range [0, 1].
-        alpha: Probability of any false rejection.
-
     Returns:
-        Which are rejected, and the level that each was compared with (the hypotheses that were not
-        rejected: that of the step where the test stopped); both of shape (..., G).
+        Which are rejected, so that `alpha` is the probability of any false rejection, and the level
+        that each was compared with (the hypotheses that were not rejected: that of the step where
+        the test stopped); both of shape (..., G), as `p_values` are.
     """
     values = np.asarray(p_values, dtype=np.float64)
     games = values.shape[-1]
@@ -226,19 +223,15 @@ def judge_games(
         look: 1 for the first judgement of a plan, one more each time it was enlarged after one.
         design: Of a plan that goes on until decided: each game is judged on the seeds after which
             it stopped, whatever others there are.
-
-    Returns:
-        A verdict per game, in the order given.
     """
     if not games:
         return ()
     alpha = alpha_at_look(look, criteria.alpha, criteria.look_share)
-    results = [
-        _prepare(game, criteria)
-        if design is None
-        else _prepare_stage(game, find_stage(game, criteria, design, alpha / len(games)), criteria)
-        for game in games
-    ]
+    results = []
+    for game in games:
+        stage = None if design is None else find_stage(game, criteria, design, alpha / len(games))
+        part = game.first(stage.seeds) if stage else game
+        results.append(replace(_prepare(part, criteria), stage=stage))
     verdicts, levels = decide(
         mean=[result.mean_difference or 0.0 for result in results],
         standard_error=[result.standard_error if result.is_open else 0.0 for result in results],
@@ -258,11 +251,7 @@ def find_stage(
 ) -> Stage:
     """How many seeds a game needs that goes on until it is decided, by its own runs alone.
 
-    Args:
-        game: Its runs so far.
-        criteria: As declared in the plan.
-        design: Of the looks.
-        alpha: Of the game by itself: that of the look over the number of games.
+    `alpha` is that of the game by itself: that of the look over the number of games.
     """
     seeds = design.rule.first_look
     while True:
@@ -294,18 +283,12 @@ def _is_futile(
     lasting = (*game.baseline, *game.candidate, game.random_return, game.human_return)
     if None in lasting or not error:
         return True  # no further seed would change that
-    learned = _compute_learning_statistics(game, criteria)
     least = find_least_statistic(design, seeds, criteria.alpha / 2)
-    if not result.is_open and max(learned) < least:
+    if not result.is_open and max(_compute_learning_statistics(game, criteria)) < least:
         return True
     assert result.mean_difference is not None
     assert result.margin is not None
-    futile = design.is_futile(result.mean_difference, error, result.margin, seeds, alpha)
-    return bool(futile)
-
-
-def _prepare_stage(game: GameScores, stage: Stage, criteria: Criteria) -> GameVerdict:
-    return replace(_prepare(game.first(stage.seeds), criteria), stage=stage)
+    return bool(design.is_futile(result.mean_difference, error, result.margin, seeds, alpha))
 
 
 def _prepare(game: GameScores, criteria: Criteria) -> GameVerdict:
