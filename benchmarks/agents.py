@@ -30,10 +30,16 @@ def make_ours(algo: str, game: str, overrides: dict[str, Any]) -> Any:
 
 def make_sb3(algo: str, game: str, seed: int = 0) -> Any:
     """SB3's A2C, DQN or PPO with rl-baselines3-zoo's Atari settings, on SB3's environments."""
+    import ale_py
+    import gymnasium
     from stable_baselines3 import A2C, DQN, PPO
+    from stable_baselines3.common.env_util import make_atari_env
     from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
+    from stable_baselines3.common.vec_env import VecFrameStack
 
-    env = make_sb3_env(game, {"a2c": 16, "dqn": 1, "ppo": 8}[algo], seed=seed)
+    gymnasium.register_envs(ale_py)
+    n_envs = {"a2c": 16, "dqn": 1, "ppo": 8}[algo]
+    env = VecFrameStack(make_atari_env(f"{game}NoFrameskip-v4", n_envs=n_envs, seed=seed), 4)
     if algo == "a2c":
         policy_kwargs = {"optimizer_class": RMSpropTFLike, "optimizer_kwargs": {"eps": 1e-5}}
         return A2C(
@@ -64,17 +70,3 @@ def make_sb3(algo: str, game: str, seed: int = 0) -> Any:
         seed=seed,
         **DQN_SETTINGS,  # type: ignore[arg-type]
     )
-
-
-def make_sb3_env(
-    game: str, n_envs: int, wrapper: dict[str, Any] | None = None, seed: int = 0
-) -> Any:
-    """SB3's preprocessed games, four frames stacked."""
-    import ale_py
-    import gymnasium
-    from stable_baselines3.common.env_util import make_atari_env
-    from stable_baselines3.common.vec_env import VecFrameStack
-
-    gymnasium.register_envs(ale_py)
-    name = f"{game}NoFrameskip-v4"
-    return VecFrameStack(make_atari_env(name, n_envs=n_envs, seed=seed, wrapper_kwargs=wrapper), 4)

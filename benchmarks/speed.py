@@ -1,6 +1,6 @@
-r"""Rates beside Stable-Baselines3 as rl-baselines3-zoo configures it.
+r"""Rates of training beside Stable-Baselines3 as rl-baselines3-zoo configures it.
 
-    python -m benchmarks.speed                          # training (A2C, DQN) and evaluation
+    python -m benchmarks.speed                          # A2C and DQN
     python -m benchmarks.speed --task a2c --rounds 12 --against cnn \
         --contestants cnn coordconv coordconv-all       # what the coordinates cost
     python -m benchmarks.speed --task a2c dqn \
@@ -19,14 +19,14 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.agents import make_ours, make_sb3, make_sb3_env
+from benchmarks.agents import make_ours, make_sb3
 from envs.games import find_game
 from runtime.command_line import OneLineParser, exit_on_user_error
 from runtime.process_settings import prepare_process
@@ -50,7 +50,7 @@ class Contestant:
     against: str = "sb3"
 
 
-TRAINING = (
+CONTESTANTS = (
     Contestant("sb3", None),
     Contestant("cnn", {}),
     Contestant("coordconv", {"coord_layers": [0]}),
@@ -69,26 +69,14 @@ TRAINING = (
 )
 
 
-@dataclass(frozen=True)
-class Task:
-    """Something to be done fast.
-
-    Attributes:
-        steps: Agent steps of a measurement.
-        warm_up: Agent steps before the first.
-        contestants: Who does it.
-    """
+class Task(NamedTuple):
+    """Agent steps of a measurement, and before the first."""
 
     steps: int
     warm_up: int
-    contestants: tuple[Contestant, ...]
 
 
-TASKS = {
-    "a2c": Task(1_600, 1_600, TRAINING),
-    "dqn": Task(240, 800, TRAINING),
-    "evaluation": Task(0, 0, TRAINING[:3]),  # whole games
-}
+TASKS = {"a2c": Task(1_600, 1_600), "dqn": Task(240, 800)}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -104,9 +92,9 @@ def main(arguments: list[str] | None = None) -> int:
     for name in options.task:
         known = {
             each.name: replace(each, processes=each.processes or options.side_by_side)
-            for each in TASKS[name].contestants
+            for each in CONTESTANTS
         }
-        chosen = [known[each] for each in options.contestants or known if each in known]
+        chosen = [known[each] for each in options.contestants or known]
         rates = measure_rates(chosen, name, options.game, options.rounds)
         print(f"\n{name}, {options.game}, {options.rounds} rounds\n")
         print("| | agent steps a second | against | times | 95 % interval |")
@@ -190,21 +178,11 @@ def serve(contestant: Contestant, name: str, game: str) -> None:
 
     if contestant.processes > 1:
         torch.set_num_threads(1)
-    if name == "evaluation":
-        measure = _prepare_evaluation(contestant, game)
-    else:
-        agent = (
-            make_sb3(name, game)
-            if contestant.overrides is None
-            else make_ours(name, game, contestant.overrides)
-        )
-        agent.learn(TASKS[name].warm_up)
-
-        def measure() -> float:
-            return measure_training(agent, TASKS[name])
-
+    theirs = contestant.overrides is None
+    agent = make_sb3(name, game) if theirs else make_ours(name, game, contestant.overrides or {})
+    agent.learn(TASKS[name].warm_up)
     for _ in sys.stdin:
-        print(measure(), flush=True)
+        print(measure_training(agent, TASKS[name]), flush=True)
 
 
 def measure_training(agent: Any, task: Task) -> float:
@@ -215,47 +193,12 @@ def measure_training(agent: Any, task: Task) -> float:
     return float((agent.num_timesteps - before) / (time.perf_counter() - started))
 
 
-def _prepare_evaluation(contestant: Contestant, game: str) -> Callable[[], float]:
-    """What plays whole games with an untrained A2C agent, and tells agent steps a second."""
-    if contestant.overrides is None:
-        from stable_baselines3.common.evaluation import evaluate_policy
-
-        agent = make_sb3("a2c", game)
-        # One environment, as zoo's enjoy.py has it.
-        env = make_sb3_env(game, 1, {"clip_reward": False})
-
-        def play() -> int:
-            lengths = evaluate_policy(agent, env, 1, return_episode_rewards=True)[1]
-            assert isinstance(lengths, list)
-            return sum(lengths)
-    else:
-        import torch
-
-        from agents.evaluation.games import GAMES_SIDE_BY_SIDE, play_games
-        from configs.protocols import load_protocol
-
-        torch.set_num_threads(1)  # as `agents.evaluation.evaluate.evaluate` has it
-        policy = make_ours("a2c", game, contestant.overrides).policy
-        policy.set_training_mode(False)
-        presented = find_game(game), load_protocol("baselines")
-
-        def play() -> int:
-            played = play_games(policy, *presented, GAMES_SIDE_BY_SIDE, 0, None)
-            return sum(len(game.actions) for _, game in played)
-
-    def measure() -> float:
-        started = time.perf_counter()
-        return play() / (time.perf_counter() - started)
-
-    return measure
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="python -m benchmarks.speed", description=__doc__)
     parser.add_argument("--task", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--game", default="Pong")
     parser.add_argument("--rounds", type=int, default=15)
-    names = [contestant.name for contestant in TRAINING]
+    names = [contestant.name for contestant in CONTESTANTS]
     parser.add_argument("--contestants", nargs="+", choices=names)
     parser.add_argument("--side-by-side", type=int, default=2, help="what N is in x N")
     parser.add_argument("--against", choices=names, help="compare all with this one")

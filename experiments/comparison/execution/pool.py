@@ -76,21 +76,16 @@ class LocalWorker:
     def __init__(self, config: RunConfig, runs: Path, folder: Path | None = None) -> None:
         log = runs / config.name / LOG_NAME
         log.parent.mkdir(parents=True, exist_ok=True)
+        arguments = [str(runs.absolute()), str(folder or Path.cwd()), config.to_json()]
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", _WORKER, str(runs.absolute()), str(folder or Path.cwd())],
+                [sys.executable, "-m", _WORKER, *arguments],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=_ROOT,
                 start_new_session=True,
             )
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(config.to_json().replace("\n", "").encode() + b"\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it died at once; its exit status and log tell
 
     def poll(self) -> int | None:
         """Its exit status; None while it goes on."""

@@ -1,9 +1,9 @@
 """One run of a comparison, in a process of its own, started by the pool.
 
-Its arguments are the runs folder, and the folder where a network of the user's own is looked for.
-The first line on standard input is the run's config, as JSON. Standard input stays open for as long
-as the run is wanted: when it ends, because its other end was closed or its process died, the run is
-saved and stopped as if by SIGTERM. So no parent, however it ends, leaves a process behind.
+Its arguments are the runs folder, the folder where a network of the user's own is looked for, and
+the run's config, as JSON. Standard input stays open for as long as the run is wanted: when it ends,
+because its other end was closed or its process died, the run is saved and stopped as if by SIGTERM.
+So no parent, however it ends, leaves a process behind.
 
 Unlike a command that a user watches, it is in no hurry when told twice: a batch system tells every
 process, and then the parent tells its workers. Only SIGKILL ends it unsaved.
@@ -35,9 +35,9 @@ def main() -> int:
     for number in STOPPING_SIGNALS:
         signal.signal(number, ask)
     prepare_process()
-    runs, folder = sys.argv[1:]
+    runs, folder, config_json = sys.argv[1:]
     with exit_on_user_error():
-        config = RunConfig.from_mapping(json.loads(_read_line()), "standard input")
+        config = RunConfig.from_mapping(json.loads(config_json), "the worker's config")
         threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
         from agents.models.own_extractor import load_extractor
         from agents.training.command import run_training
@@ -49,16 +49,8 @@ def main() -> int:
         return run_training(config, Path(runs), stop)
 
 
-def _read_line() -> bytes:
-    """Read by hand: a buffered reader would hold a lock that the interpreter needs at its end."""
-    line = bytearray()
-    while (byte := os.read(_STDIN, 1)) not in (b"\n", b""):
-        line += byte
-    return bytes(line)
-
-
 def _stop_at_end_of_input() -> None:
-    while os.read(_STDIN, 1024):
+    while os.read(_STDIN, 1024):  # a buffered reader's lock would hold up the interpreter's end
         pass
     os.kill(os.getpid(), signal.SIGTERM)
 
