@@ -5,6 +5,7 @@ import itertools
 import math
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from runtime.command_line import (
 WORTH_A_WORD_SECONDS = 5
 
 _FLAGS = flags_of(CellConfig)
+_say = partial(print, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -107,10 +109,6 @@ def _overrides(options: argparse.Namespace) -> dict[str, Any]:
     if {"total_steps", "total_seconds"} <= given.keys():
         raise ValueError("--steps and --seconds both set the budget; give one of them.")
     return parse_assignments(options.set, settable_names(), given)
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:

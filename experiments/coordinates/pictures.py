@@ -79,12 +79,8 @@ class _Trained:
 def draw_group(directory: Path, seed: int) -> list[Path]:
     """Draw the cells of one task, split and seed, and give the pictures to TensorBoard too.
 
-    Args:
-        directory: `runs/coordinates/<task>-<split>`.
-        seed: Of the cells.
-
-    Returns:
-        The PNG files, in `directory`; none if no cell has finished.
+    The PNG files are in the directory, `runs/coordinates/<task>-<split>`; there are none if no cell
+    has finished.
     """
     cells = [CellDirectory(directory / model / f"seed{seed}") for model in MODELS]
     trained = [_Trained(*c.load_network(), c.read_result()) for c in cells if c.is_finished()]

@@ -155,15 +155,7 @@ def find_result(
 
 
 def train_cell(directory: CellDirectory, config: CellConfig, say: Say = print) -> dict[str, Any]:
-    """Train a cell from its start to its end, and write its files.
-
-    Args:
-        directory: The cell's directory.
-        config: What is to be trained.
-        say: Takes lines of progress.
-
-    Returns:
-        The content of `result.json`.
+    """Train a cell from its start to its end, and write its files; returns its `result.json`.
 
     Raises:
         Divergence: If the loss is not finite.

@@ -98,11 +98,9 @@ def smooth_curves(
 
 
 def draw_curves(panels: Sequence[Panel], names: Sequence[str]) -> Figure:
-    """Return against agent steps, a panel per game.
+    """Return against agent steps, a panel per game, whose curves are in the order of `names`.
 
-    Args:
-        panels: Their curves are in the order of `names`.
-        names: Of the lines; the first is drawn as the baseline.
+    The first is drawn as the baseline.
     """
     across = min(_PANELS_ACROSS, len(panels))
     down = -(-len(panels) // across)

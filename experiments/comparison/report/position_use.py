@@ -37,11 +37,9 @@ class _Ablation(Settings):
 
 
 def ablate_runs(runs: Path, games: int) -> None:
-    """Play the games of every finished run whose network knows the position, once.
+    """Play so many games of each variant by every finished run whose network knows the position.
 
-    Args:
-        runs: The folder of the runs; each gets `evaluation/ablation.json`.
-        games: How many of each variant.
+    Each run in the folder gets its `evaluation/ablation.json`, once.
 
     Raises:
         OSError: If there are no runs; one line.

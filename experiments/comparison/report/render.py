@@ -58,10 +58,8 @@ def write_report(runs: Path) -> Path:
 def render(analysis: Analysis, figures: Mapping[str, bytes], form: str) -> str:
     """Say what was found.
 
-    Args:
-        analysis: What was found.
-        figures: PNG by name; in HTML they are inlined, so that the page needs no other file.
-        form: "html" or "markdown", the name of a template.
+    `form` is "html" or "markdown", the name of a template. In HTML the figures, PNG by name, are
+    inlined, so that the page needs no other file.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
