@@ -322,12 +322,13 @@ def test_spaces_that_are_not_images_are_refused_as_sb3_does(space):
 
 def test_filters_that_are_at_zero_in_every_image_are_not_counted_as_live():
     extractor, images = build_plain(), torch.ones(2, 4, 84, 84)
+    convolutions: Any = extractor.cnn[:5:2]
     with torch.no_grad():
-        for index, layer in enumerate((extractor.cnn[0], extractor.cnn[2], extractor.cnn[4])):
+        for index, layer in enumerate(convolutions):
             layer.weight.zero_()
             layer.bias.fill_(-1)
             layer.bias[: index + 1] = 1
         # Above zero only where the second image is dark.
-        extractor.cnn[0].bias[9], extractor.cnn[0].weight[9] = 1, -1
+        convolutions[0].bias[9], convolutions[0].weight[9] = 1, -1
     images[1, :, :8, :8] = 0
     assert count_live_filters(extractor, images) == [2, 2, 3]
