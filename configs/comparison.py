@@ -26,19 +26,14 @@ class Design(Settings):
 class Criteria(Settings):
     """What the verdicts are judged by; declared in the plan, before any run.
 
-    Attributes:
-        alpha: Probability of any false better or worse in a family of games, over all looks; and of
-            any false similar.
-        margin_fraction: The margin, as a share of what the baseline gained over a random player.
-        learned_fraction: An arm has learned when its final score is above random play by this share
-            of the distance from random play to the human (covers the error of the tabulated score).
-        look_share: Share of what is left of `alpha` that each look spends.
-        power: Probability of a verdict that "more seeds" aims at.
-        max_seeds: More seeds than these are never suggested.
+    comparison.toml says what each is.
     """
 
+    # Of any false better or worse in a family of games, over all looks; and of any false similar.
     alpha: Annotated[float, Field(gt=0, le=0.5)]
     margin_fraction: Annotated[float, Field(ge=0, le=1)]
+    # An arm has learned when its final score is above random play by this share of the distance to
+    # the human, which covers the error of the tabulated score.
     learned_fraction: Annotated[float, Field(ge=0, le=1)]
     look_share: Annotated[float, Field(gt=0, lt=1)]
     power: Annotated[float, Field(ge=0.5, lt=1)]
@@ -49,16 +44,11 @@ class StoppingRule(Settings):
     """When a game needs no further seed; declared in a plan that goes on until decided.
 
     `experiments/comparison/statistics/sequential.py` says what the rule is.
-
-    Attributes:
-        first_look: Seeds of the first look at a game; the next looks are after each further one.
-        level_exponent: The level of the look after k of at most N seeds grows as (k / N) to this.
-        futility: A game is given up when its predictive probability of a verdict falls below this.
     """
 
-    first_look: Annotated[int, Field(ge=MIN_SEEDS, le=100)]
+    first_look: Annotated[int, Field(ge=MIN_SEEDS, le=100)]  # seeds; then after each further one
     level_exponent: Annotated[float, Field(ge=0, le=10)]
-    futility: Annotated[float, Field(ge=0, lt=0.5)]
+    futility: Annotated[float, Field(ge=0, lt=0.5)]  # as a predictive probability of a verdict
 
 
 def default_stopping_rule() -> StoppingRule:

@@ -9,8 +9,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
-from itertools import combinations, product
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -32,6 +31,7 @@ CONVOLUTIONS = 3
 BASELINE = "cnn"
 PRESET_PREFIX = "preset="
 _PRESET = re.compile(PRESET_PREFIX + "[a-z0-9_-]+")
+_ARM = re.compile(r"(coordconv|bias-map|random-channels)(?:(-all)|-layer([0-9]+))?(-r)?(-zero)?")
 _OF_COORDINATES = ("position", "with_radius", "coord_init")  # settings of a layer that has them
 
 Factor = Annotated[float, Field(ge=0, le=LARGEST)]
@@ -107,7 +107,7 @@ class NetworkSettings(Settings):
         for name in ("coord_layers", *_OF_COORDINATES):
             if getattr(self, name) not in ((), load_preset("run")["network"][name]):
                 raise ValueError(f"`extractor` is a whole network; leave out `{name}`.")
-        if arm_name(self) in _named_networks():
+        if arm_name(self) in (BASELINE, "coordconv"):  # the only ones that can name a class
             raise ValueError(
                 f"`extractor`: a run of {self.extractor} would be taken for this project's "
                 f"{arm_name(self)}; give the class another name."
@@ -212,16 +212,12 @@ class RunConfig(SavedSettings):
         return HYPERPARAMETERS[run.algo].model_validate(values)
 
     @model_validator(mode="after")
-    def _check_precision(self) -> Self:
+    def _check_together(self) -> Self:
         if self.network.extractor and self.run.precision != "fp32":
             raise ValueError(
                 f"`precision` {self.run.precision} is for this project's own networks; leave it "
                 f"out with {self.network.extractor}."
             )
-        return self
-
-    @model_validator(mode="after")
-    def _check_variant(self) -> Self:
         settings = self.hyperparameters
         told = {write_setting(settings, name) for name in type(settings).model_fields}
         for each in self.variant:
@@ -258,13 +254,9 @@ def write_setting(settings: Settings, name: str) -> str:
 def make_config(
     game: str, algo: str, overrides: Mapping[str, Any], preset: str | None = None
 ) -> RunConfig:
-    """The defaults of an algorithm with some settings replaced; hyper-parameters make a variant.
+    """The defaults of an algorithm, or a preset of it, with some settings replaced by name.
 
-    Args:
-        game: A game's name as `envs.games` spells it.
-        algo: "a2c" or "dqn".
-        overrides: Values by setting name, whichever section it is in.
-        preset: The name of other defaults, from `[presets]` of the algorithm's file.
+    The game is spelt as `envs.games` does. Hyper-parameters that are replaced make a variant.
 
     Raises:
         ValueError: If a setting is unknown, ill-typed or out of range; one line.
@@ -288,11 +280,7 @@ def make_config(
 
 
 def check_learning(config: RunConfig) -> None:
-    """Refuse a run that would end before its first update.
-
-    Raises:
-        ValueError: One line, with the agent steps it needs.
-    """
+    """Refuse by a ValueError a run that would end before its first update."""
     steps, settings = config.run.total_agent_steps, config.hyperparameters
     if isinstance(settings, DQNHyperparameters) and steps <= settings.learning_starts:
         raise ValueError(
@@ -345,48 +333,29 @@ def arm_name(network: NetworkSettings) -> str:
 
 
 @cache
-def _named_networks() -> dict[str, NetworkSettings]:
-    """This project's networks, by the names that `arm_name` gives them."""
-    counts = range(CONVOLUTIONS + 1)
-    layers = [chosen for n in counts for chosen in combinations(range(CONVOLUTIONS), n)]
-    networks = {}
-    for chosen, position, radius, init in product(
-        layers, get_args(Position), (False, True), get_args(CoordInit)
-    ):
-        with suppress(ValueError):  # not all of them go together
-            network = NetworkSettings.parse(
-                {
-                    "coord_layers": chosen,
-                    "position": position,
-                    "with_radius": radius,
-                    "coord_init": init,
-                }
-            )
-            networks[arm_name(network)] = network
-    return networks
-
-
 def parse_arm(name: str) -> NetworkSettings:
-    """This project's network that `arm_name` gives this name.
-
-    Raises:
-        ValueError: If none has it; one line.
-    """
-    if name not in _named_networks():
-        raise ValueError(
-            f"--arms: unknown arm {name!r}; use cnn, coordconv, coordconv-all, bias-map or "
-            "random-channels, with -r for the radius, -zero for coordinate weights that start at "
-            "0; or module:Class for a network of your own."
-        )
-    return _named_networks()[name]
+    """This project's network of a name by `arm_name`; ValueError if there is none."""
+    values: dict[str, Any] = load_preset("run")["network"]
+    if found := _ARM.fullmatch(name):
+        kind, all_layers, some_layers, radius, zero = found.groups()
+        layers = range(CONVOLUTIONS) if all_layers else map(int, some_layers or "0")
+        values["coord_layers"] = tuple(layers)
+        values["position"] = "coordinates" if kind == "coordconv" else kind
+        values["with_radius"] = radius is not None
+        values["coord_init"] = "zero" if zero else "default"
+    with suppress(ValueError):  # not all of them go together
+        network = NetworkSettings.parse(values)
+        if arm_name(network) == name:
+            return network
+    raise ValueError(
+        f"--arms: unknown arm {name!r}; use cnn, coordconv, coordconv-all, bias-map or "
+        "random-channels, with -r for the radius, -zero for coordinate weights that start at 0; or "
+        "module:Class for a network of your own."
+    )
 
 
 def parse_own_arm(text: str) -> NetworkSettings:
-    """The network of a user's own that `module:Class,key=value,...` stands for.
-
-    Raises:
-        ValueError: If it has another form; one line.
-    """
+    """The network that `module:Class,key=value,...` stands for; ValueError for another form."""
     extractor, settings = split_arm(text)
     own = {"extractor": extractor, "extractor_settings": settings}
     return NetworkSettings.parse(load_preset("run")["network"] | own, "--arms")

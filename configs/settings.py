@@ -74,11 +74,7 @@ class Settings(BaseModel):
 
     @classmethod
     def parse(cls, values: Any, source: str = "") -> Self:
-        """Make settings of one value per field.
-
-        Args:
-            values: A mapping.
-            source: The file they are from, for messages.
+        """Make settings of a mapping; `source` is the file it is from, for messages.
 
         Raises:
             ValueError: For an unknown, missing, ill-typed or out-of-range value; one line.
@@ -91,11 +87,7 @@ class Settings(BaseModel):
         raise ValueError(f"{source}: {line}" if source else line)
 
     def replace(self, **changes: Any) -> Self:
-        """The same settings but for some.
-
-        Raises:
-            ValueError: If a new value is wrong; one line.
-        """
+        """The same settings but for some; raises as `parse` does."""
         return self.parse({name: getattr(self, name) for name in type(self).model_fields} | changes)
 
     @model_validator(mode="before")
@@ -156,11 +148,7 @@ class SavedSettings(Settings):
 
     @classmethod
     def from_mapping(cls, values: Any, source: str) -> Self:
-        """Make settings of what a file holds.
-
-        Raises:
-            ValueError: If it is damaged, or of another format version; one line.
-        """
+        """Make settings of what a file holds; ValueError if it is damaged or of another format."""
         if not isinstance(values, dict):
             raise ValueError(f"{source}: a config must be a JSON object; restore the file.")
         version = values.get("format_version")
@@ -179,11 +167,7 @@ def load_preset(name: str) -> dict[str, Any]:
 
 
 def override(sections: Mapping[str, dict[str, Any]], overrides: Mapping[str, Any]) -> None:
-    """Replace values by name, whichever section has them, in place.
-
-    Raises:
-        ValueError: If no section has one.
-    """
+    """Replace values by name, whichever section has them, in place; ValueError if none has."""
     for name, value in overrides.items():
         section = next((values for values in sections.values() if name in values), None)
         if section is None:

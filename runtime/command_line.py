@@ -210,9 +210,7 @@ def one_line(error: BaseException) -> str:
 def align_columns(rows: Sequence[Sequence[str]], left: int) -> list[str]:
     """Pad the cells so that columns line up, two spaces apart; one line per row.
 
-    Args:
-        rows: Cells, the same number in every row; the heading is one of them.
-        left: How many columns are flush left; those behind them are flush right, as numbers are.
+    So many columns are flush left; those behind them are flush right, as numbers are.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [

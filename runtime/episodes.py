@@ -43,7 +43,7 @@ class Episodes:
 
 
 def read_episodes(path: Path) -> Episodes:
-    """Read an `episodes.csv`, or what it was packed into, if either is there.
+    """Read an `episodes.csv`, or what it was packed into; no games if neither is there.
 
     A last row that is still being written is left out.
 
@@ -59,11 +59,7 @@ def read_episodes(path: Path) -> Episodes:
 
 
 def read_episodes_text(path: Path) -> str:
-    """The text of an `episodes.csv`, or of what it was packed into; empty if neither is there.
-
-    Raises:
-        ValueError: If it is damaged; one line.
-    """
+    """The text of `episodes.csv`, packed or not; empty without either, ValueError if damaged."""
     packed = path.with_name(PACKED_EPISODES_NAME)
     path = path if path.exists() else packed
     if not path.exists():
@@ -81,12 +77,7 @@ def read_episodes_text(path: Path) -> str:
 
 
 def read_last_episodes(path: Path) -> Episodes:
-    """The games at the end of an `episodes.csv` that may be growing at this moment.
-
-    Raises:
-        OSError: If it cannot be read.
-        ValueError: If it is damaged.
-    """
+    """The last games of a file that may be growing at this moment; OSError, ValueError as above."""
     with path.open("rb") as file:
         start = max(file.seek(0, 2) - _TAIL_BYTES, 0)
         file.seek(start)

@@ -49,15 +49,9 @@ class FileWriteError(OSError):
 def open_atomically(path: str | Path) -> Iterator[IO[bytes]]:
     """Open a file that appears at ``path`` complete and on disk, or not at all.
 
-    The body writes to a temporary file in the same directory. When it ends, that file is flushed,
-    fsynced and renamed to ``path``, and the directory is fsynced. When it raises, the temporary is
-    removed and what was at ``path`` before is untouched.
-
-    Args:
-        path: The file to write; its directory must exist.
-
-    Yields:
-        The temporary file, seekable.
+    The body writes to a temporary file, seekable, in the same directory, which must exist. When it
+    ends, that file is flushed, fsynced and renamed to ``path``, and the directory is fsynced. When
+    it raises, the temporary is removed and what was at ``path`` before is untouched.
 
     Raises:
         ValueError: ``path`` is a directory.
@@ -66,10 +60,8 @@ def open_atomically(path: str | Path) -> Iterator[IO[bytes]]:
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path} is a directory; give the path of a file.")
-    try:
+    with naming_write_errors(path):
         stream = _create_temporary(path)
-    except OSError as error:
-        _raise_write_error(path, error)
     temporary: str = stream.name
     try:
         yield stream
@@ -144,11 +136,7 @@ def _raise_write_error(path: Path, error: OSError) -> NoReturn:
 
 @contextlib.contextmanager
 def naming_write_errors(path: str | Path) -> Iterator[None]:
-    """Let a write to ``path`` that the system refuses raise what `open_atomically` would.
-
-    Raises:
-        FileWriteError: The disk is full, and the like.
-    """
+    """Let a write to ``path`` that the system refuses raise what `open_atomically` would."""
     try:
         yield
     except OSError as error:
@@ -194,22 +182,14 @@ def read_bytes(path: str | Path, *, max_bytes: int) -> bytes:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file of at most 16 MiB; see `parse_json`.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It cannot be read, is larger or is not acceptable JSON.
-    """
+    """Read a JSON file of at most 16 MiB; raises what `read_bytes` and `parse_json` do."""
     return parse_json(read_bytes(path, max_bytes=_MAX_JSON_BYTES), str(path))
 
 
 def parse_json(document: bytes | str, source: str, *, allow_nan: bool = False) -> Any:
     """Parse JSON strictly: UTF-8, no key twice, at most 64 levels, numbers that are finite.
 
-    Args:
-        document: The text; bytes must be UTF-8 without a byte order mark.
-        source: What it is called in messages, for example its path.
-        allow_nan: Whether ``NaN`` and ``Infinity`` are accepted, and numbers that overflow.
+    With `allow_nan` also ``NaN``, ``Infinity`` and numbers that overflow. `source` is for messages.
 
     Raises:
         ValueError: Anything else; one line.

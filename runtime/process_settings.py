@@ -34,8 +34,7 @@ def prepare_process() -> None:
 def count_cores(root: Path = Path("/")) -> int:
     """Cores that this process may use: fewer than the machine's under taskset, SLURM, a container.
 
-    Args:
-        root: Of the file system that has /proc and /sys.
+    `root` is that of the file system that has /proc and /sys.
     """
     affinity = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
     count = getattr(os, "process_cpu_count", lambda: len(affinity(0)))  # from Python 3.13 on
@@ -43,14 +42,7 @@ def count_cores(root: Path = Path("/")) -> int:
 
 
 def choose_threads(asked: int) -> tuple[int, str]:
-    """Threads of the network's arithmetic.
-
-    Args:
-        asked: What the user asked for; 0 for nothing.
-
-    Returns:
-        How many, and what to tell of that.
-    """
+    """How many threads compute the network, and what to tell of that; 0 were not asked for."""
     cores = count_cores()
     if asked > cores:
         return asked, f"{asked} for {cores} cores; --set threads={cores} may be faster"

@@ -63,11 +63,7 @@ class RunDirectory:
         self.packed_path = path / "packed.json"
 
     def exists(self) -> bool:
-        """Whether a run was ever started here, or was packed.
-
-        Raises:
-            ValueError: If nothing could be here.
-        """
+        """Whether a run was ever started here, or was packed; ValueError if none could be."""
         try:
             return self.config_path.exists() or self.packed_path.exists()
         except OSError as error:
@@ -178,11 +174,7 @@ def find_run(config: RunConfig, runs: Path) -> RunConfig:
 
 
 def check_folder(path: Path) -> None:
-    """Refuse a folder that nothing could be written to, before the long way to trying.
-
-    Raises:
-        ValueError: If something is in its way; one line.
-    """
+    """Refuse by a ValueError a folder that nothing could be written to, before trying for long."""
     try:
         there = next(folder for folder in (path, *path.parents) if folder.exists())
     except OSError as error:

@@ -28,36 +28,23 @@ ALL_ACTIONS = 18  # what the emulator's full_action_space gives every game
 
 @dataclass(frozen=True, eq=False)
 class TrainedAgent:
-    """An agent that can be evaluated.
+    """An agent that can be evaluated."""
 
-    Attributes:
-        policy: SB3's, with the trained weights.
-        game: What it plays.
-        protocol_name: How that is presented.
-        config: Of the run that trained it; None for a model of somebody else.
-        model_name: The file it came from, as seen from where it was looked for.
-        trained_agent_steps: None if the model does not say.
-        final_epsilon: The share of random actions that a DQN agent ended its training with; None
-            for other agents, and if the model does not say.
-    """
-
-    policy: Policy
+    policy: Policy  # SB3's, with the trained weights
     game: Game
     protocol_name: str
-    config: RunConfig | None
-    model_name: str
-    trained_agent_steps: int | None
+    protocol: Protocol
+    config: RunConfig | None  # of the run that trained it; None for a model of somebody else
+    model_name: str  # the file it came from, as seen from where it was looked for
+    trained_agent_steps: int | None  # None if the model does not say
+    # Share of random actions that a DQN agent ended its training with; None for other agents, and
+    # if the model does not say.
     final_epsilon: float | None
 
     @property
     def name(self) -> str:
         """The run's name, `Pong/a2c-coordconv/seed0`, or the model's."""
         return self.model_name if self.config is None else self.config.name
-
-    @property
-    def protocol(self) -> Protocol:
-        """How its game is presented."""
-        return load_protocol(self.protocol_name)
 
 
 def load_agent(
@@ -70,14 +57,13 @@ def load_agent(
     """Load the agent of a run directory or of a model file, without running anything in it.
 
     Args:
-        path: A run's directory: its final model is taken, or while it is unfinished its newest
-            good checkpoint. Or a model saved by this project or by SB3, which adds `.zip` to a
-            name without it.
+        path: A run's directory, of which `find_model` takes the model; or a model saved by this
+            project or by SB3, which adds `.zip` to a name without it.
         game_name: What a model without a config plays; None for one with a config.
         protocol_name: How that was presented to it; None means `baselines`.
         device: Where the network goes.
         extractor: The features extractor of the user's own that the agent was trained with, as
-            `module:Class`: it is imported if the agent was, and only if it is named here.
+            `module:Class`: only if it is named here is it imported.
 
     Raises:
         FileNotFoundError: If there is no such run or file.
@@ -86,13 +72,9 @@ def load_agent(
     """
     if not path.exists() and path.with_name(f"{path.name}.zip").is_file():
         path = path.with_name(f"{path.name}.zip")
-    if path.is_dir():
-        directory = RunDirectory(path)
-        file = find_model(directory)
-        config: RunConfig | None = directory.read_config()
-    else:
-        file = read_model_zip(path)
-        config = None
+    directory = RunDirectory(path) if path.is_dir() else None
+    file = read_model_zip(path) if directory is None else find_model(directory)
+    config = None if directory is None else directory.read_config()
     if file.config is not None:
         saved = RunConfig.from_mapping(file.config, f"{file.path}: config.json")
         differing = experiment_differences(saved, config or saved)
@@ -105,14 +87,13 @@ def load_agent(
     if config is None:
         if game_name is None:
             raise ValueError(f"{path} does not say its game; add --game, such as --game Pong.")
-        game = find_game(game_name)
-        protocol_name = protocol_name or DEFAULT_PROTOCOL
     else:
         for flag, value in (("--game", game_name), ("--protocol", protocol_name)):
             if value is not None:
                 raise ValueError(f"{path} knows what it was trained on; leave out {flag} {value}.")
-        game = find_game(config.run.game)
-        protocol_name = config.run.protocol
+        game_name, protocol_name = config.run.game, config.run.protocol
+    game, protocol_name = find_game(game_name), protocol_name or DEFAULT_PROTOCOL
+    protocol = load_protocol(protocol_name)
     own = "" if config is None else config.network.extractor
     if config is not None and own and extractor == own:
         config = config.replace(network=load_extractor(config.network))
@@ -122,7 +103,6 @@ def load_agent(
             f"{path} is {whose} of {extractor}; "
             + (f"give --extractor {own}." if own else "leave out --extractor.")
         )
-    load_protocol(protocol_name)  # an unknown one is refused before anything is played
     policy = _make_policy(file, game, config)
     load_policy_state(policy, file.policy_state, source=str(file.path))
     policy.to(device)
@@ -131,8 +111,9 @@ def load_agent(
         policy=policy,
         game=game,
         protocol_name=protocol_name,
+        protocol=protocol,
         config=config,
-        model_name=str(file.path.relative_to(path)) if path.is_dir() else path.name,
+        model_name=path.name if directory is None else str(file.path.relative_to(path)),
         trained_agent_steps=_read_count(file.sb3_data.get("num_timesteps")),
         final_epsilon=_read_share(file.sb3_data.get("exploration_final_eps"))
         if isinstance(policy, DQNCnnPolicy)

@@ -60,19 +60,11 @@ def evaluate(
     deterministic: bool,
     pictures: Collection[str],
 ) -> None:
-    """Evaluate an agent, and write `returns.json` and the pictures of a game.
+    """Play games, and write `returns.json` and `pictures` of the one with the median return.
 
-    An actor samples its actions unless `deterministic`. A DQN agent acts at random in the share of
-    steps it ended its training with (SB3's `exploration_final_eps`; what SB3's own `predict` does,
-    and so rl-baselines3-zoo), or never if `deterministic`.
-
-    Args:
-        agent: Who plays.
-        folder: Where the files go.
-        games: How many to play.
-        seed: Of the games and the agent's draws.
-        deterministic: Whether the agent always takes what it holds best.
-        pictures: Which of `PICTURES` to write of the game with the median return.
+    With `deterministic` the agent always takes what it holds best. Else an actor samples its
+    actions, and a DQN agent acts at random in the share of steps it ended its training with (SB3's
+    `exploration_final_eps`; what SB3's own `predict` does, and so rl-baselines3-zoo).
 
     Raises:
         OSError, ValueError: If it cannot be done as asked; one line.

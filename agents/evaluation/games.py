@@ -37,19 +37,12 @@ Policy = ActorCriticCnnPolicy | DQNCnnPolicy
 
 @dataclass(frozen=True)
 class PlayedGame:
-    """One scored game.
+    """One scored game."""
 
-    Attributes:
-        seed: What the emulator was seeded with at its start.
-        actions: All of them, those between two lives included; one byte each.
-        raw_return: Sum of the unclipped rewards.
-        length_frames, time_limit, frames_before: As in `envs.emulated_game.GameBooks`.
-    """
-
-    seed: int
-    actions: bytes
-    raw_return: int
-    length_frames: int
+    seed: int  # what the emulator was seeded with at its start
+    actions: bytes  # all of them, those between two lives included; one byte each
+    raw_return: int  # sum of the unclipped rewards
+    length_frames: int  # it and the next two are those of `envs.emulated_game.GameBooks`
     time_limit: bool
     frames_before: int
 
@@ -65,6 +58,20 @@ class RecordedGame(EmulatedGame):
         """Hand an action to the emulator, and note it."""
         self.sent.append(action)
         super().send(action)
+
+    def take(self, seed: int) -> PlayedGame:
+        """The first game that has ended and was not taken; it was started with this seed."""
+        books = self.unreported.pop(0)
+        actions = bytes(self.sent[: books.length_agent_steps])
+        del self.sent[: books.length_agent_steps]
+        return PlayedGame(
+            seed=seed,
+            actions=actions,
+            raw_return=books.raw_return,
+            length_frames=books.length_frames,
+            time_limit=books.time_limit,
+            frames_before=books.frames_before,
+        )
 
 
 def play_games(
@@ -96,50 +103,26 @@ def play_games(
         min(games, GAMES_SIDE_BY_SIDE),
     )
     with closing(batch):
-        yield from _play(policy, batch, games, seed, epsilon, on_step)
-
-
-def _play(
-    policy: Policy,
-    batch: GameBatch[RecordedGame],
-    games: int,
-    seed: int,
-    epsilon: float | None,
-    on_step: Callable[[int], None],
-) -> Iterator[tuple[int, PlayedGame]]:
-    batch.start()
-    stacks = np.zeros((GAMES_SIDE_BY_SIDE, *batch.observations.shape[1:]), dtype=np.uint8)
-    # The number of the game each environment is playing; it plays every eighth.
-    playing = {environment: environment for environment in range(len(batch.games))}
-    generators = [make_generator(seed, number) for number in playing]
-    while playing:
-        on_step(max(batch.games[e].current.length_agent_steps for e in playing))
-        stacks[: len(batch.games)] = batch.observations
-        scores = score_actions(policy, stacks)
-        batch.send({e: choose_action(scores[e], epsilon, generators[e]) for e in playing})
-        batch.receive()
-        for environment, number in list(playing.items()):
-            recorded = batch.games[environment]
-            while recorded.unreported and number < games:
-                finished = recorded.unreported.pop(0)
-                actions = bytes(recorded.sent[: finished.length_agent_steps])
-                del recorded.sent[: finished.length_agent_steps]
-                yield (
-                    number,
-                    PlayedGame(
-                        seed=find_game_seed(seed, number),
-                        actions=actions,
-                        raw_return=finished.raw_return,
-                        length_frames=finished.length_frames,
-                        time_limit=finished.time_limit,
-                        frames_before=finished.frames_before,
-                    ),
-                )
-                number += GAMES_SIDE_BY_SIDE
-                generators[environment] = make_generator(seed, number)
-                playing[environment] = number
-            if number >= games:
-                del playing[environment]
+        batch.start()
+        stacks = np.zeros((GAMES_SIDE_BY_SIDE, *batch.observations.shape[1:]), dtype=np.uint8)
+        # The number of the game each environment is playing; it plays every eighth.
+        playing = {environment: environment for environment in range(len(batch.games))}
+        generators = [make_generator(seed, number) for number in playing]
+        while playing:
+            on_step(max(batch.games[e].current.length_agent_steps for e in playing))
+            stacks[: len(batch.games)] = batch.observations
+            scores = score_actions(policy, stacks)
+            batch.send({e: choose_action(scores[e], epsilon, generators[e]) for e in playing})
+            batch.receive()
+            for environment, number in list(playing.items()):
+                recorded = batch.games[environment]
+                while recorded.unreported and number < games:
+                    yield number, recorded.take(find_game_seed(seed, number))
+                    number += GAMES_SIDE_BY_SIDE
+                    generators[environment] = make_generator(seed, number)
+                    playing[environment] = number
+                if number >= games:
+                    del playing[environment]
 
 
 def find_game_seed(seed: int, number: int) -> int:

@@ -76,40 +76,28 @@ def write_video(path: Path, frames: Iterable[Frame]) -> None:
     Raises:
         OSError: If the file cannot be written or ffmpeg fails.
     """
-    frames = iter(frames)
-    first = next(frames)
-    rows, columns, _ = first.shape
-    scale = f"scale={columns * PIXEL_WIDTH}:{rows * PIXEL_HEIGHT}:flags=neighbor"
+    scale = f"scale=iw*{PIXEL_WIDTH}:ih*{PIXEL_HEIGHT}:flags=neighbor"
     colours = "color_primaries=bt709:color_trc=bt709:colorspace=bt709"
     options = [
         *("-vf", f"{scale}:out_color_matrix=bt709:out_range=tv,format=yuv420p,setparams={colours}"),
         *("-c:v", "libx264", "-preset", "veryfast", "-crf", "18"),
         *("-movflags", "+faststart", "-f", "mp4"),
     ]
-    _encode(path, chain((first,), frames), first.shape, options, "--video")
+    _encode(path, frames, options, "--video")
 
 
 def write_gif(path: Path, frames: Iterable[Frame]) -> None:
     """Encode the first 20 seconds, or what of them fits into 2 MB, in a quarter of the frames.
 
-    Args:
-        path: The GIF file; it appears complete or not at all.
-        frames: As for `write_video`.
-
-    Raises:
-        OSError: If the file cannot be written or ffmpeg fails.
+    Arguments and errors are those of `write_video`.
     """
-    frames = iter(frames)
-    first = next(frames)
-    rows, columns, _ = first.shape
     # Many games draw an object in every other frame only, so the brighter of two frames is shown.
     video_filter = (
-        f"format=gbrp,tblend=all_mode=lighten,framestep=4,scale={2 * columns}:{rows * 6 // 5}:"
-        "flags=neighbor,split[a][b];[a]palettegen[colours];[b][colours]paletteuse=dither=none"
+        "format=gbrp,tblend=all_mode=lighten,framestep=4,scale=iw*2:ih*6/5:flags=neighbor,"
+        "split[a][b];[a]palettegen[colours];[b][colours]paletteuse=dither=none"
     )
     options = ["-vf", video_filter, "-fs", str(_GIF_BYTES), "-f", "gif"]
-    shown = islice(chain((first,), frames), _GIF_SECONDS * frames_per_second(rows))
-    _encode(path, shown, first.shape, options, "--gif")
+    _encode(path, frames, options, "--gif", _GIF_SECONDS)
 
 
 def frames_per_second(rows: int) -> int:
@@ -123,14 +111,18 @@ def frames_per_second(rows: int) -> int:
 
 
 def _encode(
-    path: Path, frames: Iterable[Frame], shape: tuple[int, ...], options: list[str], flag: str
+    path: Path, frames: Iterable[Frame], options: list[str], flag: str, seconds: int | None = None
 ) -> None:
-    rows, columns, _ = shape
+    frames = iter(frames)
+    first = next(frames)
+    rows, columns, _ = first.shape
+    rate = frames_per_second(rows)
+    shown = islice(chain((first,), frames), seconds and seconds * rate)
     with open_atomically(path) as stream, tempfile.TemporaryFile() as log:
         command = [
             *(find_ffmpeg(), "-y", "-loglevel", "error"),
             *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{columns}x{rows}"),
-            *("-r", str(frames_per_second(rows)), "-i", "pipe:0", *options),
+            *("-r", str(rate), "-i", "pipe:0", *options),
             f"file:{Path(stream.name).resolve()}",
         ]
         with subprocess.Popen(
@@ -143,7 +135,7 @@ def _encode(
             assert process.stdin is not None
             try:
                 with suppress(BrokenPipeError):  # it has enough, or the log says why it ended
-                    for frame in frames:
+                    for frame in shown:
                         process.stdin.write(frame.tobytes())
             except BaseException:
                 process.kill()
@@ -156,11 +148,7 @@ def _encode(
 
 
 def find_ffmpeg() -> str:
-    """The ffmpeg that imageio-ffmpeg brings.
-
-    Raises:
-        FileNotFoundError: If it is not there.
-    """
+    """The ffmpeg that imageio-ffmpeg brings; FileNotFoundError if it is not there."""
     try:
         return imageio_ffmpeg.get_ffmpeg_exe()  # type: ignore[no-any-return]
     except RuntimeError:

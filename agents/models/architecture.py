@@ -30,23 +30,14 @@ _EXTRACTORS = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a model file tells about an SB3 ``CnnPolicy`` with the Nature CNN.
+    """What a model file tells about an SB3 ``CnnPolicy`` with the Nature CNN."""
 
-    Attributes:
-        kind: ``"actor-critic"`` (A2C and PPO) or ``"dqn"``.
-        actions: Number of actions.
-        frames: Number of stacked grey frames.
-        features_dim: Size of the features that the CNN gives.
-        share_features_extractor: Whether actor and critic use the same CNN.
-        normalize_images: Whether it sees pixels as 0 to 1, not as 0 to 255.
-    """
-
-    kind: Literal["actor-critic", "dqn"]
+    kind: Literal["actor-critic", "dqn"]  # A2C's and PPO's, or DQN's
     actions: int
-    frames: int
-    features_dim: int
-    share_features_extractor: bool
-    normalize_images: bool
+    frames: int  # stacked, grey
+    features_dim: int  # that the CNN gives
+    share_features_extractor: bool  # whether actor and critic use the same CNN
+    normalize_images: bool  # whether it sees pixels as 0 to 1, not as 0 to 255
 
 
 def infer_architecture(file: ModelFile) -> Architecture:

@@ -54,13 +54,8 @@ def write_model_zip(
 ) -> None:
     """Write a model atomically, as SB3 does, with more members and a checksum.
 
-    The archive is put together in memory, so that a full disk can only end the one write.
-
-    Args:
-        path: The file; its directory must exist.
-        model: The SB3 algorithm.
-        extra_members: Name to content. The names must not be SB3's, nor end in ``.pth``, which SB3
-            would load.
+    The archive is put together in memory, so that a full disk can only end the one write. The names
+    of extra members must not be SB3's, nor end in ``.pth``, which SB3 would load.
 
     Raises:
         FileWriteError: The file cannot be written.
@@ -79,11 +74,8 @@ def write_shared_agent(path: str | Path, model: ModelFile) -> None:
     """Write what acting takes of a model; `A2C.load` and `DQN.load` open it.
 
     Half as large for A2C, a quarter for DQN. If it learns on, the optimiser starts anew, and DQN's
-    target network as a copy of the network; what a run resumes from is left out.
-
-    Args:
-        path: The file; its directory must exist.
-        model: Read as one of this project's.
+    target network as a copy of the network; what a run resumes from is left out. The model must
+    have been read as one of this project's.
 
     Raises:
         FileWriteError: The file cannot be written.
@@ -124,9 +116,7 @@ def _write_with_checksum(path: str | Path, buffer: io.BytesIO) -> None:
 def verify_checksum(path: str | Path, *, required: bool = True) -> None:
     """Check that a file is, byte for byte, what `write_model_zip` wrote.
 
-    The file ends in the archive's comment, ``sha256:`` and 64 digits: the SHA-256 of every byte
-    before the digits. So the checksum is part of the one file that is renamed into place, and a
-    missing, added or changed byte anywhere is found.
+    It ends in the archive's comment, ``sha256:`` and the SHA-256 of every byte before its digits.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -159,30 +149,18 @@ def _sha256_of(stream: io.FileIO, length: int) -> str:
 
 @dataclass(frozen=True, eq=False)
 class ModelFile:
-    """What is in a model file, as plain values.
-
-    Attributes:
-        path: The file.
-        sb3_data: SB3's ``data``: the model's attributes that are JSON. Of pickled ones, what SB3
-            writes in words beside the pickle, mostly texts; never the pickle.
-        policy_state: The policy's state dict; tensors on the CPU, of any shape and value.
-        optimizer_state: The optimiser's state dict; None of a file that may be a stranger's.
-        config: The content of ``config.json``; None if somebody else wrote the file.
-    """
+    """What is in a model file, as plain values."""
 
     path: Path
+    # SB3's ``data``: the model's attributes that are JSON, and of others what SB3 writes in words
+    # beside the pickle, never the pickle.
     sb3_data: dict[str, Any]
-    policy_state: dict[str, Tensor]
-    optimizer_state: dict[str, Any] | None
-    config: dict[str, Any] | None
+    policy_state: dict[str, Tensor]  # on the CPU, of any shape and value
+    optimizer_state: dict[str, Any] | None  # None of a file that may be a stranger's
+    config: dict[str, Any] | None  # ``config.json``; None if somebody else wrote the file
 
     def read_member(self, name: str) -> bytes:
-        """Read one member from the file, which is opened again.
-
-        Raises:
-            FileNotFoundError: The file is gone.
-            ValueError: There is no such member, or it is too large or damaged.
-        """
+        """Read one member from the file, which is opened again; raises as `read_model_zip` does."""
         with open_for_reading(self.path) as stream:
             archive = open_archive(stream, str(self.path))
             return read_member(archive, name, _MAX_MEMBER_BYTES, str(self.path))
@@ -194,10 +172,8 @@ def read_model_zip(path: str | Path, *, ours: bool = False) -> ModelFile:
     Members are read by name into memory of bounded size, nothing is extracted and nothing unpickled
     but tensors (see `load_tensors`). A checksum is verified where the file has one.
 
-    Args:
-        path: The file, by this project or by SB3 alone.
-        ours: Whether it must be what this project wrote, byte for byte. Only then is the
-            optimiser's state read.
+    With `ours` it must be what this project wrote, byte for byte; only then is the optimiser's
+    state read.
 
     Raises:
         FileNotFoundError: There is no such file.

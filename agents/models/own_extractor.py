@@ -73,11 +73,7 @@ def load_extractor(network: NetworkSettings) -> NetworkSettings:
 
 
 def find_extractor(network: NetworkSettings) -> type[BaseFeaturesExtractor]:
-    """The class of a user's own extractor that was loaded before.
-
-    Raises:
-        ValueError: If it was not; one line.
-    """
+    """The class of a user's own extractor; ValueError if it was not loaded before."""
     loaded = _loaded.get(network.extractor)
     if loaded is None or loaded.source != network.extractor_source:
         raise ValueError(

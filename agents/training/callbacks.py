@@ -2,9 +2,9 @@
 
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
@@ -25,20 +25,11 @@ IMAGES_EVERY_AGENT_STEPS = 250_000
 MOST_GAMES_SHOWN = 10_000  # one by one, of up to a million of a run that is not extended
 
 
-class Log(Protocol):
-    """What goes on after a stop as if there had been none."""
-
-    def get_state(self) -> dict[str, Any]:
-        """The arguments with which a later start goes on; JSON values."""
-
-
 class EpisodeLog(BaseCallback):
     """Writes a row of episodes.csv for every finished game, and knows the last of them.
 
-    Args:
-        path: The file, which is opened for appending.
-        seconds: Wall-clock seconds that were trained before.
-        last_games: Returns, and lengths in frames, of the games finished before.
+    From before it has the wall-clock `seconds` of training, and the `last_games`: their returns,
+    and their lengths in frames.
     """
 
     def __init__(
@@ -48,7 +39,6 @@ class EpisodeLog(BaseCallback):
         self._path = path
         self._began = time.monotonic() - seconds
         self._last_games = deque(last_games, maxlen=FINAL_GAMES)
-        self._update_means()
         is_new = not path.exists()
         with naming_write_errors(path):
             self._file = path.open("a", encoding="utf-8", newline="\n")
@@ -56,11 +46,16 @@ class EpisodeLog(BaseCallback):
             self._write(EPISODE_COLUMNS)
 
     @property
+    def means(self) -> list[float] | None:
+        """Return and length in frames, of the last games; None before the first has ended."""
+        return np.mean(self._last_games, axis=0).tolist() if self._last_games else None
+
+    @property
     def _seconds(self) -> float:
         return time.monotonic() - self._began
 
     def get_state(self) -> dict[str, Any]:
-        """The arguments with which a later start goes on."""
+        """The arguments with which a later start goes on; JSON values."""
         self.flush()
         return {"seconds": self._seconds, "last_games": list(self._last_games)}
 
@@ -79,7 +74,6 @@ class EpisodeLog(BaseCallback):
             episode = info.get("episode")
             if episode is not None:
                 self._last_games.append((episode["r"], episode["l"]))
-                self._update_means()
                 self._write(
                     (
                         self.num_timesteps,
@@ -93,10 +87,6 @@ class EpisodeLog(BaseCallback):
                 )
         return True
 
-    def _update_means(self) -> None:
-        #: Return and length in frames, of the last games; None before the first has ended.
-        self.means = np.mean(self._last_games, axis=0).tolist() if self._last_games else None
-
     def _write(self, row: Sequence[Any]) -> None:
         with naming_write_errors(self._path):
             print(*row, sep=",", file=self._file)
@@ -105,12 +95,8 @@ class EpisodeLog(BaseCallback):
 class TensorBoardRows(BaseCallback):
     """Logs a row of SB3's tags, and of the convolutions, at regular intervals.
 
-    Args:
-        config: The run's config.
-        episodes: Called before this one; its rows reach the disk with these.
-        events: Where the rows go by the agent's logger, and single points at once.
-        logged_agent_steps: Where the last row was logged; 0 if none was.
-        shown_agent_steps: Where the last game was shown; 0 if none was.
+    The rows go to `events` by the agent's logger, and what is shown beside them at once. `episodes`
+    is called before this one; its rows reach the disk with these.
     """
 
     model: Any
@@ -175,8 +161,8 @@ class TensorBoardRows(BaseCallback):
 
     def _log(self) -> None:
         step, record = self.num_timesteps, self.logger.record
-        if self._episodes.means is not None:
-            mean_return, mean_length = self._episodes.means
+        if (means := self._episodes.means) is not None:
+            mean_return, mean_length = means
             record("rollout/ep_rew_mean", mean_return)
             record("rollout/ep_len_mean", mean_length)  # in frames
             record(f"return/{self._config.run.game}", mean_return)
@@ -219,8 +205,8 @@ def is_due(agent_steps: int, last_agent_steps: int, every: int) -> bool:
 class Checkpoints(BaseCallback):
     """Saves a checkpoint at regular intervals and at the end, and stops when asked to.
 
-    Everything here happens between two updates. Called last: what the others, `logs`, have logged
-    is saved too. `saved_agent_steps` is where the newest checkpoint was saved.
+    Everything here happens between two updates. Called last: what the others have logged is saved
+    too; `logs` gives their states by their names. The newest checkpoint is of `saved_agent_steps`.
     """
 
     model: Any
@@ -230,7 +216,7 @@ class Checkpoints(BaseCallback):
         directory: RunDirectory,
         config: RunConfig,
         env: AtariVecEnv,
-        logs: Mapping[str, Log],
+        logs: Mapping[str, Callable[[], dict[str, Any]]],
         stop: StopRequest,
         saved_agent_steps: int,
     ) -> None:
@@ -258,7 +244,7 @@ class Checkpoints(BaseCallback):
         self._save()
 
     def _save(self) -> None:
-        logs = {name: log.get_state() for name, log in self._logs.items()}
+        logs = {name: get_state() for name, get_state in self._logs.items()}
         save_checkpoint(self._directory, self._config, self.model, self._env, logs)
         self.saved_agent_steps = self.num_timesteps
         # So that a run whose checkpoints were deleted can be told from one that never had any.

@@ -1,4 +1,4 @@
-"""Checkpoints: everything a run needs to go on as if it had never stopped.
+"""Checkpoints: everything a run needs to go on as if it had never stopped, saved and restored.
 
 A checkpoint is an SB3 model (`agents/models`) with three more members: `config.json`, what was
 asked; `resume.json` and `resume.npz`, the state of all that is not the network: counters, random
@@ -8,6 +8,7 @@ generators, unfinished games, and how long the run's logs were.
 import io
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,22 @@ import numpy as np
 import torch
 
 from agents.algorithms.a2c import A2C
+from agents.algorithms.build import make_agent, replay_slack
 from agents.algorithms.divergence import Divergence
 from agents.algorithms.dqn import DQN
-from agents.models.model_file import ModelFile, write_model_zip
+from agents.models.model_file import ModelFile, read_newest_checkpoint, write_model_zip
 from agents.models.policy_state import load_policy_state
-from configs.run_config import RunConfig
+from agents.training.watchdog import Watchdog
+from configs.run_config import RunConfig, experiment_differences
 from envs.atari_vec_env import AtariVecEnv
 from runtime.files import naming_write_errors, parse_json, remove_stale_temporaries
 from runtime.run_directory import RunDirectory
+from runtime.stop_request import StopRequest, TrainingStopped
 
 KEPT_CHECKPOINTS = 2
 LOG_PATTERNS = ("episodes.csv", "evaluations.csv", "events.out.tfevents.*")
+REBUILD_SECONDS_PER_ENVIRONMENT = 20  # far more than playing its saved actions again takes
+REFILL_CHUNK_AGENT_STEPS = 256
 
 Agent = A2C | DQN
 
@@ -87,11 +93,7 @@ def save_checkpoint(
 
 
 def check_weights(agent: Agent) -> None:
-    """Tell a diverged agent.
-
-    Raises:
-        Divergence: If a weight is not finite.
-    """
+    """Raise Divergence if a weight is not finite."""
     for weights in agent.policy.parameters():
         finite = torch.isfinite(weights)
         if not finite.all():
@@ -106,22 +108,109 @@ def save_agent(
     write_model_zip(path, agent, {"config.json": config.to_json().encode(), **(members or {})})
 
 
-def restore(file: ModelFile, agent: Agent, env: AtariVecEnv) -> dict[str, Any]:
-    """Put an agent and its environment into the state of a checkpoint.
-
-    A replay buffer whose files are not those of the checkpoint stays empty.
-
-    Args:
-        file: The checkpoint; its checksum vouches for what only this program writes and reads.
-        agent: New, of the checkpoint's config.
-        env: New.
-
-    Returns:
-        What was given to `save_checkpoint` as `logs`, and the logs' `file_sizes` in bytes.
+def make_or_restore(
+    directory: RunDirectory, config: RunConfig, env: AtariVecEnv, device: torch.device
+) -> tuple[Agent, dict[str, Any]]:
+    """A new run's agent, or that of the newest checkpoint, and what its logs go on from.
 
     Raises:
         EnvironmentFailure: If an emulator fails.
-        ValueError: If the checkpoint does not fit the agent or its games cannot be rebuilt.
+        ValueError: If the checkpoint is of another run, damaged, or gone; nothing was changed.
+    """
+    checkpoint = read_newest_checkpoint(directory)
+    if checkpoint is None:
+        _check_nothing_is_lost(directory)
+        if directory.replay_path.exists():
+            shutil.rmtree(directory.replay_path)
+        agent = make_agent(config, env, device, directory.replay_path)
+        return agent, {"episodes": {}, "rows": {}, "file_sizes": {}}
+    changed_threads = _check_origin(checkpoint, config, directory)
+    agent = make_agent(config, env, device, directory.replay_path)
+    rebuilding = Watchdog(
+        config.execution.hang_timeout_seconds + REBUILD_SECONDS_PER_ENVIRONMENT * env.num_envs,
+        lambda message: directory.write_status("failed", int(checkpoint.path.stem), message),
+    )
+    with rebuilding.watch():
+        logs = _restore(checkpoint, agent, env)
+    if isinstance(agent, DQN):
+        _check_slack(agent, config)
+    print(
+        f"{config.name}: resumed at {agent.num_timesteps:_} agent steps.{changed_threads}",
+        flush=True,
+    )
+    return agent, logs
+
+
+def _check_nothing_is_lost(directory: RunDirectory) -> None:
+    """Refuse to start at 0, and so to erase what is left, where training had been saved."""
+    status = directory.read_status()
+    saved = directory.episodes_path.exists() if status is None else status.agent_steps > 0
+    if saved or directory.final_path.exists() or directory.is_packed():
+        raise ValueError(
+            f"{directory.path} was trained, but {directory.checkpoints_path}, from which it would "
+            "go on, is empty or gone; restore it, or choose another --runs folder."
+        )
+
+
+def refill_replay(agent: DQN, env: AtariVecEnv, watchdog: Watchdog, stop: StopRequest) -> None:
+    """Fill a replay buffer that is gone, as that of a finished run is.
+
+    The agent plays as it would at this point of its training, without learning; these agent steps
+    are not counted, nor are their games recorded.
+
+    Raises:
+        TrainingStopped: If asked to stop.
+    """
+    steps = min(agent.learning_starts, agent.buffer_size)
+    print(
+        "the replay buffer is gone, as it is after the end of a run: refilling it with "
+        f"{steps:_} agent steps.",
+        flush=True,
+    )
+    for first in range(0, steps, REFILL_CHUNK_AGENT_STEPS):
+        if stop:
+            raise TrainingStopped
+        agent.play_without_learning(env, min(REFILL_CHUNK_AGENT_STEPS, steps - first))
+        watchdog.feed()
+
+
+def _check_origin(checkpoint: ModelFile, config: RunConfig, directory: RunDirectory) -> str:
+    """Refuse a checkpoint of another run; returns what is to be said of one with other threads."""
+    saved = RunConfig.from_mapping(checkpoint.config, f"{checkpoint.path}: config.json")
+    differing = experiment_differences(saved, config)
+    if differing:
+        raise ValueError(
+            f"{checkpoint.path} is of a run of other settings ({', '.join(differing)}); delete "
+            f"{directory.path} to start again."
+        )
+    before, now = saved.execution.threads, config.execution.threads
+    if before == now:
+        return ""
+    return (
+        f" `threads` is {now}, and was {before}: from here on the weights are not, to the last "
+        "bit, those of a run without the change."
+    )
+
+
+def _check_slack(agent: DQN, config: RunConfig) -> None:
+    """Refuse longer intervals than the replay buffer's files can go back over."""
+    replay = agent.replay_buffer
+    if replay.slack_transitions // replay.n_envs < replay_slack(config) // replay.n_envs:
+        raise ValueError(
+            "`checkpoint_every_agent_steps` cannot be raised to "
+            f"{config.execution.checkpoint_every_agent_steps:_}: this run's replay buffer was "
+            "made for a smaller one; leave it as it was."
+        )
+
+
+def _restore(file: ModelFile, agent: Agent, env: AtariVecEnv) -> dict[str, Any]:
+    """Put a new agent and its new environment into the state of a checkpoint.
+
+    The file's checksum vouches for what only this program writes and reads. A replay buffer whose
+    files are not those of the checkpoint stays empty. Raises as `make_or_restore` does.
+
+    Returns:
+        What was given to `save_checkpoint` as `logs`, and the logs' `file_sizes` in bytes.
     """
     state = parse_json(file.read_member("resume.json"), f"{file.path}: resume.json")
     arrays = dict(np.load(io.BytesIO(file.read_member("resume.npz")), allow_pickle=False))

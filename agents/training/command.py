@@ -25,20 +25,16 @@ def run_training(config: RunConfig, runs: Path, stop: StopRequest | None = None)
     """
     directory = RunDirectory(runs / config.name)
     plan = plan_run(directory, config)
-    if plan.action == "finished":
+    if plan.is_finished:
         cannot_grow = directory.is_packed() or find_schedule(config)
         more = "" if cannot_grow else "; a larger --steps extends it"
         _tell_end(directory, plan.config, plan.agent_steps, more)
         return 0
     check_needs([plan.config], runs)
     stop = StopRequest() if stop is None else stop
-
-    def tell_start(config: RunConfig, device: str, threads: str) -> None:
-        print("\n".join(format_start(config, runs, device, threads)), flush=True)
-
     try:
         with stop.on_signals():
-            agent_steps = train_run(directory, plan.config, stop, tell_start)
+            agent_steps = train_run(directory, plan.config, stop)
     except TrainingStopped:
         assert stop.signal is not None
         print(f"{directory.path}: saved; the same command goes on from here.", flush=True)
@@ -54,20 +50,6 @@ def run_training(config: RunConfig, runs: Path, stop: StopRequest | None = None)
         return FAILED
     _tell_end(directory, plan.config, agent_steps)
     return 0
-
-
-def format_start(config: RunConfig, runs: Path, device: str, threads: str) -> list[str]:
-    """What is trained, where and with what, and how to watch it."""
-    run = config.run
-    rows = {
-        "training": f"{run.game}, {run.algo}-{config.arm}, seed {run.seed}",
-        "steps": f"{run.total_agent_steps:_} agent steps, protocol {run.protocol}",
-        "folder": str(runs / config.name),
-        "device": f"{device}, {run.precision}",
-        "threads": threads,
-        "watch": f"tensorboard --logdir {shlex.quote(str(runs))}",
-    }
-    return align_columns(list(rows.items()), left=2)
 
 
 def _tell_end(directory: RunDirectory, config: RunConfig, agent_steps: int, more: str = "") -> None:

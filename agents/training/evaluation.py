@@ -1,7 +1,7 @@
 """Playing whole games at regular intervals with an agent that trains; it learns nothing by it."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from statistics import fmean
 from typing import Any
 
@@ -29,15 +29,9 @@ class PeriodicEvaluation(BaseCallback):
     """Evaluates the agent as evaluate.py does, and keeps the one with the best mean return.
 
     Always the same games, each with a random generator of its own: training draws what it would
-    without, and an evaluation depends on nothing but the weights.
-
-    Args:
-        directory, config: Of the run.
-        events: Where SB3's tags of an evaluation go.
-        stop: Asked at every step; what is being evaluated is then evaluated by the next start.
-        on_step: Told every step.
-        evaluated_agent_steps: Where the last evaluation was; 0 if there was none.
-        best_mean_return: Of the evaluations before; None if there was none.
+    without, and an evaluation depends on nothing but the weights. SB3's tags go to `events`.
+    At every step `on_step` is called and `stop` asked: an evaluation that is stopped is made by the
+    next start.
     """
 
     model: Any
@@ -81,27 +75,23 @@ class PeriodicEvaluation(BaseCallback):
         every = self._config.execution.evaluate_every_agent_steps
         if not every or not is_due(self.num_timesteps, self._evaluated_agent_steps, every):
             return
+        with suppress(TrainingStopped), _keeping_generators(self.model.device):
+            self._record(self._play(can_stop))
 
+    def _play(self, can_stop: bool) -> list[PlayedGame]:
         def on_step(_: int) -> None:
             self._call_on_step()
             if can_stop and self._stop:
                 raise TrainingStopped
 
-        try:
-            games = self._play(on_step)
-        except TrainingStopped:
-            return
-        self._record(games)
-
-    def _play(self, on_step: Callable[[int], None]) -> list[PlayedGame]:
         config, policy = self._config, self.model.policy
         game, protocol = find_game(config.run.game), load_protocol(config.run.protocol)
         count = config.execution.evaluation_games
         epsilon = getattr(config.hyperparameters, "exploration_final_eps", None)
         policy.set_training_mode(False)
-        with _keeping_generators(policy.device):
-            played = play_games(policy, game, protocol, count, SEED, epsilon, on_step)
-            return [game for _, game in played]
+        return [
+            game for _, game in play_games(policy, game, protocol, count, SEED, epsilon, on_step)
+        ]
 
     def _record(self, games: list[PlayedGame]) -> None:
         step = self.num_timesteps

@@ -59,11 +59,7 @@ def count_needs(
 def check_needs(
     configs: Sequence[RunConfig], runs: Path, jobs: int = 1, process_bytes: int = 0
 ) -> None:
-    """Refuse runs that would fill the disk or the memory; the arguments are `count_needs`'s.
-
-    Raises:
-        ValueError: One line, with what is needed, what there is and the remedy.
-    """
+    """Refuse by a ValueError runs that would fill the disk or the memory; see `count_needs`."""
     needs = count_needs(configs, runs, jobs, process_bytes)
     is_one = len(configs) == 1
     if needs.available_memory is not None and needs.memory > needs.available_memory:

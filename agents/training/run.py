@@ -1,10 +1,11 @@
 """Training one run, from its config to its final model, however often it is interrupted."""
 
 import math
+import shlex
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
@@ -14,11 +15,17 @@ from agents.algorithms.device import find_device
 from agents.algorithms.divergence import Divergence
 from agents.algorithms.dqn import DQN
 from agents.models.own_extractor import count_cost, find_fault
-from agents.training.callbacks import Checkpoints, EpisodeLog, Log, TensorBoardRows
-from agents.training.checkpoints import Agent, check_weights, cut_logs, save_agent
+from agents.training.callbacks import Checkpoints, EpisodeLog, TensorBoardRows
+from agents.training.checkpoints import (
+    Agent,
+    check_weights,
+    cut_logs,
+    make_or_restore,
+    refill_replay,
+    save_agent,
+)
 from agents.training.evaluation import PeriodicEvaluation
 from agents.training.progress import Progress
-from agents.training.resume import make_or_restore, refill_replay
 from agents.training.tensorboard import EventFile
 from agents.training.watchdog import Watchdog
 from configs.protocols import load_protocol
@@ -30,7 +37,7 @@ from configs.run_config import (
 )
 from envs.atari_vec_env import AtariVecEnv
 from envs.games import find_game
-from runtime.command_line import one_line
+from runtime.command_line import align_columns, one_line
 from runtime.files import write_atomically
 from runtime.process_settings import choose_threads
 from runtime.provenance import describe_start
@@ -39,11 +46,11 @@ from runtime.stop_request import StopRequest, TrainingStopped
 
 
 class Plan(NamedTuple):
-    """What is to be done with a run, with which config, and how many agent steps are done."""
+    """What is to be done with a run."""
 
-    action: Literal["start", "resume", "extend", "finished"]
+    is_finished: bool  # so, nothing
     config: RunConfig
-    agent_steps: int = 0
+    agent_steps: int = 0  # done and saved
 
 
 def plan_run(directory: RunDirectory, asked: RunConfig) -> Plan:
@@ -54,7 +61,7 @@ def plan_run(directory: RunDirectory, asked: RunConfig) -> Plan:
             whose schedules depend on its length.
     """
     if not directory.exists():
-        return Plan("start", asked)
+        return Plan(False, asked)
     saved = directory.read_config()
     differing = experiment_differences(saved, asked)
     if differing:
@@ -68,16 +75,13 @@ def plan_run(directory: RunDirectory, asked: RunConfig) -> Plan:
             f"{directory.path} is a run of {saved_total:_} agent steps, longer than the "
             f"{asked_total:_} asked for; ask for at least as many."
         )
-    status = directory.read_status()
-    finished = (
-        status is not None
-        and status.state == "finished"
-        and (directory.final_path.exists() or directory.is_packed())
-    )
+    status, is_packed = directory.read_status(), directory.is_packed()
     done = 0 if status is None else status.agent_steps
-    if finished and asked_total == saved_total:
-        return Plan("finished", saved, done)
-    if directory.is_packed() and asked_total > saved_total:
+    has_model = directory.final_path.exists() or is_packed
+    has_ended = status is not None and status.state == "finished" and has_model
+    if has_ended and asked_total == saved_total:
+        return Plan(True, saved, done)
+    if is_packed and asked_total > saved_total:
         raise ValueError(
             f"{directory.path} is a packed run, without the agent that could be trained further; "
             "choose another --runs folder."
@@ -91,7 +95,7 @@ def plan_run(directory: RunDirectory, asked: RunConfig) -> Plan:
         )
     if asked.execution.threads == 0:  # not asked for: the same number as before
         asked = asked.with_execution(threads=saved.execution.threads)
-    return Plan("extend" if finished else "resume", asked, done)
+    return Plan(False, asked, done)
 
 
 def find_schedule(config: RunConfig) -> str | None:
@@ -107,19 +111,10 @@ def find_schedule(config: RunConfig) -> str | None:
     return None
 
 
-def train_run(
-    directory: RunDirectory,
-    config: RunConfig,
-    stop: StopRequest,
-    tell_start: Callable[[RunConfig, str, str], None] = lambda *_: None,
-) -> int:
+def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> int:
     """Train a run to its end, from its newest checkpoint if it has one.
 
-    Args:
-        directory: Where it lives.
-        config: From `plan_run`.
-        stop: Asked between updates.
-        tell_start: Told the config, the device and the threads when all is ready to begin.
+    The config is from `plan_run`; `stop` is asked between updates.
 
     Returns:
         The agent steps trained: those asked for, and what the last round of updates went beyond.
@@ -144,7 +139,7 @@ def train_run(
         agent, logs = make_or_restore(directory, config, env, device)
         done, total = agent.num_timesteps, config.run.total_agent_steps
 
-        tell_start(config, str(device), told_threads)
+        print("\n".join(format_start(directory, config, device, told_threads)), flush=True)
         if obstacle := agent.find_obstacle():
             print(f"{config.name}: SB3's own passes are used: {obstacle}.", flush=True)
         cut_logs(directory.path, logs["file_sizes"])
@@ -168,7 +163,11 @@ def train_run(
         evaluation = PeriodicEvaluation(
             directory, config, events, stop, watchdog.feed, **logs.get("evaluation", {})
         )
-        kept: dict[str, Log] = {"episodes": episodes, "rows": rows, "evaluation": evaluation}
+        kept = {
+            "episodes": episodes.get_state,
+            "rows": rows.get_state,
+            "evaluation": evaluation.get_state,
+        }
         checkpoints = Checkpoints(directory, config, env, kept, stop, saved_agent_steps=done)
         stack.enter_context(watchdog.watch())
         with _record_outcome(directory, checkpoints, config.network):
@@ -182,6 +181,22 @@ def train_run(
             if not config.execution.keep_replay and directory.replay_path.exists():
                 shutil.rmtree(directory.replay_path)
         return agent.num_timesteps
+
+
+def format_start(
+    directory: RunDirectory, config: RunConfig, device: torch.device, threads: str
+) -> list[str]:
+    """What is trained, where and with what, and how to watch it."""
+    run = config.run
+    rows = {
+        "training": f"{run.game}, {run.algo}-{config.arm}, seed {run.seed}",
+        "steps": f"{run.total_agent_steps:_} agent steps, protocol {run.protocol}",
+        "folder": str(directory.path),
+        "device": f"{device}, {run.precision}",
+        "threads": threads,
+        "watch": f"tensorboard --logdir {shlex.quote(str(directory.path.parents[2]))}",
+    }
+    return align_columns(list(rows.items()), left=2)
 
 
 @contextmanager
@@ -212,11 +227,7 @@ def _record_outcome(
 
 
 def _learn(agent: Agent, agent_steps: int, callbacks: list[BaseCallback], *, is_new: bool) -> None:
-    """Let the agent learn.
-
-    Raises:
-        Divergence: If a loss, a weight or an action's probability is not finite.
-    """
+    """Let the agent learn; Divergence if a loss, a weight or a probability is not finite."""
     try:
         agent.learn(
             agent_steps,

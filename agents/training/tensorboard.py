@@ -4,6 +4,7 @@ SB3's own writer leaves this to a thread of TensorBoard's, which on a full disk 
 and ends, while training goes on.
 """
 
+import math
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,9 +28,7 @@ GAME_CHARTS = {"Every run": "return"}  # of the page "Custom Scalars", in every 
 class EventFile(KVWriter):
     """One start's rows, in the format of SB3's `TensorBoardOutputFormat`.
 
-    Args:
-        folder: Where the file is made.
-        first_step: Where it begins: what an open page has from there on is out of date.
+    It begins at `first_step`: what an open page has from there on is out of date.
 
     Raises:
         FileWriteError: As every method does, if the disk is full, and the like.
@@ -80,9 +79,8 @@ def write_events(file: IO[bytes], events: Iterable[Event]) -> None:
 def lay_out_charts(charts: Mapping[str, str], games: Sequence[str]) -> Summary:
     """The layout of the page "Custom Scalars", which merges those of all runs by their titles.
 
-    Args:
-        charts: By title, the tag before `/<game>`.
-        games: Each has a chart below each title, with a line for every run that has the tag.
+    `charts` has a tag by its title; each game has a chart below each title, with a line for every
+    run that has the tag `<tag>/<game>`.
     """
     layout = {
         title: {game: ["Multiline", [f"^{tag}/{game}$"]] for game in games}
@@ -103,15 +101,12 @@ def tile_maps(maps: Tensor) -> np.ndarray[Any, Any]:
     """
     values = maps.detach().float().cpu().numpy()
     count, height, width = values.shape
-    columns = int(np.ceil(np.sqrt(count)))
-    rows = int(np.ceil(count / columns))
-    scale = max(float(np.abs(values).max()), 1e-12)
-    picture = np.zeros((rows * (height + 1) - 1, columns * (width + 1) - 1), dtype=np.uint8)
-    for index in range(count):
-        top, left = index // columns * (height + 1), index % columns * (width + 1)
-        shades = np.round(127.5 + 127.5 * values[index] / scale)
-        picture[top : top + height, left : left + width] = shades
-    return picture
+    columns = math.ceil(math.sqrt(count))
+    rows = -(-count // columns)
+    shades = np.round(127.5 + 127.5 * values / max(np.abs(values).max(), 1e-12))
+    tiles = np.pad(shades.astype(np.uint8), [(0, rows * columns - count), (0, 1), (0, 1)])
+    tiles = tiles.reshape(rows, columns, height + 1, width + 1).swapaxes(1, 2)
+    return tiles.reshape(rows * (height + 1), -1)[:-1, :-1]
 
 
 def _summarize(tag: str, value: Any) -> list[Summary]:

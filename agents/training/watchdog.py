@@ -13,12 +13,9 @@ class Watchdog:
     """Watches that something goes on.
 
     An emulator that hangs cannot be interrupted, so the process is ended: what is on the disk is
-    the last checkpoint, and the system frees the run's lock. The time is counted in the watchdog's
-    own waking moments: a process that was suspended has not hung.
-
-    Args:
-        timeout_seconds: How long nothing may happen.
-        on_hang: Called before the process is ended; must not wait for what hangs.
+    the last checkpoint, and the system frees the run's lock. `on_hang` is called before, and must
+    not wait for what hangs. The time is counted in the watchdog's own waking moments: a process
+    that was suspended has not hung.
     """
 
     def __init__(self, timeout_seconds: float, on_hang: Callable[[str], None]) -> None:

@@ -117,9 +117,9 @@ def test_after_the_failure_the_run_goes_on(uninterrupted, fresh, monkeypatch, ca
 # --- emulators that stop answering ----------------------------------------------------------------
 
 HANGING = """\
-import sys, time, train, agents.training.resume
+import sys, time, train, agents.training.checkpoints
 from envs.emulated_game import EmulatedGame
-agents.training.resume.REBUILD_SECONDS_PER_ENVIRONMENT = 0.5
+agents.training.checkpoints.REBUILD_SECONDS_PER_ENVIRONMENT = 0.5
 receive, asked = EmulatedGame._receive, []
 def hang(game):
     asked.append(game)

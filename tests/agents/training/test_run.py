@@ -133,8 +133,8 @@ def test_plain_sb3_opens_checkpoints_and_the_final_model(uninterrupted):
 
 def test_plan(uninterrupted, tmp_path):
     config = uninterrupted.read_config()
-    assert plan_run(RunDirectory(tmp_path / "new"), config) == ("start", config, 0)
-    assert plan_run(uninterrupted, config) == ("finished", config, 600)
+    assert plan_run(RunDirectory(tmp_path / "new"), config) == (False, config, 0)
+    assert plan_run(uninterrupted, config) == (True, config, 600)
     other = config_of(config.run.algo, gamma=0.9, protocol="machado")
     assert refusal(plan_run, uninterrupted, other) == (
         f"{uninterrupted.path} holds a run of other settings (gamma, protocol); choose another "
@@ -166,8 +166,7 @@ def test_a_run_whose_schedules_depend_on_its_length_is_not_made_longer(
     directory.write_status(state, 400)
     directory.final_path.touch()
     if falls is None:
-        action = "extend" if state == "finished" else "resume"
-        assert plan_run(directory, longer) == (action, longer, 400)
+        assert plan_run(directory, longer) == (False, longer, 400)
         return
     assert refusal(plan_run, directory, longer) == (
         f"{tmp_path} is a run of 600 agent steps, over which its {falls} falls, and going on to "

@@ -112,7 +112,7 @@ def test_a_packed_run_cannot_be_trained_further(tmp_path):
     assert archive([str(runs), str(packed)]) == 0
     assert find_unfinished(plan_of(), packed) == others
     directory = RunDirectory(packed / finished.name)
-    assert plan_run(directory, finished)[:2] == ("finished", finished)
+    assert plan_run(directory, finished)[:2] == (True, finished)
     with pytest.raises(ValueError, match="is a packed run, without the agent") as error:
         find_unfinished(plan_of(total_agent_steps=700), packed)
     assert str(error.value).startswith(str(directory.path))
