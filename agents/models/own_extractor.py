@@ -13,7 +13,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from operator import index
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -132,10 +131,15 @@ def _import(name: str) -> _Loaded:
     bases = {base.__module__ for base in kind.__mro__}
     modules = {base for base in bases if base.partition(".")[0] not in _LIBRARIES} | {module_name}
     # By the modules' names: where their files are is another matter on another machine.
-    files = [_find_file(sys.modules[each], name) for each in sorted(modules)]
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(strip_comments(Path(file).read_text(encoding="utf-8")).encode() + b"\0")
+    files, digest = set[str](), hashlib.sha256()
+    for each in sorted(modules):
+        try:
+            file = inspect.getsourcefile(sys.modules[each]) or ""
+            source = Path(file).read_text(encoding="utf-8")
+        except (OSError, TypeError):
+            raise ValueError(f"{name}: {each} has no Python source to know it again by.") from None
+        files.add(file)
+        digest.update(strip_comments(source).encode() + b"\0")
     return _Loaded(kind, frozenset(files), digest.hexdigest()[:_HASH_DIGITS])
 
 
@@ -145,16 +149,6 @@ def _is_extractor(value: object) -> bool:
         and issubclass(value, BaseFeaturesExtractor)
         and value is not BaseFeaturesExtractor
     )
-
-
-def _find_file(module: ModuleType, name: str) -> str:
-    try:
-        file = inspect.getsourcefile(module)
-    except TypeError:
-        file = None
-    if file is None or not Path(file).is_file():
-        raise ValueError(f"{name}: {module.__name__} has no Python source to know it again by.")
-    return file
 
 
 def _try(name: str, loaded: _Loaded, network: NetworkSettings) -> None:

@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from envs.atari_vec_env import AtariVecEnv
 from policies.extractors import NatureCoordCNN, count_live_filters
 from runtime.episodes import EPISODE_COLUMNS, FINAL_GAMES
 from runtime.files import naming_write_errors
-from runtime.run_directory import RunDirectory
+from runtime.run_directory import RunDirectory, State
 from runtime.stop_request import StopRequest, TrainingStopped
 
 IMAGES_EVERY_AGENT_STEPS = 250_000
@@ -92,6 +93,7 @@ class EpisodeLog(BaseCallback):
             print(*row, sep=",", file=self._file)
 
 
+@dataclass(eq=False)
 class TensorBoardRows(BaseCallback):
     """Logs a row of SB3's tags, and of the convolutions, at regular intervals.
 
@@ -99,34 +101,27 @@ class TensorBoardRows(BaseCallback):
     is called before this one; its rows reach the disk with these.
     """
 
-    model: Any
+    config: RunConfig
+    episodes: EpisodeLog
+    events: EventFile
+    logged_agent_steps: int = 0  # where the last row was logged
+    shown_agent_steps: int = 0  # where the last game was shown
+    model: Any = field(init=False)
 
-    def __init__(
-        self,
-        config: RunConfig,
-        episodes: EpisodeLog,
-        events: EventFile,
-        logged_agent_steps: int = 0,
-        shown_agent_steps: int = 0,
-    ) -> None:
+    def __post_init__(self) -> None:
         super().__init__()
-        self._config = config
-        self._episodes = episodes
-        self._events = events
-        self._logged_agent_steps = logged_agent_steps
-        self._shown_agent_steps = shown_agent_steps
 
     def get_state(self) -> dict[str, Any]:
         """The arguments with which a later start goes on."""
         return {
-            "logged_agent_steps": self._logged_agent_steps,
-            "shown_agent_steps": self._shown_agent_steps,
+            "logged_agent_steps": self.logged_agent_steps,
+            "shown_agent_steps": self.shown_agent_steps,
         }
 
     def _on_training_start(self) -> None:
         self._rate_from = time.monotonic(), self.num_timesteps
         if self.num_timesteps == 0:
-            config = self._config
+            config = self.config
             asked = config.run.model_dump() | config.hyperparameters.model_dump()
             values = {
                 "config": f"```json\n{config.to_json()}```",
@@ -134,11 +129,11 @@ class TensorBoardRows(BaseCallback):
                 "layout": lay_out_charts(GAME_CHARTS, [config.run.game]),
             }
             # Of the convolutions at their start: what all later values are seen against.
-            self._events.write_values(values | self._describe_layers(), 0)
+            self.events.write_values(values | self._describe_layers(), 0)
 
     def _on_rollout_start(self) -> None:
-        every = self._config.execution.log_every_agent_steps
-        if is_due(self.num_timesteps, self._logged_agent_steps, every):
+        every = self.config.execution.log_every_agent_steps
+        if is_due(self.num_timesteps, self.logged_agent_steps, every):
             self._log()
 
     def _on_step(self) -> bool:
@@ -148,33 +143,33 @@ class TensorBoardRows(BaseCallback):
         return True
 
     def _on_training_end(self) -> None:
-        if self.num_timesteps > self._logged_agent_steps:
+        if self.num_timesteps > self.logged_agent_steps:
             self._log()
 
     def _show_game(self, game_return: float) -> None:
         """Show one of the games that ended in each of the run's `MOST_GAMES_SHOWN` parts."""
-        every = -(-self._config.run.total_agent_steps // MOST_GAMES_SHOWN)
-        if is_due(self.num_timesteps, self._shown_agent_steps, every):
-            tag = f"return_per_game/{self._config.run.game}"
-            self._events.write_values({tag: game_return}, self.num_timesteps)
-            self._shown_agent_steps = self.num_timesteps
+        every = -(-self.config.run.total_agent_steps // MOST_GAMES_SHOWN)
+        if is_due(self.num_timesteps, self.shown_agent_steps, every):
+            tag = f"return_per_game/{self.config.run.game}"
+            self.events.write_values({tag: game_return}, self.num_timesteps)
+            self.shown_agent_steps = self.num_timesteps
 
     def _log(self) -> None:
         step, record = self.num_timesteps, self.logger.record
-        if (means := self._episodes.means) is not None:
+        if (means := self.episodes.means) is not None:
             mean_return, mean_length = means
             record("rollout/ep_rew_mean", mean_return)
             record("rollout/ep_len_mean", mean_length)  # in frames
-            record(f"return/{self._config.run.game}", mean_return)
+            record(f"return/{self.config.run.game}", mean_return)
         now = time.monotonic()
         since, from_step = self._rate_from
         record("time/fps", int((step - from_step) / max(now - since, 1e-9)))
         self._rate_from = now, step
         for tag, value in self._describe_layers().items():
             record(tag, value)
-        self._logged_agent_steps = step
+        self.logged_agent_steps = step
         self.logger.dump(step)
-        self._episodes.flush()
+        self.episodes.flush()
 
     def _describe_layers(self) -> dict[str, Any]:
         """By tag, of each convolution: live filters, position's share, now and then its map."""
@@ -186,7 +181,7 @@ class TensorBoardRows(BaseCallback):
                 values[f"train/live_filters_layer{index}"] = float(count)
         if not isinstance(extractor, NatureCoordCNN):
             return values
-        logged = self._logged_agent_steps
+        logged = self.logged_agent_steps
         show_maps = not logged or is_due(self.num_timesteps, logged, IMAGES_EVERY_AGENT_STEPS)
         sizes = extractor.input_sizes()
         for index, layer in extractor.position_layers().items():
@@ -202,6 +197,7 @@ def is_due(agent_steps: int, last_agent_steps: int, every: int) -> bool:
     return agent_steps // every > last_agent_steps // every
 
 
+@dataclass(eq=False)
 class Checkpoints(BaseCallback):
     """Saves a checkpoint at regular intervals and at the end, and stops when asked to.
 
@@ -209,29 +205,21 @@ class Checkpoints(BaseCallback):
     too; `logs` gives their states by their names. The newest checkpoint is of `saved_agent_steps`.
     """
 
-    model: Any
+    directory: RunDirectory
+    config: RunConfig
+    env: AtariVecEnv
+    logs: Mapping[str, Callable[[], dict[str, Any]]]
+    stop: StopRequest
+    saved_agent_steps: int
+    model: Any = field(init=False)
 
-    def __init__(
-        self,
-        directory: RunDirectory,
-        config: RunConfig,
-        env: AtariVecEnv,
-        logs: Mapping[str, Callable[[], dict[str, Any]]],
-        stop: StopRequest,
-        saved_agent_steps: int,
-    ) -> None:
+    def __post_init__(self) -> None:
         super().__init__()
-        self._directory = directory
-        self._config = config
-        self._env = env
-        self._logs = logs
-        self._stop = stop
-        self.saved_agent_steps = saved_agent_steps
 
     def _on_rollout_start(self) -> None:
-        stop = bool(self._stop)
+        stop = bool(self.stop)
         unsaved = self.num_timesteps - self.saved_agent_steps
-        due = unsaved >= self._config.execution.checkpoint_every_agent_steps
+        due = unsaved >= self.config.execution.checkpoint_every_agent_steps
         if due or (stop and unsaved):
             self._save()
         if stop:
@@ -244,8 +232,12 @@ class Checkpoints(BaseCallback):
         self._save()
 
     def _save(self) -> None:
-        logs = {name: get_state() for name, get_state in self._logs.items()}
-        save_checkpoint(self._directory, self._config, self.model, self._env, logs)
+        logs = {name: get_state() for name, get_state in self.logs.items()}
+        save_checkpoint(self.directory, self.config, self.model, self.env, logs)
         self.saved_agent_steps = self.num_timesteps
         # So that a run whose checkpoints were deleted can be told from one that never had any.
-        self._directory.write_status("running", self.saved_agent_steps)
+        self.record("running")
+
+    def record(self, state: State, message: str = "") -> None:
+        """Write down how the run is doing; what it has learned is that of the newest checkpoint."""
+        self.directory.write_status(state, self.saved_agent_steps, message)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
@@ -25,41 +26,33 @@ COLUMNS = ("agent_steps", "games", "mean_return", "mean_length_frames")
 SEED = 2**31
 
 
+@dataclass(eq=False)
 class PeriodicEvaluation(BaseCallback):
     """Evaluates the agent as evaluate.py does, and keeps the one with the best mean return.
 
     Always the same games, each with a random generator of its own: training draws what it would
     without, and an evaluation depends on nothing but the weights. SB3's tags go to `events`.
-    At every step `on_step` is called and `stop` asked: an evaluation that is stopped is made by the
+    At every step `on_step_of_game` is called and `stop` asked: what is stopped is evaluated by the
     next start.
     """
 
-    model: Any
+    directory: RunDirectory
+    config: RunConfig
+    events: EventFile
+    stop: StopRequest
+    on_step_of_game: Callable[[], None]
+    evaluated_agent_steps: int = 0  # where the last evaluation was
+    best_mean_return: float | None = None  # of the evaluations before
+    model: Any = field(init=False)
 
-    def __init__(
-        self,
-        directory: RunDirectory,
-        config: RunConfig,
-        events: EventFile,
-        stop: StopRequest,
-        on_step: Callable[[], None],
-        evaluated_agent_steps: int = 0,
-        best_mean_return: float | None = None,
-    ) -> None:
+    def __post_init__(self) -> None:
         super().__init__()
-        self._directory = directory
-        self._config = config
-        self._events = events
-        self._stop = stop
-        self._call_on_step = on_step
-        self._evaluated_agent_steps = evaluated_agent_steps
-        self._best_mean_return = best_mean_return
 
     def get_state(self) -> dict[str, Any]:
         """The arguments with which a later start goes on."""
         return {
-            "evaluated_agent_steps": self._evaluated_agent_steps,
-            "best_mean_return": self._best_mean_return,
+            "evaluated_agent_steps": self.evaluated_agent_steps,
+            "best_mean_return": self.best_mean_return,
         }
 
     def _on_rollout_start(self) -> None:
@@ -72,19 +65,19 @@ class PeriodicEvaluation(BaseCallback):
         self._evaluate_if_due(can_stop=False)  # there is no later start
 
     def _evaluate_if_due(self, *, can_stop: bool) -> None:
-        every = self._config.execution.evaluate_every_agent_steps
-        if not every or not is_due(self.num_timesteps, self._evaluated_agent_steps, every):
+        every = self.config.execution.evaluate_every_agent_steps
+        if not every or not is_due(self.num_timesteps, self.evaluated_agent_steps, every):
             return
         with suppress(TrainingStopped), _keeping_generators(self.model.device):
             self._record(self._play(can_stop))
 
     def _play(self, can_stop: bool) -> list[PlayedGame]:
         def on_step(_: int) -> None:
-            self._call_on_step()
-            if can_stop and self._stop:
+            self.on_step_of_game()
+            if can_stop and self.stop:
                 raise TrainingStopped
 
-        config, policy = self._config, self.model.policy
+        config, policy = self.config, self.model.policy
         game, protocol = find_game(config.run.game), load_protocol(config.run.protocol)
         count = config.execution.evaluation_games
         epsilon = getattr(config.hyperparameters, "exploration_final_eps", None)
@@ -97,18 +90,18 @@ class PeriodicEvaluation(BaseCallback):
         step = self.num_timesteps
         mean_return = fmean(game.raw_return for game in games)
         mean_length = fmean(game.length_frames for game in games)
-        if self._best_mean_return is None or mean_return > self._best_mean_return:
-            self._best_mean_return = mean_return
-            save_agent(self._directory.best_path, self._config, self.model)
-        path = self._directory.evaluations_path
+        if self.best_mean_return is None or mean_return > self.best_mean_return:
+            self.best_mean_return = mean_return
+            save_agent(self.directory.best_path, self.config, self.model)
+        path = self.directory.evaluations_path
         is_new = not path.exists()
         with naming_write_errors(path), path.open("a", encoding="utf-8", newline="\n") as file:
             if is_new:
                 print(*COLUMNS, sep=",", file=file)
             print(step, len(games), mean_return, mean_length, sep=",", file=file)
         tags = {"eval/mean_reward": mean_return, "eval/mean_ep_length": mean_length}
-        self._events.write_values(tags, step)
-        self._evaluated_agent_steps = step
+        self.events.write_values(tags, step)
+        self.evaluated_agent_steps = step
 
 
 @contextmanager

@@ -41,7 +41,7 @@ from runtime.command_line import align_columns, one_line
 from runtime.files import write_atomically
 from runtime.process_settings import choose_threads
 from runtime.provenance import describe_start
-from runtime.run_directory import RunDirectory, State
+from runtime.run_directory import RunDirectory
 from runtime.stop_request import StopRequest, TrainingStopped
 
 
@@ -139,7 +139,7 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
         agent, logs = make_or_restore(directory, config, env, device)
         done, total = agent.num_timesteps, config.run.total_agent_steps
 
-        print("\n".join(format_start(directory, config, device, told_threads)), flush=True)
+        _tell_start(directory, config, device, told_threads)
         if obstacle := agent.find_obstacle():
             print(f"{config.name}: SB3's own passes are used: {obstacle}.", flush=True)
         cut_logs(directory.path, logs["file_sizes"])
@@ -156,9 +156,7 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
         rows = TensorBoardRows(config, episodes, events, **logs["rows"])
         watchdog = Watchdog(
             config.execution.hang_timeout_seconds,
-            lambda message: directory.write_status(
-                "failed", checkpoints.saved_agent_steps, message
-            ),
+            lambda message: checkpoints.record("failed", message),
         )
         evaluation = PeriodicEvaluation(
             directory, config, events, stop, watchdog.feed, **logs.get("evaluation", {})
@@ -170,7 +168,7 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
         }
         checkpoints = Checkpoints(directory, config, env, kept, stop, saved_agent_steps=done)
         stack.enter_context(watchdog.watch())
-        with _record_outcome(directory, checkpoints, config.network):
+        with _record_outcome(checkpoints, config.network):
             if isinstance(agent, DQN) and 0 < done < total and agent.replay_buffer.size() == 0:
                 refill_replay(agent, env, watchdog, stop)
             progress = Progress(done, total, episodes, on_step=watchdog.feed)
@@ -183,10 +181,10 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
         return agent.num_timesteps
 
 
-def format_start(
+def _tell_start(
     directory: RunDirectory, config: RunConfig, device: torch.device, threads: str
-) -> list[str]:
-    """What is trained, where and with what, and how to watch it."""
+) -> None:
+    """Say what is trained, where and with what, and how to watch it."""
     run = config.run
     rows = {
         "training": f"{run.game}, {run.algo}-{config.arm}, seed {run.seed}",
@@ -196,45 +194,34 @@ def format_start(
         "threads": threads,
         "watch": f"tensorboard --logdir {shlex.quote(str(directory.path.parents[2]))}",
     }
-    return align_columns(list(rows.items()), left=2)
+    print("\n".join(align_columns(list(rows.items()), left=2)), flush=True)
 
 
 @contextmanager
-def _record_outcome(
-    directory: RunDirectory, checkpoints: Checkpoints, network: NetworkSettings
-) -> Iterator[None]:
+def _record_outcome(checkpoints: Checkpoints, network: NetworkSettings) -> Iterator[None]:
     """Write down how what is done inside ends; a fault of a user's own network is one line."""
-
-    def record(state: State, message: str = "") -> None:
-        directory.write_status(state, checkpoints.saved_agent_steps, message)
-
     try:
         yield
     except TrainingStopped:
-        record("interrupted")
+        checkpoints.record("interrupted")
         raise
     except Divergence as error:
-        record("diverged", str(error))
+        checkpoints.record("diverged", str(error))
         raise
     except Exception as error:
         fault = find_fault(error, network)
         with suppress(OSError):  # a full disk has no room for the status either
-            record("failed", fault or one_line(error))
+            checkpoints.record("failed", fault or one_line(error))
         if fault is None:
             raise
         raise ValueError(fault) from error
-    record("finished")
+    checkpoints.record("finished")
 
 
 def _learn(agent: Agent, agent_steps: int, callbacks: list[BaseCallback], *, is_new: bool) -> None:
     """Let the agent learn; Divergence if a loss, a weight or a probability is not finite."""
     try:
-        agent.learn(
-            agent_steps,
-            callback=callbacks,
-            log_interval=None,
-            reset_num_timesteps=is_new,
-        )
+        agent.learn(agent_steps, callbacks, log_interval=None, reset_num_timesteps=is_new)
     except (RuntimeError, ValueError) as error:
         check_weights(agent)
         # What torch says of probabilities that are not finite: `multinomial`, then `Categorical`.
