@@ -17,25 +17,38 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, Self, get_args, get_origin
 
 from pydantic import (
     BaseModel,
     ConfigDict,
+    TypeAdapter,
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
     field_validator,
     model_validator,
 )
-from pydantic.fields import FieldInfo
 
 FORMAT_VERSION = 2
 LARGEST = 1e30  # of factors: float32 must hold it
 
 _PRESETS = Path(__file__).parent
 _MULTIPLES = {"k": 1_000, "K": 1_000, "M": 1_000_000}
-_LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+_KINDS = {  # by the names of JSON schemas, as the limits
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "string": "text",
+    "array": "a list",
+    "object": "a section",
+}
+_LIMITS = {
+    "minimum": "at least",
+    "exclusiveMinimum": "above",
+    "maximum": "at most",
+    "exclusiveMaximum": "below",
+}
 _MAX_DIGITS = 4_000  # Python writes no longer numbers
 
 
@@ -88,7 +101,7 @@ class Settings(BaseModel):
 
     def replace(self, **changes: Any) -> Self:
         """The same settings but for some; raises as `parse` does."""
-        return self.parse({name: getattr(self, name) for name in type(self).model_fields} | changes)
+        return self.parse(dict(self) | changes)
 
     @model_validator(mode="before")
     @classmethod
@@ -277,24 +290,8 @@ def _read_whole(text: str) -> int | str:
 
 def _describe(annotation: Any, metadata: Iterable[Any]) -> str:
     """What a value must be."""
-    if get_origin(annotation) is Annotated:
-        annotation, *metadata = get_args(annotation)
-    if get_origin(annotation) is Literal:
-        return f"one of {', '.join(map(str, get_args(annotation)))}"
-    if get_origin(annotation) is tuple:
-        return "a list"
-    if _is_section(annotation):
-        return "a section"
-    constraints = [
-        constraint
-        for extra in metadata
-        for constraint in (extra.metadata if isinstance(extra, FieldInfo) else [extra])
-    ]
-    limits = [
-        f"{words} {show(limit)}"
-        for name, words in _LIMITS.items()
-        for constraint in constraints
-        if (limit := getattr(constraint, name, None)) is not None
-    ]
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    return " ".join([names[annotation], " and ".join(limits)]).strip()
+    schema = TypeAdapter(Annotated[annotation, None, *metadata]).json_schema()
+    if "enum" in schema:
+        return f"one of {', '.join(map(str, schema['enum']))}"
+    limits = [f"{words} {show(schema[name])}" for name, words in _LIMITS.items() if name in schema]
+    return " ".join([_KINDS[schema["type"]], " and ".join(limits)]).strip()

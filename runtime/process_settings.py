@@ -38,7 +38,9 @@ def count_cores(root: Path = Path("/")) -> int:
     """
     affinity = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
     count = getattr(os, "process_cpu_count", lambda: len(affinity(0)))  # from Python 3.13 on
-    return max(int(min(count(), _find_quota(root))), 1)
+    # Of the control groups of Linux, v1 or v2: seconds of processor time a second.
+    quotas = map(_read_quota, list_control_groups("cpu", root))
+    return max(int(min(count(), *quotas, math.inf)), 1)
 
 
 def choose_threads(asked: int) -> tuple[int, str]:
@@ -58,11 +60,6 @@ def choose_threads(asked: int) -> tuple[int, str]:
         if round(cores - load) < threads:
             threads, reason = max(round(cores - load), 1), f"{reason}, load: {load:.1f}"
     return threads, f"{threads} ({reason}); --set threads=N is another number"
-
-
-def _find_quota(root: Path) -> float:
-    """Seconds of processor time a second that Linux's control groups, v1 or v2, leave us."""
-    return min(map(_read_quota, list_control_groups("cpu", root)), default=math.inf)
 
 
 def list_control_groups(controller: str, root: Path = Path("/")) -> list[Path]:
