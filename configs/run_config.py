@@ -96,35 +96,28 @@ class NetworkSettings(Settings):
         return rewrite_arguments(settings)
 
     @model_validator(mode="after")
-    def _check_own_network(self) -> Self:
-        if not self.extractor:
-            if self.extractor_settings or self.extractor_source:
-                raise ValueError(
-                    "`extractor_settings` need a network of your own; add --extractor."
-                )
-            return self
-        check_name(self.extractor)
-        for name in ("coord_layers", *_OF_COORDINATES):
-            if getattr(self, name) not in ((), load_preset("run")["network"][name]):
-                raise ValueError(f"`extractor` is a whole network; leave out `{name}`.")
-        if arm_name(self) in (BASELINE, "coordconv"):  # the only ones that can name a class
-            raise ValueError(
-                f"`extractor`: a run of {self.extractor} would be taken for this project's "
-                f"{arm_name(self)}; give the class another name."
-            )
-        return self
-
-    @model_validator(mode="after")
     def _check_together(self) -> Self:
+        standard = load_preset("run")["network"]
+        changed = [name for name in _OF_COORDINATES if getattr(self, name) != standard[name]]
+        if self.extractor:
+            check_name(self.extractor)
+            if self.coord_layers or changed:
+                name = "coord_layers" if self.coord_layers else changed[0]
+                raise ValueError(f"`extractor` is a whole network; leave out `{name}`.")
+            if arm_name(self) in (BASELINE, "coordconv"):  # the only ones that can name a class
+                raise ValueError(
+                    f"`extractor`: a run of {self.extractor} would be taken for this project's "
+                    f"{arm_name(self)}; give the class another name."
+                )
+        elif self.extractor_settings or self.extractor_source:
+            raise ValueError("`extractor_settings` need a network of your own; add --extractor.")
         if sorted(set(self.coord_layers)) != list(self.coord_layers):
             raise ValueError(
                 f"`coord_layers` must name each convolution once, in order, got "
                 f"{show(list(self.coord_layers))}."
             )
-        if not self.coord_layers:
-            for name in _OF_COORDINATES:
-                if getattr(self, name) != load_preset("run")["network"][name]:
-                    raise ValueError(f"`{name}` needs a layer with coordinates; add --coordconv.")
+        if changed and not self.coord_layers:
+            raise ValueError(f"`{changed[0]}` needs a layer with coordinates; add --coordconv.")
         if self.with_radius and self.position != "coordinates":
             raise ValueError(f"`with_radius` goes with coordinates, not with {self.position}.")
         if self.position == "bias-map" and self.coord_init == "zero":

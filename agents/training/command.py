@@ -39,14 +39,10 @@ def run_training(config: RunConfig, runs: Path, stop: StopRequest | None = None)
         assert stop.signal is not None
         print(f"{directory.path}: saved; the same command goes on from here.", flush=True)
         return SIGNAL_BASE + stop.signal
-    except Divergence as error:
-        print(f"{config.name}: {error}", file=sys.stderr)
-        return FAILED
-    except EnvironmentFailure as error:
-        print(
-            f"{config.name}: {error}; the same command goes on from the last checkpoint.",
-            file=sys.stderr,
-        )
+    except (Divergence, EnvironmentFailure) as error:
+        remedy = "; the same command goes on from the last checkpoint."
+        end = "" if isinstance(error, Divergence) else remedy
+        print(f"{config.name}: {error}{end}", file=sys.stderr)
         return FAILED
     _tell_end(directory, plan.config, agent_steps)
     return 0
