@@ -104,7 +104,7 @@ def test_a_run_is_evaluated_only_where_its_network_is_named(nets, monkeypatch, c
     assert "mynets" not in sys.modules
     assert evaluate.main([*play, *name]) == 0
     report = json.loads((run.directory.evaluation_path / "returns.json").read_text())
-    assert (report["arm"], len(report["returns"])) == ("Small", 1)
+    assert (report["arm"], len(report["returns"])) == (run.config.arm, 1)
 
     (nets / "mynets.py").write_text(NETS.replace("0.1", "0.2"))
     forget(monkeypatch)
