@@ -9,21 +9,14 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from experiments.coordinates.config import (
-    CellConfig,
-    ModelName,
-    TaskName,
-    cell_differences,
-    load_config,
-)
-from experiments.coordinates.data import Split, SplitName, shuffle
+from experiments.coordinates.config import CellConfig, cell_differences, load_config
+from experiments.coordinates.data import Split, shuffle
 from experiments.coordinates.table import HEADLINES, show_figure
 from experiments.coordinates.tasks import (
     count_parameters,
@@ -43,31 +36,11 @@ Say = Callable[[str], None]
 _MAX_BYTES = 1 << 30  # of weights.pth
 _MAX_DROPS = 4  # of the learning rate, as in the released code
 _LINE_EVERY_SECONDS = 3.0
+_IDENTITY = {"task", "split", "model", "seed"}  # of a cell, in its result
 
 
 class Divergence(Exception):
     """The loss is not finite."""
-
-
-class _Row(BaseModel):
-    """A row of the curve; what it has beside these are figures."""
-
-    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
-    __pydantic_extra__: dict[str, float]
-    steps: int
-    seconds: float
-
-
-class _Result(_Row):
-    task: TaskName
-    split: SplitName
-    model: ModelName
-    seed: int
-    parameters: int
-    steps_to_perfect: int | None = None
-    seconds_to_perfect: float | None
-    stopped: Literal["perfect", "budget"]
-    curve: list[_Row]
 
 
 class CellDirectory(RunDirectory):
@@ -95,16 +68,16 @@ class CellDirectory(RunDirectory):
         Raises:
             ValueError: If a file is damaged; one line.
         """
-        task, values = load_config(self.config_path).task, read_json(self.result_path)
-        wanted = {f"{part}_{HEADLINES[task]}" for part in ("train", "test")}
+        config, result = load_config(self.config_path), read_json(self.result_path)
+        figure = HEADLINES[config.task]
+        names = "steps", "seconds", f"train_{figure}", f"test_{figure}"
         try:
-            result = _Result.model_validate(values)
-            rows = [result, *result.curve]
-            if result.task == task and all(
-                wanted <= (row.model_extra or {}).keys() for row in rows
-            ):
-                return dict(values)
-        except ValidationError:
+            numbers = [row[name] for row in (result, *result["curve"]) for name in names]
+            numbers += [result["parameters"], result["seconds_to_perfect"] or 0]
+            is_its_own = all(result[name] == getattr(config, name) for name in _IDENTITY)
+            if is_its_own and all(isinstance(number, int | float) for number in numbers):
+                return dict(result)
+        except (LookupError, TypeError):
             pass
         raise ValueError(f"{self.result_path} is damaged; delete {self.path} and run again.")
 
@@ -151,7 +124,7 @@ def find_result(
             f"{directory.path} has trained for {result['steps']:_} steps and "
             f"{result['seconds']:.1f} s, longer than the {asked.budget} asked for; ask for more."
         )
-    return result if reached or result["stopped"] == "perfect" else None
+    return result if reached or result.get("stopped") == "perfect" else None
 
 
 def train_cell(directory: CellDirectory, config: CellConfig, say: Say = print) -> dict[str, Any]:
@@ -247,7 +220,7 @@ class _Trainer:
         self._speak_if_due(checking=True)
         steps, seconds = self.perfect_at or (None, None)
         return {
-            **self.config.model_dump(include={"task", "split", "model", "seed"}),
+            **self.config.model_dump(include=_IDENTITY),
             "parameters": count_parameters(self.network),
             "steps": self.steps,
             "seconds": self.seconds,
