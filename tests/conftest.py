@@ -2,13 +2,20 @@
 
 import os
 import signal
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from runtime.process_settings import count_cores
+from runtime.process_settings import count_cores, prepare_process
+
+prepare_process()  # before torch is imported, as the commands do: idle threads do not spin
+
+import torch  # noqa: E402
+
+from tests import own_networks  # noqa: E402
 
 # Networks here are small and tests may share the machine: threads that wait for each other cost
 # more than they bring.
@@ -24,6 +31,12 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 def pytest_xdist_auto_num_workers() -> int:
     """What `-n auto` means: the cores that we may use, and no more than memory is safe for."""
     return min(count_cores(), 8)
+
+
+@pytest.fixture(autouse=True)
+def _validate_distributions() -> None:
+    """`torch.compile` turns it off for the whole process."""
+    torch.distributions.Distribution.set_default_validate_args(True)
 
 
 @pytest.fixture
@@ -42,3 +55,20 @@ def refuse(capsys) -> Callable[[Any, list[str]], str]:
         return str(captured.err[:-1])
 
     return refuse
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """An empty folder, as the working directory."""
+    monkeypatch.chdir(tmp_path)
+    return Path(tmp_path)
+
+
+@pytest.fixture
+def nets(here, monkeypatch) -> Path:
+    """A folder with a user's module of networks, as the current one; nothing is loaded yet."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (here / "mynets.py").write_text(own_networks.NETS)
+    own_networks.forget(monkeypatch)
+    return Path(here)

@@ -1,6 +1,6 @@
 import pytest
 
-from configs.protocols import Protocol, load_protocol, protocol_names
+from configs.protocols import Protocol, load_protocol
 from tests.refusals import refusal
 
 
@@ -21,10 +21,6 @@ def test_protocols(name, no_op_max, sticky, one_life):
         clip_rewards=True,
         max_frames_per_game=108_000,
     )
-
-
-def test_the_default_protocol_comes_first():
-    assert protocol_names() == ["baselines", "machado"]
 
 
 @pytest.mark.parametrize(

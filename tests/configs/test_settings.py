@@ -13,8 +13,6 @@ from configs.settings import (
     SavedSettings,
     Settings,
     describe_unknown,
-    differing_keys,
-    flags_of,
     parse_assignments,
 )
 from tests.refusals import refusal
@@ -55,12 +53,6 @@ examples = st.builds(
     choice=st.sampled_from(["one", "two"]),
     layers=st.lists(st.integers(0, 2)).map(tuple),
 )
-
-
-def test_lists_become_tuples_and_whole_numbers_floats():
-    built = Example.parse(VALUES)
-    assert dict(built) == VALUES | {"layers": (0, 2)}
-    assert type(built.free) is float
 
 
 @settings(deadline=None)
@@ -197,14 +189,6 @@ def test_settings_do_not_change():
     assert example.replace(count=4) == Example.parse(VALUES | {"count": 4})
     with pytest.raises(ValueError, match=r"^`count` must be a whole number [^\n]*, got 0\.$"):
         example.replace(count=0)
-
-
-def test_flags():
-    assert flags_of(Saved, Example) == {"count": (Flag("--count", "how many"), int)}
-
-
-def test_differing_keys():
-    assert differing_keys({"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 0, "d": 3}) == ["b", "c", "d"]
 
 
 @pytest.mark.parametrize(

@@ -159,41 +159,15 @@ def test_reset_starts_games_not_played_before():
 
 
 @pytest.fixture(scope="module")
-def saved() -> tuple[str, Any, list[Any]]:
-    """A state as JSON, its observations, and what the next steps gave."""
+def saved() -> tuple[str, Any]:
+    """A state as JSON, and its observations."""
     env = make_env("Breakout", BASELINES, 2)
     env.reset()
     for actions in draw_actions(env, 60):
         observations, *_ = env.step(actions)
     state = json.dumps(env.get_state())
-    steps = [env.step(actions) for actions in draw_actions(env, 200, seed=1)]
     env.close()
-    return state, observations, steps
-
-
-def test_rebuilt_environment_goes_on_alike(saved):
-    state, observations, steps = saved
-    env = make_env("Breakout", BASELINES, 2)
-    env.set_state(json.loads(state), observations)
-    assert json.dumps(env.get_state()) == state
-    for actions, step in zip(draw_actions(env, 200, seed=1), steps, strict=True):
-        *rebuilt, infos = env.step(actions)
-        for one, other in zip(rebuilt, step[:3], strict=True):
-            np.testing.assert_array_equal(one, other)
-        assert [as_told(info) for info in infos] == [as_told(info) for info in step[3]]
-    env.close()
-    ended = [info for step in steps for info in step[3] if info]
-    assert len(ended) > sum("episode" in info for info in ended) > 0
-
-
-def as_told(info: dict[str, Any]) -> dict[str, Any]:
-    """What is told of a step, without its wall-clock time; frames in a form that compares."""
-    told = {name: value for name, value in info.items() if name != "episode"}
-    if "terminal_observation" in info:
-        told["terminal_observation"] = info["terminal_observation"].tobytes()
-    if "episode" in info:
-        told["episode"] = info["episode"] | {"t": 0}
-    return told
+    return state, observations
 
 
 def with_a_changed_pixel(state: list[Any], observations: Any) -> Any:

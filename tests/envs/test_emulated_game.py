@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs.protocols import Protocol, load_protocol
-from envs.emulated_game import EmulatedGame, GameBooks, StepOutcome
+from envs.emulated_game import EmulatedGame, StepOutcome
 from envs.games import find_game
 from tests.refusals import refusal
 
@@ -53,52 +53,6 @@ def rebuilt_copy(game: EmulatedGame, name: str, protocol: Protocol, **options: A
 # --- lives, presses and games ---------------------------------------------------------------------
 
 
-def test_a_lost_life_ends_the_episode_and_not_the_game():
-    game = make_game("Breakout", WITHOUT_NO_OPS)
-    game.start()
-    lives, numbers = [], []
-    for outcome, _ in play(game, 400):
-        if outcome.ended:
-            lives.append(game.current.lives)
-            numbers.append(game.current.number)
-            assert outcome.terminated
-            assert not outcome.truncated
-        if game.unreported:
-            break
-    assert lives == [4, 3, 2, 1, 5]  # the fifth life is the first of the next game
-    assert numbers == [0, 0, 0, 0, 1]
-    (finished,) = game.unreported
-    # The game's frames have gone on through all its lives: 4 an action, less for the last.
-    assert finished.length_frames in range(
-        4 * finished.length_agent_steps - 3, 4 * finished.length_agent_steps + 1
-    )
-    assert not finished.time_limit
-    game.close()
-
-
-@pytest.mark.parametrize(
-    ("name", "first", "lives"),
-    [("Breakout", [FIRE, ACTION_2], 5), ("MsPacman", [], 3)],  # MsPacman has no FIRE
-)
-def test_presses_between_episodes(name, first, lives):
-    game = make_game(name, WITHOUT_NO_OPS)
-    game.start()
-    assert played_actions(game) == first
-    presses = []
-    while not game.unreported:
-        before = len(played_actions(game))
-        outcome = act(game, ACTION_2)
-        added = played_actions(game)[before:]
-        assert added[0] == ACTION_2
-        if outcome.ended:
-            presses.append(added[1:])
-        else:
-            assert len(added) == 1
-    # After a lost life the no-op leads out of it, after a game it starts the next.
-    assert presses == [[NO_OP, *first]] * lives
-    game.close()
-
-
 def test_no_presses_and_no_lives_in_machado():
     game = make_game("Breakout", MACHADO)
     game.start()
@@ -127,22 +81,6 @@ def test_rewards_are_raw_and_the_return_is_their_sum():
             break
     assert game.unreported[0].raw_return == sum(rewards) > len([r for r in rewards if r])
     assert set(rewards) > {0, 5, 10}
-    game.close()
-
-
-@pytest.mark.parametrize("max_frames", [20, 22])
-def test_frame_limit(max_frames):
-    protocol = MACHADO.replace(max_frames_per_game=max_frames)
-    game = make_game("Pong", protocol)
-    game.start()
-    ends = [(outcome.terminated, outcome.truncated) for outcome, _ in play(game, 12)]
-    steps = -(-max_frames // 4)
-    assert ends == [(False, (step + 1) % steps == 0) for step in range(12)]
-    for number, finished in enumerate(game.unreported):
-        books = GameBooks(
-            number, 0, 0, steps, max_frames, time_limit=True, seconds=finished.seconds
-        )
-        assert finished == books
     game.close()
 
 

@@ -22,26 +22,10 @@ def test_names_are_gymnasiums():
     assert list(all_games()) == sorted(all_games())
 
 
-@pytest.mark.parametrize(
-    ("name", "found"),
-    [
-        ("MsPacman", "MsPacman"),
-        ("mspacman", "MsPacman"),
-        ("ms_pacman", "MsPacman"),
-        ("MS_PACMAN", "MsPacman"),
-        ("pong", "Pong"),
-        ("up_n_down", "UpNDown"),
-        ("Pacman", "Pacman"),
-    ],
-)
-def test_find_game(name, found):
-    assert find_game(name).name == found
-
-
-def test_every_game_is_found_by_name_and_by_rom_id():
+def test_every_game_is_found_by_name_and_by_rom_id_in_any_case():
     for game in all_games().values():
-        assert find_game(game.name) is game
-        assert find_game(game.rom_id) is game
+        for name in (game.name, game.name.lower(), game.rom_id, game.rom_id.upper()):
+            assert find_game(name) is game
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,3 @@
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -25,21 +24,6 @@ def test_coordinates_of_three_rows_and_two_columns():
     channels = coordinate_channels(3, 2, with_radius=True)
     torch.testing.assert_close(channels, torch.tensor(expected))
     assert torch.equal(coordinate_channels(3, 2), channels[:2])
-
-
-@pytest.mark.parametrize(("height", "width"), [(5, 84), (84, 5), (84, 84), (2, 3)])
-def test_each_coordinate_spans_its_own_axis(height, width):
-    row, column = coordinate_channels(height, width)
-    assert row.shape == column.shape == (height, width)
-    assert torch.equal(row[[0, -1], 0], torch.tensor([-1.0, 1.0]))
-    assert torch.equal(column[0, [0, -1]], torch.tensor([-1.0, 1.0]))
-    assert torch.equal(row, row[:, :1].expand(height, width))
-    assert torch.equal(column, column[:1].expand(height, width))
-
-
-def test_an_axis_of_one_pixel_has_coordinate_zero():
-    assert coordinate_channels(1, 1, with_radius=True).tolist() == [[[0]], [[0]], [[0]]]
-    assert coordinate_channels(1, 3).tolist() == [[[0, 0, 0]], [[-1, 0, 1]]]
 
 
 def test_coordinates_are_computed_in_float32_then_cast():
@@ -75,7 +59,7 @@ def cases(draw: st.DrawFn) -> tuple[dict[str, Any], int, int]:
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(cases(), st.sampled_from([torch.contiguous_format, torch.channels_last]))
 def test_equals_the_concatenated_form_in_outputs_and_gradients(case, layout):
     options, height, width = case
@@ -91,6 +75,7 @@ def test_equals_the_concatenated_form_in_outputs_and_gradients(case, layout):
     direction = torch.randn_like(expected)
     output = layer(images)
     torch.testing.assert_close(output, expected, rtol=0, atol=1e-10)
+    torch.testing.assert_close(layer(images[1]), expected[1], rtol=0, atol=1e-10)
     for actual, wanted in zip(
         torch.autograd.grad(output, leaves, direction),
         torch.autograd.grad(expected, leaves, direction),
@@ -99,19 +84,6 @@ def test_equals_the_concatenated_form_in_outputs_and_gradients(case, layout):
         torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-10)
     with torch.no_grad():
         torch.testing.assert_close(layer(images), expected, rtol=0, atol=1e-10)
-
-
-def test_weight_channels_are_image_row_column_radius():
-    layer = CoordConv2d(1, 1, 1, with_radius=True)
-    layer.load_state_dict(
-        {
-            "weight": torch.tensor([1000.0, 100.0, 10.0, 1.0]).view(1, 4, 1, 1),
-            "bias": torch.tensor([0.5]),
-        }
-    )
-    # Bottom left of a 3 x 3 image: row 1, column -1, radius sqrt 2.
-    output = layer(torch.full((1, 1, 3, 3), 2.0))
-    torch.testing.assert_close(output[0, 0, 2, 0].item(), 2000 + 100 - 10 + 2**0.5 + 0.5)
 
 
 def test_state_dict_is_that_of_a_convolution_over_the_concatenation():
@@ -132,60 +104,6 @@ def test_initial_weights_are_those_of_a_convolution_over_the_concatenation():
     assert torch.equal(layer.weight, concatenated.weight)
 
 
-@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"kernel_size": 8, "stride": 4, "in_channels": 4},
-        {"kernel_size": 4, "padding": "same", "padding_mode": "reflect"},
-        {"kernel_size": (1, 4), "padding": 2, "stride": (2, 3), "with_radius": True},
-    ],
-    ids=str,
-)
-def test_equals_the_concatenated_form_with_and_without_a_batch_axis(options):
-    layer = make_layer(**options, dtype=torch.float64)
-    images = torch.randn(3, layer.in_channels, 17, 12, dtype=torch.float64)
-    expected = reference(layer, images)
-    torch.testing.assert_close(layer(images), expected, rtol=0, atol=1e-10)
-    torch.testing.assert_close(layer(images[1]), expected[1], rtol=0, atol=1e-10)
-
-
-def fused_adam_step(layer: CoordConv2d) -> None:
-    optimizer = torch.optim.Adam(layer.parameters(), lr=0.1, fused=True)
-    with torch.enable_grad():
-        layer(torch.rand(2, 2, 6, 7)).square().sum().backward()
-    optimizer.step()
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        fused_adam_step,
-        lambda layer: setattr(layer, "weight", nn.Parameter(layer.weight.detach() + 0.5)),
-        lambda layer: layer.bias.data.add_(0.5),
-        lambda layer: setattr(layer, "bias", None),
-        lambda layer: setattr(layer, "stride", (3, 4)),  # these keep the output's size
-        lambda layer: setattr(layer, "padding", (0, 1)),
-        lambda layer: setattr(layer, "dilation", (2, 1)),
-        lambda layer: setattr(layer, "padding_mode", "circular"),
-    ],
-)
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_nothing_is_remembered_between_passes(change, mode):
-    torch.manual_seed(0)
-    layer = make_layer(stride=3, padding=1)
-    images = torch.rand(2, 2, 6, 6)
-    with mode():
-        before = layer(images)
-    change(layer)
-    with mode():
-        after = layer(images)
-        torch.testing.assert_close(after, reference(layer, images))
-        assert (after - before).abs().max() > 1e-3
-        other = torch.rand(2, 2, 7, 6)
-        torch.testing.assert_close(layer(other), reference(layer, other))
-
-
 @pytest.mark.parametrize(
     "options", [{"padding": 1}, {"padding": "same"}, {"padding": 1, "padding_mode": "circular"}, {}]
 )
@@ -204,39 +122,6 @@ def test_a_weight_that_is_not_finite_does_what_it_does_in_a_convolution(options,
 
 
 # From an ordinary convolution
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"stride": 2, "padding": (1, 2), "dilation": 2, "padding_mode": "reflect"},
-        {"padding": "same", "bias": False, "dtype": torch.float64},
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("with_radius", [False, True])
-def test_a_plain_convolution_is_taken_over_bit_for_bit(options, with_radius):
-    conv = nn.Conv2d(4, 6, 3, **options)
-    before = copy.deepcopy(conv.state_dict())
-    state = torch.get_rng_state()
-    layer = CoordConv2d.from_conv2d(
-        conv, with_radius=with_radius, coord_init="zero", generator=torch.Generator()
-    )
-    assert torch.equal(torch.get_rng_state(), state)
-    assert layer.weight.shape == (6, 7 if with_radius else 6, 3, 3)
-    assert torch.equal(layer.weight[:, :4], conv.weight)
-    assert layer.weight[:, 4:].count_nonzero() == 0
-    assert layer.weight.requires_grad
-    images = torch.rand(2, 4, 9, 8, dtype=conv.weight.dtype)
-    torch.testing.assert_close(layer(images), conv(images))
-    plain = plain_convolution(layer)
-    assert type(plain) is nn.Conv2d
-    assert repr(plain) == repr(conv)
-    assert plain.state_dict().keys() == before.keys()
-    for name, values in before.items():
-        assert torch.equal(plain.state_dict()[name], values)
-        assert torch.equal(conv.state_dict()[name], values)
 
 
 @pytest.mark.parametrize("frozen", [("weight", "bias"), ("bias",), ()], ids=str)
@@ -285,36 +170,11 @@ def test_coordinate_map_is_what_position_adds():
     torch.testing.assert_close(coordinate_map.expand(2, -1, -1, -1), added)
 
 
-def test_coordinate_map_is_affine_without_padding_and_radius():
-    coordinate_map = CoordConv2d(4, 5, 8, 4).coordinate_map(84, 60)
-    assert coordinate_map.shape == (5, 20, 14)
-    for axis in (1, 2):
-        assert coordinate_map.diff(n=2, dim=axis).abs().max() < 1e-5
-        assert coordinate_map.diff(dim=axis).abs().max() > 1e-3
-
-
-def test_coordinate_weight_share_by_hand():
-    layer = CoordConv2d(1, 1, 1)
-    with torch.no_grad():
-        layer.weight.copy_(torch.tensor([3.0, 0.0, 4.0]).view(1, 3, 1, 1))
-    assert layer.coordinate_weight_share() == pytest.approx(4 / 5)
-    layer.init_coordinate_weights("zero")
-    assert layer.coordinate_weight_share() == 0
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ({}, "CoordConv2d(2, 3, kernel_size=(3, 3), stride=(1, 1))"),
-        (
-            {"padding": 1, "bias": False, "with_radius": True},
-            "CoordConv2d(2, 3, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), bias=False, "
-            "with_radius=True)",
-        ),
-    ],
-)
-def test_repr(options, expected):
-    assert repr(make_layer(**options)) == expected
+def test_repr():
+    assert repr(make_layer()) == "CoordConv2d(2, 3, kernel_size=(3, 3), stride=(1, 1))"
+    assert repr(make_layer(bias=False, with_radius=True)) == (
+        "CoordConv2d(2, 3, kernel_size=(3, 3), stride=(1, 1), bias=False, with_radius=True)"
+    )
 
 
 # Errors

@@ -62,36 +62,7 @@ def draw_images(batch_size: int = 3) -> Tensor:
     return torch.rand(batch_size, 4, 84, 84, generator=torch.Generator().manual_seed(5))
 
 
-# The plain network
-
-
-def test_without_coordinates_it_is_nature_cnn():
-    extractor, plain = build({}), build_plain()
-    state = torch.get_rng_state()
-    build({})
-    assert torch.equal(torch.get_rng_state(), state)
-    assert list(extractor.state_dict()) == list(plain.state_dict())
-    assert_shared_weights_equal(extractor, plain)
-    assert torch.equal(extractor(draw_images()), plain(draw_images()))
-    assert extractor.position_layers() == {}
-    assert extractor.features_dim == 16
-
-
 # Arms are paired
-
-
-@all_arms
-def test_arms_share_weights_before_and_after_orthogonal_initialisation(arm):
-    plain, state = build_plain(), torch.get_rng_state()
-    extractor = build(arm)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert_shared_weights_equal(extractor, plain)
-    layers = extractor.position_layers()
-    for network in (plain, extractor):
-        torch.manual_seed(1)
-        assert network.apply(initialise_orthogonally) is network
-    assert_shared_weights_equal(extractor, plain)
-    assert extractor.position_layers() == layers
 
 
 @pytest.mark.parametrize("initialised_by_sb3", [False, True])

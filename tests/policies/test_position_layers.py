@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from policies.coordconv import CoordConv2d, ExtraChannelConv2d
+from policies.coordconv import CoordConv2d, ExtraChannelConv2d, plain_convolution
 from policies.position_controls import BiasMapConv2d, RandomChannelConv2d
 
 Make = Callable[..., ExtraChannelConv2d | BiasMapConv2d]
 LAYERS: dict[str, Make] = {
-    "coordconv": lambda conv: CoordConv2d.from_conv2d(conv, with_radius=True),
-    "random-channels": lambda conv: RandomChannelConv2d(conv, (6, 7)),
-    "bias-map": lambda conv: BiasMapConv2d(conv, (6, 7)),
+    "coordconv": lambda conv, **zero: CoordConv2d.from_conv2d(conv, with_radius=True, **zero),
+    "random-channels": lambda conv, **zero: RandomChannelConv2d(conv, (6, 7), **zero),
+    "bias-map": lambda conv, **_: BiasMapConv2d(conv, (6, 7)),  # which always starts at zero
 }
 
 
@@ -32,6 +32,51 @@ def make(request) -> Make:
         return layer
 
     return make
+
+
+@pytest.mark.parametrize("convert", LAYERS.values(), ids=LAYERS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"stride": (2, 1), "padding": (1, 2), "padding_mode": "reflect"},
+        {"padding": "same", "dilation": 2, "bias": False, "dtype": torch.float64},
+    ],
+    ids=str,
+)
+def test_a_plain_convolution_is_taken_over_bit_for_bit_and_given_back(convert, options):
+    conv = nn.Conv2d(2, 3, 3, **options)
+    before = copy.deepcopy(conv.state_dict())
+    state = torch.get_rng_state()
+    layer = convert(conv, coord_init="zero", generator=torch.Generator())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert layer.coordinate_weight_share() == 0
+    assert all(parameter.requires_grad for parameter in layer.parameters())
+    images = torch.rand(2, 2, 6, 7, dtype=conv.weight.dtype)
+    torch.testing.assert_close(layer(images), conv(images))
+    plain = plain_convolution(layer)
+    assert type(plain) is nn.Conv2d
+    assert repr(plain) == repr(conv)
+    assert plain.state_dict().keys() == before.keys()
+    for name, values in before.items():
+        assert torch.equal(plain.state_dict()[name], values)
+        assert torch.equal(conv.state_dict()[name], values)
+
+
+@pytest.mark.parametrize(
+    ("layer", "added"),
+    [
+        (CoordConv2d(1, 1, 1), [3.0, 0.0, 4.0]),
+        (BiasMapConv2d(nn.Conv2d(1, 1, 1), (1, 1)), [3.0]),
+    ],
+)
+def test_coordinate_weight_share_by_hand(layer, added):
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor(added).view(1, -1, 1, 1))
+        if isinstance(layer, BiasMapConv2d):
+            assert layer.coordinate_weight_share() == 0
+            layer.bias_map.fill_(-4)
+    assert layer.coordinate_weight_share() == pytest.approx(4 / 5)
 
 
 @pytest.mark.parametrize(

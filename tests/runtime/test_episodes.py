@@ -39,7 +39,10 @@ def test_a_table_of_games_is_read_or_refused_with_one_line(tmp_path_factory, tex
         "\0",
         "é",
         "{columns}\n5,0,1,1,1,0,0.1\n4,0,1,1,1,0,0.1\n",  # steps run backwards
-        "{columns}\n5,0,nan,1,1,0,0.1\n",
+        *(
+            f"{{columns}}\n{step},0,{value},1,1,0,0.1\n"
+            for step, value in ((5, "nan"), (5, "-inf"), (5, "1e308"), (2**63, 1))
+        ),
         "{columns}\n5,0\n",
         "{columns}\n0,0,1,1,1,0,0.1\n",
     ],
@@ -53,15 +56,15 @@ def test_damaged_tables_of_games_are_refused(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    "packed",
+    "pack",
     [
-        lzma.compress(HEADER.encode()) + b"\0" * 4,
-        lzma.compress(HEADER.encode()) * 2,
-        lzma.compress(HEADER.encode(), lzma.FORMAT_ALONE),
-        lzma.compress(HEADER.encode() + b"1,,,,,,\n" * (8 << 20), preset=0),  # 64 MiB and more
+        lambda table: lzma.compress(table) + b"\0" * 4,
+        lambda table: lzma.compress(table) * 2,
+        lambda table: lzma.compress(table, lzma.FORMAT_ALONE),
+        lambda table: lzma.compress(table + b"1,,,,,,\n" * (8 << 20), preset=0),  # over 64 MiB
     ],
 )
-def test_packed_games_are_one_stream_of_limited_length(tmp_path, packed):
-    (tmp_path / "episodes.csv.xz").write_bytes(packed)
+def test_packed_games_are_one_stream_of_limited_length(tmp_path, pack):
+    (tmp_path / "episodes.csv.xz").write_bytes(pack(HEADER.encode()))
     line = refusal(read_episodes, tmp_path / "episodes.csv")
     assert line == f"{tmp_path / 'episodes.csv.xz'}: not a table of games; restore the file."

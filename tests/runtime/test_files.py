@@ -5,7 +5,6 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -25,9 +24,8 @@ from runtime.files import (
     write_atomically,
     write_json,
 )
+from tests.processes import start
 from tests.refusals import refusal
-
-ROOT = Path(__file__).parents[2]
 
 
 def _names(directory: Path) -> list[str]:
@@ -189,12 +187,9 @@ def test_only_temporaries_of_dead_writers_are_removed(tmp_path):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / ".d.0123456789abcdef.tmp").mkdir()
     bystanders.append(".d.0123456789abcdef.tmp")
-    command = [sys.executable, "-c", _WRITER, str(tmp_path / "model.zip")]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as writer:
+    with start("-c", _WRITER, str(tmp_path / "model.zip"), stdin=subprocess.PIPE) as writer:
         assert writer.stdout is not None
-        assert writer.stdout.readline() == b"writing\n"
+        assert writer.stdout.readline() == "writing\n"
         (temporary,) = tmp_path.glob(".model.zip.*.tmp")
         remove_stale_temporaries(tmp_path)
         assert temporary.read_bytes() == b"half"

@@ -1,27 +1,10 @@
 import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from runtime.process_settings import choose_threads, count_cores
-
-ROOT = Path(__file__).parents[2]
-
-
-def run(script: str, **environment: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
-        | environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return done.stdout
-
+from tests.processes import run_script
 
 SPIN_COUNT = (
     "import os; from runtime.process_settings import prepare_process; prepare_process();"
@@ -30,8 +13,9 @@ SPIN_COUNT = (
 
 
 def test_idle_arithmetic_threads_stop_spinning_early_unless_the_user_says_how_long():
-    assert run(SPIN_COUNT) == "10000\n"
-    assert run(SPIN_COUNT, GOMP_SPINCOUNT="7") == "7\n"
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    assert run_script(SPIN_COUNT, env=environment) == "10000\n"
+    assert run_script(SPIN_COUNT, env=environment | {"GOMP_SPINCOUNT": "7"}) == "7\n"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the GNU C library's allocator")
@@ -50,7 +34,7 @@ def test_freed_memory_is_kept_for_the_next_block(prepared, kept):
         "del block\n"
         "print(anonymous() - before)"
     )
-    assert (int(run(script)) > size // 2) == kept
+    assert (int(run_script(script)) > size // 2) == kept
 
 
 V2 = "0::/a/b\n"
@@ -93,7 +77,7 @@ def test_the_affinity_counts():
         f"import os; os.sched_setaffinity(0, [{first}]); "
         "from runtime.process_settings import count_cores; print(count_cores())"
     )
-    assert run(script) == "1\n"
+    assert run_script(script) == "1\n"
 
 
 ANOTHER = "--set threads=N is another number"

@@ -2,7 +2,6 @@ import errno
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,8 @@ import pytest
 
 from configs.run_config import make_config
 from runtime.run_directory import RunDirectory, RunStatus, find_run
+from tests.processes import start
 from tests.refusals import refusal
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -66,16 +64,11 @@ def test_a_dead_process_and_its_children_hold_no_lock(directory):
         "import subprocess, sys, time\nfrom pathlib import Path\n"
         "from runtime.run_directory import RunDirectory\n"
         "with RunDirectory(Path(sys.argv[1])).lock():\n"
-        "    child = subprocess.Popen(['sleep', '30'], stdout=subprocess.DEVNULL)\n"
+        "    child = subprocess.Popen(['sleep', '30'], stdout=-3, stderr=-3)\n"
         "    print(child.pid, flush=True)\n"
         "    time.sleep(30)"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, str(directory.path)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    process = start("-c", script, str(directory.path))
     assert process.stdout is not None
     child = int(process.stdout.readline())
     assert "another process" in refuse_lock(directory)

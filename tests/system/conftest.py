@@ -1,8 +1,10 @@
 """Short runs that several tests start from."""
 
+import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -12,9 +14,20 @@ from tests.short_runs import ShortRun, short_config, train
 UPDATES = {"a2c": 19, "dqn": 22}  # to 190 and 88 agent steps: between two checkpoints
 
 
-@pytest.fixture(scope="package", params=["a2c", "dqn"])
-def uninterrupted(request, tmp_path_factory) -> RunDirectory:
-    return train(tmp_path_factory.mktemp("uninterrupted"), short_config(request.param))
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory) -> Callable[[str], RunDirectory]:
+    """Trains a run of an algorithm to its end, once."""
+
+    @functools.cache
+    def whole(algo: str) -> RunDirectory:
+        return train(tmp_path_factory.mktemp("whole"), short_config(algo))
+
+    return whole
+
+
+@pytest.fixture(params=["a2c", "dqn"])
+def uninterrupted(request, whole) -> RunDirectory:
+    return cast(RunDirectory, whole(request.param))
 
 
 @pytest.fixture
@@ -23,29 +36,25 @@ def fresh(uninterrupted, tmp_path) -> ShortRun:
     return ShortRun(tmp_path / "fresh", uninterrupted.read_config())
 
 
-@pytest.fixture(scope="package")
-def stopped_once(tmp_path_factory) -> dict[str, Path]:
-    """Folders with runs that were stopped with two checkpoints on the disk."""
-    folders = {algo: tmp_path_factory.mktemp("stopped") for algo in UPDATES}
-    for algo, folder in folders.items():
-        ShortRun(folder, short_config(algo)).stop_after(UPDATES[algo])
-    return folders
+@pytest.fixture(scope="session")
+def stopped_once(tmp_path_factory) -> Callable[[str], Path]:
+    """Trains a run until it is stopped with two checkpoints on the disk, once."""
+
+    @functools.cache
+    def stopped_once(algo: str) -> Path:
+        runs = Path(tmp_path_factory.mktemp("stopped"))
+        ShortRun(runs, short_config(algo)).stop_after(UPDATES[algo])
+        return runs
+
+    return stopped_once
 
 
 @pytest.fixture
-def stopped(stopped_once, tmp_path) -> Callable[..., ShortRun]:
+def stopped(stopped_once, tmp_path) -> Callable[[str], ShortRun]:
     """Makes a copy of a stopped run."""
 
     def copy(algo: str) -> ShortRun:
-        return ShortRun(
-            Path(shutil.copytree(stopped_once[algo], tmp_path / "runs")), short_config(algo)
-        )
+        runs = Path(shutil.copytree(stopped_once(algo), tmp_path / "runs"))
+        return ShortRun(runs, short_config(algo))
 
     return copy
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch) -> Path:
-    """An empty folder, as the working directory."""
-    monkeypatch.chdir(tmp_path)
-    return Path(tmp_path)

@@ -1,13 +1,12 @@
 """Imports point one way, and the layer stands alone."""
 
 import ast
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.processes import ROOT, run_script
 
 # What each part of the project may import of the others.
 ALLOWED = {
@@ -37,11 +36,6 @@ def imported_modules(path: Path) -> set[str]:
 
 def top_level(names: set[str]) -> set[str]:
     return {name.partition(".")[0] for name in names}
-
-
-def run(script: str) -> str:
-    command = [sys.executable, "-c", script]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.parametrize("part", ALLOWED)
@@ -91,7 +85,7 @@ def test_the_coordinate_tasks_load_neither_sb3_nor_gymnasium():
         f"import sys, {', '.join(modules)}\n"
         "print({'stable_baselines3', 'gymnasium', 'ale_py'} & set(sys.modules))"
     )
-    assert run(script) == "set()\n"
+    assert run_script(script) == "set()\n"
 
 
 @pytest.mark.parametrize(
@@ -109,4 +103,4 @@ def test_a_wrong_command_line_is_answered_without_loading_torch(arguments):
         f"try:\n    train.main({arguments})\n"
         "except SystemExit as stop:\n    print(stop.code, 'torch' in sys.modules)"
     )
-    assert run(script) == "2 False\n"
+    assert run_script(script) == "2 False\n"

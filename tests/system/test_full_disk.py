@@ -72,8 +72,9 @@ def test_episodes_that_find_no_room(stopped, monkeypatch, capsys):
     assert run.train().read_status() == FINISHED
 
 
-def test_tensorboard_rows_that_find_no_room(uninterrupted, fresh):
-    folder = fresh.directory.path
+def test_tensorboard_rows_that_find_no_room(whole, tmp_path):
+    run = ShortRun(tmp_path, short_config())
+    folder = run.directory.path
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def limit() -> bool:
@@ -87,10 +88,10 @@ def test_tensorboard_rows_that_find_no_room(uninterrupted, fresh):
     )
     try:
         with pytest.raises(OSError, match=message):
-            fresh.train(Interruption(UPDATES["a2c"], limit))
+            run.train(Interruption(UPDATES["a2c"], limit))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert compare_runs(uninterrupted, fresh.train()) == []
+    assert compare_runs(whole("a2c"), run.train()) == []
 
 
 def test_a_replay_memory_that_finds_no_room(tmp_path, monkeypatch):
@@ -114,8 +115,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_disk_that_is_really_full(uninterrupted, small_disk):
-    run = ShortRun(small_disk, uninterrupted.read_config())
+def test_a_disk_that_is_really_full(whole, small_disk):
+    run = ShortRun(small_disk, short_config("dqn"))
     filler = small_disk / "filler"
 
     def fill() -> bool:
@@ -128,4 +129,4 @@ def test_a_disk_that_is_really_full(uninterrupted, small_disk):
         run.train(Interruption(UPDATES["a2c"], fill))
     filler.unlink()
     run.newest_checkpoint()
-    assert compare_runs(uninterrupted, run.train()) == []
+    assert compare_runs(whole("dqn"), run.train()) == []

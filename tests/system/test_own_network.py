@@ -9,65 +9,12 @@ import pytest
 
 import evaluate
 import train
-from agents.models import own_extractor
 from agents.models.own_extractor import load_extractor
 from benchmarks.soak import compare_runs
 from configs.run_config import RunConfig, parse_own_arm
+from tests.own_networks import NETS, forget
 from tests.short_runs import ShortRun, command_line, short_config
 from tests.short_runs import train as train_run
-
-NETS = '''
-import numpy as np
-import torch
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from torch import nn
-
-
-class Small(BaseFeaturesExtractor):
-    """With state that changes while it learns, and draws of its own."""
-
-    def __init__(self, observation_space, features_dim: int = 8):
-        super().__init__(observation_space, features_dim)
-        self.net = nn.Sequential(
-            nn.AvgPool2d(12),
-            nn.BatchNorm2d(4),
-            nn.Dropout(0.1),
-            nn.Flatten(),
-            nn.Linear(4 * 49, features_dim),
-        )
-
-    def forward(self, images):
-        return self.net(images) + np.random.uniform(0, 0.1)
-
-
-class FailsLater(Small):
-    def forward(self, images):
-        if len(images) == 10:  # what A2C learns from here
-            raise ZeroDivisionError("later")
-        return self.net(images)
-
-
-class Diverges(Small):
-    def forward(self, images):
-        return self.net(images) * (float("nan") if len(images) == 10 else 1.0)
-'''
-
-
-@pytest.fixture
-def nets(tmp_path, monkeypatch) -> Path:
-    """A folder with a user's module, as the current one."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    (tmp_path / "mynets.py").write_text(NETS)
-    forget(monkeypatch)
-    return Path(tmp_path)
-
-
-def forget(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a process of its own."""
-    monkeypatch.setattr(own_extractor, "_loaded", {})
-    monkeypatch.delitem(sys.modules, "mynets", raising=False)
 
 
 def own_config(algo: str, text: str = "mynets:Small", **overrides: int) -> RunConfig:
@@ -76,10 +23,12 @@ def own_config(algo: str, text: str = "mynets:Small", **overrides: int) -> RunCo
 
 @pytest.mark.parametrize(("algo", "updates"), [("a2c", 11), ("dqn", 47)])
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(nets, algo, updates):
-    whole, stopped = (ShortRun(nets / name, own_config(algo)) for name in ("whole", "stopped"))
+    whole, stopped = (
+        ShortRun(nets / name, own_config(algo, "mynets:Draws")) for name in ("whole", "stopped")
+    )
     stopped.stop_after(updates)
     assert compare_runs(whole.train(), stopped.train()) == []
-    config = own_config(algo, evaluate_every_agent_steps=100, evaluation_games=1)
+    config = own_config(algo, "mynets:Draws", evaluate_every_agent_steps=100, evaluation_games=1)
     evaluated = train_run(nets / "evaluated", config)
     assert compare_runs(whole.directory, evaluated) == ["TensorBoard scalars"]
     start, *_ = json.loads(whole.directory.provenance_path.read_text())["starts"]
@@ -106,7 +55,7 @@ def test_a_run_is_evaluated_only_where_its_network_is_named(nets, monkeypatch, c
     report = json.loads((run.directory.evaluation_path / "returns.json").read_text())
     assert (report["arm"], len(report["returns"])) == (run.config.arm, 1)
 
-    (nets / "mynets.py").write_text(NETS.replace("0.1", "0.2"))
+    (nets / "mynets.py").write_text(NETS.replace("AvgPool2d", "MaxPool2d"))
     forget(monkeypatch)
     assert run.command(capsys, *name) == (
         2,
@@ -124,7 +73,7 @@ def test_a_run_is_evaluated_only_where_its_network_is_named(nets, monkeypatch, c
 def test_a_network_that_fails_while_it_learns_is_told_in_one_line(nets, capsys):
     run = ShortRun(nets / "runs", own_config("a2c", "mynets:FailsLater"))
     status, line = run.command(capsys, "--extractor=mynets:FailsLater")
-    fault = "mynets:FailsLater failed: ZeroDivisionError: later (mynets.py, line 28)"
+    fault = "mynets:FailsLater failed: ZeroDivisionError: later (mynets.py, line 88)"
     assert (status, line) == (2, f"error: {fault}\n")
     saved = run.directory.read_status()
     assert saved is not None

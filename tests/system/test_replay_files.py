@@ -81,17 +81,15 @@ def test_a_refill_can_be_interrupted(tmp_path):
     assert compare_runs(expected, other.train()) == []
 
 
-def test_a_replay_memory_from_before_the_first_checkpoint_is_not_used(tmp_path):
-    config = short_config("dqn")
-    expected = train(tmp_path / "expected", config)
-    run = ShortRun(tmp_path / "actual", config)
+def test_a_replay_memory_from_before_the_first_checkpoint_is_not_used(whole, tmp_path):
+    run = ShortRun(tmp_path, short_config("dqn"))
     run.die_after(14)
     assert run.directory.replay_path.exists()
     assert not run.directory.checkpoints_path.exists()
-    assert compare_runs(expected, run.train()) == []
+    assert compare_runs(whole("dqn"), run.train()) == []
 
 
-def test_the_checkpoint_interval_of_a_replay_memory(stopped, tmp_path):
+def test_the_checkpoint_interval_of_a_replay_memory(stopped, whole):
     """Its files reach back over two intervals; they cannot grow in the middle of a run."""
     run = stopped("dqn")
 
@@ -103,5 +101,4 @@ def test_the_checkpoint_interval_of_a_replay_memory(stopped, tmp_path):
         "`checkpoint_every_agent_steps` cannot be raised to 5_000: this run's replay buffer was "
         "made for a smaller one; leave it as it was."
     )
-    expected = train(tmp_path / "expected", run.config)
-    assert compare_runs(expected, every(30).train()) == []
+    assert compare_runs(whole("dqn"), every(30).train()) == []

@@ -1,4 +1,4 @@
-"""The notebook runs as it stands, and what is kept of its last run is small."""
+"""The notebook runs, and what is kept of its last run is small."""
 
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ def shown(notebook: Any) -> list[set[str]]:
 def test_the_tour_runs_and_shows_what_is_kept_of_it() -> None:
     assert TOUR.stat().st_size < 300_000
     kept = nbformat.read(TOUR, as_version=4)
-    ran = NotebookClient(nbformat.read(TOUR, as_version=4), timeout=600).execute()
+    short = nbformat.read(TOUR, as_version=4)
+    for cell in short.cells:  # its two trainings, which take half a minute
+        cell.source = cell.source.replace('steps": 2_000', 'steps": 100').replace("15.0", "2.0")
+    ran = NotebookClient(short, timeout=600).execute()
     assert shown(ran) == shown(kept)
     assert sum(not {"image/png", "image/gif"}.isdisjoint(forms) for forms in shown(ran)) == 4

@@ -4,9 +4,7 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,33 +16,19 @@ from agents.models.model_file import read_model_zip
 from configs.run_config import RunConfig, make_config
 from envs.games import all_games
 from runtime.run_directory import RunDirectory, RunStatus
+from tests.processes import start, wait_for
 from tests.short_runs import ShortRun, command_line, short_config
-
-ROOT = Path(__file__).parents[2]
 
 
 @contextmanager
-def started(arguments: list[str], **environment: str) -> "Iterator[subprocess.Popen[str]]":
-    process = subprocess.Popen(
-        [sys.executable, "train.py", *arguments],
-        cwd=ROOT,
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+def started(arguments: list[str]) -> "Iterator[subprocess.Popen[str]]":
+    environment = os.environ | {"PYTHONHASHSEED": "1"}
+    process = start("train.py", *arguments, env=environment, start_new_session=True)
     try:
         yield process
     finally:
         process.kill()
         process.communicate()
-
-
-def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
 
 
 def processes_of_session(session: int) -> list[str]:
@@ -99,18 +83,14 @@ def test_killed_stopped_interrupted_and_gone_on(tmp_path):
 
 @pytest.mark.parametrize("algo", ["a2c", "dqn"])
 def test_two_processes_train_the_same_agent(algo, tmp_path):
-    """Whatever seeds Python's hashes, and with two threads of arithmetic."""
+    """This one and another, whatever seeds Python's hashes, with two threads of arithmetic."""
     config = short_config(algo, total_agent_steps=120, coord_layers=[0], threads=2)
     runs = [ShortRun(tmp_path / number, config) for number in "12"]
-    arguments = [[*command_line(config, run.runs), "--coordconv"] for run in runs]
-    with (
-        started(arguments[0], PYTHONHASHSEED="1") as one,
-        started(arguments[1], PYTHONHASHSEED="2") as other,
-    ):
-        for process, run in zip((one, other), runs, strict=True):
-            out, err = process.communicate()
-            assert (process.returncode, err) == (0, "")
-            assert f"\n{run.directory.path}: finished, 120 agent steps.\n" in out
+    with started([*command_line(config, runs[0].runs), "--coordconv"]) as process:
+        runs[1].train()
+        out, err = process.communicate()
+    assert (process.returncode, err) == (0, "")
+    assert f"\n{runs[0].directory.path}: finished, 120 agent steps.\n" in out
     states = [read_model_zip(run.directory.final_path).policy_state for run in runs]
     assert states[0].keys() == states[1].keys()
     for name, tensor in states[0].items():
@@ -127,16 +107,11 @@ def test_a_game_that_its_protocol_cannot_start_leaves_nothing(tmp_path, refuse):
 def test_a_reader_that_has_gone_ends_it_quietly(unbuffered):
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run(
-        [sys.executable, "train.py", "--list-games"],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
-        stdout=writer,
-        stderr=subprocess.PIPE,
-        check=False,
-    )
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    process = start("train.py", "--list-games", env=environment, stdout=writer)
     os.close(writer)
-    assert (done.returncode, done.stderr) == (141, b"")
+    _, err = process.communicate()
+    assert (process.returncode, err) == (141, "")
 
 
 def test_a_run_tells_what_is_trained_and_what_came_of_it(here, capsys):

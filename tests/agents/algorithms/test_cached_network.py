@@ -6,11 +6,10 @@ import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
-from torch.nn import functional as F
 
 import agents.algorithms.cached_network
 from agents.algorithms.build import extractor_arguments
-from agents.algorithms.cached_network import CachedNetwork, multiply
+from agents.algorithms.cached_network import CachedNetwork
 from agents.algorithms.dqn import DQN
 from policies.extractors import NatureCoordCNN
 from tests.agents.algorithms.test_dqn import make
@@ -26,8 +25,14 @@ def make_extractor(arm: str) -> NatureCoordCNN:
 
 
 @pytest.mark.parametrize("arm", NETWORKS)
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_features_and_gradients_are_those_of_the_extractor(arm, channels_last):
+@pytest.mark.parametrize(("channels_last", "has_operator"), [(False, True), (True, False)])
+def test_features_and_gradients_are_those_of_the_extractor(
+    monkeypatch, arm, channels_last, has_operator
+):
+    """With and without oneDNN's operator, which a later torch may not have."""
+    assert agents.algorithms.cached_network._ONEDNN_LINEAR is not None
+    if not has_operator:
+        monkeypatch.setattr(agents.algorithms.cached_network, "_ONEDNN_LINEAR", None)
     extractor = make_extractor(arm)
     pixels = torch.randint(0, 256, (6, 4, 84, 84), dtype=torch.uint8)
     expected = extractor(pixels / 255)
@@ -86,23 +91,3 @@ def test_an_update_needs_the_batch_size_of_the_agent():
     model.learn(20, log_interval=None)
     with pytest.raises(ValueError, match=r"^`batch_size` must be the agent's own, 8, got 100\.$"):
         model.train(gradient_steps=1)
-
-
-@pytest.mark.parametrize("rows", [1, 2, 80])
-@pytest.mark.parametrize("with_bias", [False, True])
-@pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize("has_operator", [False, True])
-def test_multiplies_as_a_linear_layer(rows, with_bias, transposed, has_operator, monkeypatch):
-    """With and without oneDNN's operator, which a later torch may not have."""
-    if has_operator:
-        assert agents.algorithms.cached_network._ONEDNN_LINEAR is not None
-    else:
-        monkeypatch.setattr(agents.algorithms.cached_network, "_ONEDNN_LINEAR", None)
-    generator = torch.Generator().manual_seed(0)
-    left = torch.randn(rows, 300, generator=generator)
-    right = torch.randn(200, 300, generator=generator)
-    if transposed:
-        left, right = left.t().contiguous().t(), right.t().contiguous().t()
-    bias = torch.randn(200, generator=generator) if with_bias else None
-    expected = F.linear(left.double(), right.double(), None if bias is None else bias.double())
-    torch.testing.assert_close(multiply(left, right, bias).double(), expected, rtol=1e-5, atol=1e-4)

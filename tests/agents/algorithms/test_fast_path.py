@@ -10,7 +10,6 @@ import torch
 from stable_baselines3.common import buffers
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticCnnPolicy
-from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.vec_env import VecNormalize
 
 from agents.algorithms.a2c import A2C
@@ -138,30 +137,6 @@ def test_what_the_fast_path_cannot_do_is_done_as_sb3_does(algorithm, options, ob
     expected = dict(agents[1].policy.named_parameters())
     for name, parameter in agents[0].policy.named_parameters():
         torch.testing.assert_close(parameter, expected[name], msg=name)
-
-
-@pytest.mark.parametrize("algorithm", [A2C, DQN])
-def test_both_paths_learn_the_same(algorithm):
-    """NatureCNN by SB3's own passes, and the network without coordinates by the fast path."""
-    agents = []
-    for extractor in (NatureCNN, NatureCoordCNN):
-        kwargs: dict[str, Any] = {"features_extractor_class": extractor}
-        kwargs["features_extractor_kwargs"] = {}
-        agents.append(make(algorithm, kwargs=kwargs))
-        if algorithm is DQN:
-            agents[-1].replay_buffer = PlainReplay(agents[-1])
-        agents[-1].learn(12, log_interval=None)
-    assert [agent.find_obstacle() for agent in agents] == [
-        "`features_extractor_class` NatureCNN",
-        None,
-    ]
-    loss = "train/value_loss" if algorithm is A2C else "train/loss"
-    losses = [agent.logger.name_to_value[loss] for agent in agents]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
-    expected = dict(agents[0].policy.named_parameters())
-    for name, parameter in agents[1].policy.named_parameters():
-        # Adam turns the sign of a gradient near zero into a whole step of the learning rate.
-        torch.testing.assert_close(parameter, expected[name], rtol=1e-3, atol=2e-4, msg=name)
 
 
 @pytest.mark.parametrize(

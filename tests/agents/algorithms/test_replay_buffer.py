@@ -74,26 +74,7 @@ def test_holds_what_a_plain_buffer_holds(n_envs, end_probability, steps):
         np.testing.assert_array_equal(batch.rewards[:, 0], plain.rewards[slots, environment])
         terminal = plain.dones[slots, environment] * (1 - plain.timeouts[slots, environment])
         np.testing.assert_array_equal(batch.dones[:, 0], terminal)
-
-
-def test_an_environment_step_by_hand():
-    """Frames 1, 2 | 3: an episode of one step, then another begins; one pixel."""
-    space = spaces.Box(0, 255, (4, 1, 1), np.uint8)
-    replay = ReplayBuffer(10, space, ACTIONS, "cpu")
-
-    def stack(*frames):
-        return np.array(frames, np.uint8).reshape(1, 4, 1, 1)
-
-    over = np.array([True])
-    replay.add(stack(0, 0, 0, 1), stack(0, 0, 1, 2), np.array([6]), np.array([1.5]), over, [{}])
-    replay.add(stack(0, 0, 0, 3), stack(0, 0, 3, 4), np.array([0]), np.array([-1]), ~over, [{}])
-    batch = replay.gather(np.array([1, 0]), np.array([0, 0]))
-    assert batch.observations.flatten(1).tolist() == [[0, 0, 0, 3], [0, 0, 0, 1]]
-    assert batch.next_observations.flatten(1).tolist() == [[0, 0, 3, 4], [0, 0, 1, 2]]
-    assert batch.actions.tolist() == [[0], [6]]
-    assert batch.rewards.tolist() == [[-1.0], [1.5]]
-    assert batch.dones.tolist() == [[0.0], [1.0]]
-    assert batch.observations.dtype == torch.uint8
+        assert batch.observations.dtype == torch.uint8
 
 
 def test_samples_every_transition_equally_often():

@@ -9,6 +9,8 @@ import pytest
 import stable_baselines3
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.torch_layers import NatureCNN
+from torch import nn
 
 import envs.atari_vec_env
 from agents.algorithms.build import make_agent
@@ -29,6 +31,7 @@ from configs.run_config import make_config
 from envs.atari_vec_env import AtariVecEnv
 from envs.games import find_game
 from envs.seeding import game_seed
+from policies.extractors import NatureCoordCNN
 from runtime.run_directory import RunDirectory, State
 from tests.random_frames import RandomFrames
 from tests.refusals import refusal
@@ -122,9 +125,11 @@ def test_without_randomness_the_best_action_is_taken_and_nothing_drawn():
 
 
 def change_protocols(monkeypatch: pytest.MonkeyPatch, **changes: int) -> None:
-    monkeypatch.setattr(
-        "agents.evaluation.agent.load_protocol", lambda name: load_protocol(name).replace(**changes)
-    )
+    """Of what is evaluated, not of what is trained."""
+    for module in ("agents.evaluation.agent", "agents.training.evaluation"):
+        monkeypatch.setattr(
+            f"{module}.load_protocol", lambda name: load_protocol(name).replace(**changes)
+        )
 
 
 def play(agent: TrainedAgent, games: int, seed: int, protocol: Protocol = FIFTY_ACTIONS):
@@ -146,12 +151,6 @@ def test_a_game_is_the_same_however_many_are_played(breakout_agent):
         assert game.actions[:2] == b"\x01\x02"  # the presses at its start
         frames = list(replay_game(breakout_agent.game, FIFTY_ACTIONS, game))
         assert len(frames) == game.length_frames
-
-
-def test_another_seed_gives_other_games(breakout_agent):
-    [(_, one)] = play(breakout_agent, 1, 3)
-    [(_, other)] = play(breakout_agent, 1, 4)
-    assert (one.seed, one.actions) != (other.seed, other.actions)
 
 
 @pytest.mark.parametrize("protocol_name", ["baselines", "machado"])
@@ -255,9 +254,14 @@ def save_foreign(path: Path, algorithm: str, policy_kwargs=None, **space):
         ("A2C", {"share_features_extractor": False}, None),
         ("A2C", {"normalize_images": False}, None),
         ("PPO", None, None),
-        ("PPO", {"normalize_images": False}, None),
+        ("PPO", {"share_features_extractor": False}, None),
+        ("PPO", {"normalize_images": False, "ortho_init": False}, None),
         ("DQN", None, 0.02),
-        ("DQN", {"normalize_images": False}, 0.02),
+        # these are in the file as a pickle, with their names and values in words beside it
+        ("DQN", {"activation_fn": nn.Tanh, "normalize_images": False}, 0.02),
+        ("DQN", {"features_extractor_class": NatureCNN, "net_arch": []}, 0.02),
+        ("DQN", {"optimizer_kwargs": {"eps": 1}}, 0.02),
+        ("A2C", {"features_extractor_class": NatureCoordCNN, "net_arch": []}, None),
     ],
 )
 def test_a_model_of_plain_sb3_acts_as_it_does_there(tmp_path, algorithm, policy_kwargs, epsilon):
@@ -281,13 +285,6 @@ def test_a_model_is_found_by_the_name_given_to_sb3(tmp_path):
     assert load_agent(tmp_path / "model", "Breakout", None, CPU).model_name == "model.zip"
     with pytest.raises(FileNotFoundError, match=f"{tmp_path}/mode does not exist; check the path."):
         load_agent(tmp_path / "mode", "Breakout", None, CPU)
-
-
-def test_a_finished_run_gives_its_final_model(breakout_agent, finished_run, capsys):
-    assert breakout_agent.model_name == "final.zip"
-    assert breakout_agent.trained_agent_steps == 1234
-    load_agent(finished_run.path, None, None, CPU)
-    assert capsys.readouterr().out == ""
 
 
 def test_an_unfinished_run_gives_its_newest_good_checkpoint(tmp_path, capsys):

@@ -12,9 +12,8 @@ from stable_baselines3.common.policies import ActorCriticCnnPolicy
 from stable_baselines3.common.torch_layers import NatureCNN
 from torch import Tensor, nn
 
-from agents.models.architecture import Architecture, infer_architecture
+from agents.models.architecture import infer_architecture
 from agents.models.model_file import ModelFile, read_model_zip
-from policies.extractors import NatureCoordCNN
 from tests.agents.models.conftest import FEATURES, SMALL
 from tests.random_frames import RandomFrames
 from tests.refusals import refusal
@@ -46,46 +45,6 @@ def save(path: Path, algorithm: str, policy: Any = "CnnPolicy", **policy_kwargs:
 @pytest.fixture
 def a2c_state(a2c) -> dict[str, Tensor]:
     return dict(a2c.policy.state_dict())
-
-
-@pytest.mark.parametrize(
-    ("algorithm", "policy_kwargs", "expected"),
-    [
-        ("A2C", {}, ("actor-critic", True, True)),
-        ("A2C", {"normalize_images": False}, ("actor-critic", True, False)),
-        ("PPO", {"share_features_extractor": False}, ("actor-critic", False, True)),
-        ("PPO", {"normalize_images": False, "ortho_init": False}, ("actor-critic", True, False)),
-        ("DQN", {}, ("dqn", True, True)),
-        # these two are in the file as a pickle, with their names and values in words beside it
-        ("DQN", {"activation_fn": nn.Tanh, "normalize_images": False}, ("dqn", True, False)),
-        (
-            "DQN",
-            {"features_extractor_class": NatureCNN, "net_arch": [], "optimizer_kwargs": {"eps": 1}},
-            ("dqn", True, True),
-        ),
-        (
-            "A2C",
-            {
-                "features_extractor_class": NatureCoordCNN,
-                "features_extractor_kwargs": {"coord_layers": [], "features_dim": FEATURES},
-                "net_arch": [],
-            },
-            ("actor-critic", True, True),
-        ),
-    ],
-)
-def test_what_a_zip_of_sb3_tells(tmp_path, algorithm, policy_kwargs, expected):
-    save(tmp_path / "m.zip", algorithm, **policy_kwargs)
-    kind, share, normalize = expected
-    found = infer_architecture(read_model_zip(tmp_path / "m.zip"))
-    assert found == Architecture(kind, 5, 4, FEATURES, share, normalize)
-
-
-def test_a_zip_of_before_sb3_1_7_has_shared_weights_once(a2c_state):
-    old = {name: a2c_state[name] for name in a2c_state if not name.startswith(("pi_", "vf_"))}
-    assert len(old) == 12
-    file = ModelFile(Path("m.zip"), {"policy_kwargs": {}}, old, None, None)
-    assert infer_architecture(file) == Architecture("actor-critic", 5, 4, FEATURES, True, True)
 
 
 def test_actor_and_critic_that_differ_share_nothing(a2c_state):
@@ -122,7 +81,6 @@ def test_another_extractor_or_policy_of_the_same_shapes_is_refused(tmp_path):
             {"policy_kwargs": {"features_extractor_class": None}},
             "'features_extractor_class' = None",
         ),
-        ({"observation_space": {"dtype": "float32"}}, "'observation_space' = 'float32'"),
     ],
 )
 def test_settings_that_are_not_known_are_refused(a2c_state, data, named):

@@ -12,97 +12,20 @@ from agents.algorithms.build import extractor_arguments
 from agents.models import own_extractor
 from agents.models.own_extractor import count_cost, find_extractor, find_fault, load_extractor
 from configs.run_config import NetworkSettings, parse_own_arm
-from tests.refusals import refusal
+from tests.own_networks import NETS, forget
+from tests.refusals import refusal, transcript
 
-NETS = '''
-import torch
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from torch import nn
-
-
-class Small(BaseFeaturesExtractor):
-    """Pixels on average, then features."""
-
-    def __init__(self, observation_space, features_dim: int = 8):
-        super().__init__(observation_space, features_dim)
-        self.net = nn.Sequential(nn.AvgPool2d(12), nn.Flatten(), nn.Linear(4 * 49, features_dim))
-
-    def forward(self, images):
-        return self.net(images)  # images: float32 [B, 4, 84, 84] in [0, 1]
-
-
-class WrongSize(Small):
-    def forward(self, images):
-        return self.net(images)[:, :5]
-
-
-class WrongType(Small):
-    def forward(self, images):
-        return self.net(images).double()
-
-
-class NoTensor(Small):
-    def forward(self, images):
-        return None
-
-
-class RaisesWhenMade(Small):
-    def __init__(self, observation_space):
-        raise KeyError("two\\nlines")
-
-
-class RaisesForward(Small):
-    def forward(self, images):
-        return images @ images.flatten(1)
-
-
-class RaisesWhenTraining(Small):
-    def forward(self, images):
-        assert not self.training, "no"
-        return self.net(images)
-
-
-class Leaves(Small):
-    def forward(self, images):
-        raise SystemExit("bye")
-
-
-class Lazy(Small):
-    def __init__(self, observation_space):
-        super().__init__(observation_space)
-        self.net[2] = nn.LazyLinear(8)
-
-
-class CutsDown(Small):
-    def __init__(self, observation_space, features_dim):
-        super().__init__(observation_space, int(features_dim))
-        self._features_dim = features_dim
-
-
-class NotOne(nn.Module):
-    pass
-
-
-anything = 3
-'''
 NATURE = "stable_baselines3.common.torch_layers:NatureCNN"
 
 
 @pytest.fixture
-def nets(tmp_path, monkeypatch) -> Path:
-    """A folder with a user's modules, as the current one; nothing is loaded yet."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(own_extractor, "_loaded", {})
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    for name in ("mynets", "derived", "broken", "needs", "leaves"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    (tmp_path / "mynets.py").write_text(NETS)
-    (tmp_path / "derived.py").write_text("import mynets\nclass Larger(mynets.Small):\n    pass\n")
-    (tmp_path / "broken.py").write_text("x = = 1\n")
-    (tmp_path / "needs.py").write_text("\nimport not_there\n")
-    (tmp_path / "leaves.py").write_text("raise SystemExit(3)\n")
-    return Path(tmp_path)
+def nets(nets) -> Path:
+    """With further modules."""
+    (nets / "derived.py").write_text("import mynets\nclass Larger(mynets.Small):\n    pass\n")
+    (nets / "broken.py").write_text("x = = 1\n")
+    (nets / "needs.py").write_text("\nimport not_there\n")
+    (nets / "leaves.py").write_text("raise SystemExit(3)\n")
+    return Path(nets)
 
 
 def of(text: str, **changes: Any) -> NetworkSettings:
@@ -121,12 +44,6 @@ def test_one_that_was_named_is_found_and_goes_into_a_policy(nets):
     assert count_cost(network) == {"parameters": 197 * 16, "multiply_adds": 196 * 16}
 
 
-def test_other_networks_load_nothing(nets):
-    network = of("mynets:Small").replace(extractor="", extractor_settings=())
-    assert load_extractor(network) == network
-    assert "mynets" not in sys.modules
-
-
 def test_the_cost_of_sb3s_nature_cnn():
     """As `experiments.comparison.report.network_cost` counts it; the weights have biases too."""
     network = load_extractor(of(NATURE))
@@ -134,22 +51,11 @@ def test_the_cost_of_sb3s_nature_cnn():
     assert count_cost(network)["multiply_adds"] == 3_276_800 + 2_654_208 + 1_806_336 + 1_605_632
 
 
-def test_nothing_is_imported_that_was_not_named(nets):
-    saved = of("mynets:Small", extractor_source="0123456789ab")
-    assert refusal(extractor_arguments, saved) == (
-        "the network is mynets:Small, code that is run only if you name it: add --extractor "
-        "mynets:Small."
-    )
-    assert "mynets" not in sys.modules
-
-
 def test_a_changed_source_is_refused_and_comments_do_not_count(nets, monkeypatch):
     before = load_extractor(of("derived:Larger"))
 
     def load_anew() -> NetworkSettings:
-        own_extractor._loaded.clear()
-        for name in ("mynets", "derived"):
-            monkeypatch.delitem(sys.modules, name)
+        forget(monkeypatch)
         return load_extractor(before)
 
     (nets / "mynets.py").write_text(NETS.replace('"""Pixels on average', '"""Words'))
@@ -165,80 +71,54 @@ def test_a_changed_source_is_refused_and_comments_do_not_count(nets, monkeypatch
     assert refusal(find_extractor, before).startswith("the network is derived:Larger, code")
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (
-            "nets.no:X",
-            "nets.no:X: there is no module nets in the current directory or on Python's path; go "
-            "to its folder, or set PYTHONPATH.",
-        ),
-        ("mynets:Smal", "mynets:Smal: unknown class of mynets 'Smal'; did you mean `Small`?"),
-        ("math:X", "math:X: math has no extractor."),
-        (
-            "mynets:NotOne",
-            "mynets:NotOne must be a subclass of BaseFeaturesExtractor of stable_baselines3, got "
-            "<class 'mynets.NotOne'>.",
-        ),
-        (
-            "mynets:anything",
-            "mynets:anything must be a subclass of BaseFeaturesExtractor of stable_baselines3, "
-            "got 3.",
-        ),
-        (
-            "broken:X",
-            "broken:X could not be imported: SyntaxError: invalid syntax (broken.py, line 1)",
-        ),
-        (
-            "needs:X",
-            "needs:X could not be imported: ModuleNotFoundError: No module named 'not_there' "
-            "(needs.py, line 2)",
-        ),
-        ("leaves:X", "leaves:X could not be imported: SystemExit: 3 (leaves.py, line 1)"),
-        (
-            "mynets:Small,depth=3",
-            "mynets:Small failed when tried: TypeError: Small.__init__() got an unexpected "
-            "keyword argument 'depth'",
-        ),
-        (
-            "mynets:RaisesWhenMade",
-            "mynets:RaisesWhenMade failed when tried: KeyError: 'two\\nlines' (mynets.py, line 35)",
-        ),
-        (
-            "mynets:RaisesForward",
-            "mynets:RaisesForward failed when tried: RuntimeError: mat1 and mat2 shapes cannot be "
-            "multiplied (336x84 and 1x28224) (mynets.py, line 40)",
-        ),
-        (
-            "mynets:RaisesWhenTraining",
-            "mynets:RaisesWhenTraining failed when tried: AssertionError: no (mynets.py, line 45)",
-        ),
-        (
-            "mynets:CutsDown,features_dim=9e0",
-            "mynets:CutsDown failed when tried: TypeError: 'float' object cannot be interpreted as "
-            "an integer",
-        ),
-        (
-            "mynets:Lazy",
-            "mynets:Lazy failed when tried: TypeError: SB3 cannot initialise lazy layers; give "
-            "them their sizes",
-        ),
-        ("mynets:Leaves", "mynets:Leaves failed when tried: SystemExit: bye (mynets.py, line 51)"),
-        (
-            "mynets:WrongSize",
-            "mynets:WrongSize must return its features_dim, 8 features, of each observation, got "
-            "shape (2, 5) of 2.",
-        ),
-        (
-            "mynets:WrongType",
-            "mynets:WrongType must return a tensor of torch.float32, got torch.float64.",
-        ),
-        (
-            "mynets:NoTensor",
-            "mynets:NoTensor must return a tensor of torch.float32, got NoneType.",
-        ),
-    ],
-)
+WRONG = """
+nets.no:X
+    nets.no:X: there is no module nets in the current directory or on Python's path; go to its
+    folder, or set PYTHONPATH.
+mynets:Smal
+    mynets:Smal: unknown class of mynets 'Smal'; did you mean `Small`?
+math:X
+    math:X: math has no extractor.
+mynets:NotOne
+    mynets:NotOne must be a subclass of BaseFeaturesExtractor of stable_baselines3, got <class
+    'mynets.NotOne'>.
+mynets:anything
+    mynets:anything must be a subclass of BaseFeaturesExtractor of stable_baselines3, got 3.
+broken:X
+    broken:X could not be imported: SyntaxError: invalid syntax (broken.py, line 1)
+needs:X
+    needs:X could not be imported: ModuleNotFoundError: No module named 'not_there' (needs.py,
+    line 2)
+leaves:X
+    leaves:X could not be imported: SystemExit: 3 (leaves.py, line 1)
+mynets:Small,depth=3
+    mynets:Small failed when tried: TypeError: Small.__init__() got an unexpected keyword argument
+    'depth'
+mynets:RaisesWhenMade
+    mynets:RaisesWhenMade failed when tried: KeyError: 'two\\nlines' (mynets.py, line 36)
+mynets:RaisesForward
+    mynets:RaisesForward failed when tried: RuntimeError: mat1 and mat2 shapes cannot be multiplied
+    (336x84 and 1x28224) (mynets.py, line 41)
+mynets:RaisesWhenTraining
+    mynets:RaisesWhenTraining failed when tried: AssertionError: no (mynets.py, line 46)
+mynets:CutsDown,features_dim=9e0
+    mynets:CutsDown failed when tried: TypeError: 'float' object cannot be interpreted as an integer
+mynets:Lazy
+    mynets:Lazy failed when tried: TypeError: SB3 cannot initialise lazy layers; give them their
+    sizes
+mynets:Leaves
+    mynets:Leaves failed when tried: SystemExit: bye (mynets.py, line 52)
+mynets:WrongSize
+    mynets:WrongSize must return its features_dim, 8 features, of each observation, got shape (2, 5)
+    of 2.
+mynets:WrongType
+    mynets:WrongType must return a tensor of torch.float32, got torch.float64.
+mynets:NoTensor
+    mynets:NoTensor must return a tensor of torch.float32, got NoneType.
+"""
+
+
+@pytest.mark.parametrize(("text", "message"), transcript(WRONG))
 def test_wrong_ones_are_told_in_one_line(nets, text, message):
     assert refusal(load_extractor, of(text)) == message
 
@@ -259,6 +139,6 @@ def test_faults_while_training_are_told_from_this_projects_own(nets):
     line = find_fault(theirs.value, network)
     assert line is not None
     assert line.startswith("mynets:Small failed: RuntimeError: mat1 and mat2 shapes cannot be")
-    assert line.endswith("(mynets.py, line 40)")
+    assert line.endswith("(mynets.py, line 41)")
     assert find_fault(RuntimeError("ours"), network) is None
     assert find_fault(theirs.value, network.replace(extractor="a:B")) is None

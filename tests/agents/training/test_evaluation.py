@@ -14,6 +14,7 @@ from agents.training.evaluation import SEED
 from benchmarks.soak import compare_runs, read_scalars
 from runtime.run_directory import RunDirectory, RunStatus
 from runtime.stop_request import StopRequest, TrainingStopped
+from tests.agents.evaluation.test_evaluate import change_protocols
 from tests.short_runs import ShortRun, short_config, train
 
 
@@ -36,7 +37,10 @@ def read_rows(directory: RunDirectory) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("algo", ["a2c", "dqn"])
-def test_evaluating_changes_nothing_of_what_is_learned_and_goes_on_after_stops(tmp_path, algo):
+def test_evaluating_changes_nothing_of_what_is_learned_and_goes_on_after_stops(
+    tmp_path, monkeypatch, algo
+):
+    change_protocols(monkeypatch, max_frames_per_game=240)
     plain = train(tmp_path / "plain", short_config(algo))
     config = short_config(algo, evaluate_every_agent_steps=150, evaluation_games=2)
     alone = train(tmp_path / "alone", config)
@@ -59,9 +63,9 @@ def test_evaluating_changes_nothing_of_what_is_learned_and_goes_on_after_stops(t
     asked: list[int] = []
 
     def in_the_middle() -> bool:
-        """Up to there the run asks between two updates, less than a hundred times."""
+        """Up to there the run asks between two updates, less than 60 times."""
         asked.append(0)
-        return len(asked) > 100
+        return len(asked) > 60
 
     def die_after_the_first() -> bool:
         if run.directory.evaluations_path.exists():

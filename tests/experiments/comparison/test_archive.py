@@ -25,7 +25,7 @@ from tests.synthetic_runs import read_outputs, write_run
 from train import main
 
 SETTINGS: dict[str, Any] = {
-    "total_agent_steps": 600,
+    "total_agent_steps": 400,
     "n_envs": 2,
     "threads": 1,
     "checkpoint_every_agent_steps": 100,
@@ -45,7 +45,7 @@ def trained(tmp_path_factory) -> Path:
         if config.arm == "coordconv":
             directory.evaluation_path.mkdir()
             games = {"intact": [3, 5], "zeroed": [1, 2], "shuffled": [0, 1]}
-            ablation = json.dumps({"trained_agent_steps": 600, **games})
+            ablation = json.dumps({"trained_agent_steps": 400, **games})
             (directory.evaluation_path / "ablation.json").write_text(ablation)
     plan = json.loads(plan_of().to_json())
     del plan["template"]["variant"]  # as an earlier release saved it
@@ -145,7 +145,7 @@ def test_damage_to_one_run_is_told_and_the_others_are_packed(tmp_path, capsys, d
     ("change", "message"),
     [
         ({"gamma": 0.5}, "is a plan of other settings (gamma)"),
-        ({"total_agent_steps": 700}, "has runs of 600 agent steps, the plan of "),
+        ({"total_agent_steps": 700}, "has runs of 400 agent steps, the plan of "),
     ],
 )
 def test_another_comparison_is_not_packed_into_an_archive(tmp_path, refuse, change, message):

@@ -5,9 +5,8 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,10 @@ import pytest
 from experiments.comparison.execution.pool import LOG_NAME, Failure
 from experiments.comparison.plan import load_plan, save_plan
 from runtime.run_directory import RunDirectory, RunStatus
+from tests.processes import start, wait_for
 from tests.synthetic_runs import plan_of, write_run
 from train import main
 
-ROOT = Path(__file__).parents[3]
 TINY = "--compare --games=Breakout --seeds=1 --jobs=2 --n-envs=2"
 TINY += " --set=log_every_agent_steps=20 --set=checkpoint_every_agent_steps=20"
 TINY += " --set=learning_rate_schedule=constant"  # runs that can be made longer
@@ -147,25 +146,8 @@ def test_adding_seeds_to_a_complete_game_is_noted_in_the_plan(tmp_path, capsys, 
 # --- real workers ---------------------------------------------------------------------------------
 
 
-def start(runs: Path, steps: int, *more: str) -> subprocess.Popen[str]:
-    command = [
-        sys.executable,
-        "train.py",
-        *TINY.split(),
-        f"--steps={steps}",
-        f"--runs={runs}",
-        *more,
-    ]
-    return subprocess.Popen(
-        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+def compare(runs: Path, steps: int, *more: str) -> "subprocess.Popen[str]":
+    return start("train.py", *TINY.split(), f"--steps={steps}", f"--runs={runs}", *more)
 
 
 def find_workers(runs: Path) -> list[int]:
@@ -191,11 +173,15 @@ def has_checkpoints(runs: Path, count: int) -> bool:
     return len({path.parent for path in runs.glob("*/*/*/checkpoints/*.zip")}) >= count
 
 
-def test_interrupted_killed_and_finished(tmp_path):
+def test_interrupted_and_killed(tmp_path):
     runs = tmp_path / "runs"
-    process = start(runs, 100_000)
-    wait_for(lambda: has_checkpoints(runs, 2))
+    process = compare(runs, 100_000)
+    wait_for(lambda: has_checkpoints(runs, 2), process)
     process.send_signal(signal.SIGINT)
+    for number in [signal.SIGTERM, signal.SIGINT] * 2:
+        for worker in find_workers(runs):
+            with suppress(ProcessLookupError):
+                os.kill(worker, number)  # as a batch system tells every process
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 130
     assert out.endswith(f"{runs}: all runs are saved; the same command goes on from here.\n")
@@ -207,12 +193,18 @@ def test_interrupted_killed_and_finished(tmp_path):
     }
     before = min(status_of(directory).agent_steps for directory in directories)
 
-    process = start(runs, 100_000)
-    wait_for(lambda: len(find_workers(runs)) == 2)
-    wait_for(lambda: all("resumed at" in (d.path / LOG_NAME).read_text() for d in directories))
+    process = compare(runs, 100_000)
+    for stream in (process.stdout, process.stderr):
+        assert stream is not None
+        stream.close()  # as when Ctrl-C ends tee, too
+    logs = [directory.path / LOG_NAME for directory in directories]
+    while not all("resumed at" in log.read_text() for log in logs):
+        assert process.poll() is None
+        time.sleep(0.1)
     process.kill()
-    process.communicate()
-    wait_for(lambda: not find_workers(runs))
+    process.wait()
+    while find_workers(runs):
+        time.sleep(0.1)
     after = [status_of(directory) for directory in directories]
     assert all(status.state == "interrupted" for status in after)
     assert min(status.agent_steps for status in after) >= before
@@ -220,46 +212,33 @@ def test_interrupted_killed_and_finished(tmp_path):
         with directory.lock():
             pass
 
-    process = start(runs, 100_000)
-    for stream in (process.stdout, process.stderr):
-        assert stream is not None
-        stream.close()  # as when Ctrl-C ends tee, too
-    logs = [directory.path / LOG_NAME for directory in directories]
-    wait_for(lambda: all(log.read_text().count("resumed at") == 2 for log in logs))
-    process.send_signal(signal.SIGHUP)
-    for number in [signal.SIGTERM, signal.SIGINT] * 2:
-        for worker in find_workers(runs):
-            os.kill(worker, number)  # as a batch system tells every process
-    assert process.wait(timeout=120) == 129
-    assert find_workers(runs) == []
-    assert [status_of(directory).state for directory in directories] == ["interrupted"] * 2
 
-
-def test_a_run_that_cannot_go_on_is_reported_and_the_others_finish_and_go_further(tmp_path):
+def test_a_run_that_cannot_go_on_is_reported_and_the_others_finish_and_go_further(tmp_path, capsys):
     runs, name = tmp_path / "runs", "Breakout/a2c-cnn/seed0"
     broken = runs / name / "checkpoints"
     broken.parent.mkdir(parents=True)
     broken.touch()  # a file where a folder must be
-    process = start(runs, 40)
-    out, err = process.communicate(timeout=180)
-    assert process.returncode == 1
-    assert "it is tried once more." in out
-    assert err.startswith(f"failed: {name}: ended with exit status ")
+
+    def carry_out(steps: int) -> int:
+        return main([*TINY.split(), f"--steps={steps}", f"--runs={runs}"])
+
+    assert carry_out(40) == 1
+    said = capsys.readouterr()
+    assert "it is tried once more." in said.out
+    assert said.err.startswith(f"failed: {name}: ended with exit status ")
     states = read_states(runs)
     assert states.pop(name) != "finished"
     assert states == {"Breakout/a2c-coordconv/seed0": "finished"}
     broken.unlink()
-    process = start(runs, 40)
-    out, err = process.communicate(timeout=180)
-    assert process.returncode == 0, err
-    assert out.startswith("2 runs of 40 agent steps: 1 have ended, 1 to train.\n")
-    assert out.endswith(f"written: {runs}/report.html\n")
+    assert carry_out(40) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("2 runs of 40 agent steps: 1 have ended, 1 to train.\n")
+    assert said.out.endswith(f"written: {runs}/report.html\n")
     assert set(read_states(runs).values()) == {"finished"}
-    process = start(runs, 60)
-    out, err = process.communicate(timeout=180)
-    assert process.returncode == 0, err
-    assert out.startswith("2 runs of 60 agent steps: 0 have ended, 2 to train.\n")
-    assert f"{name}: goes on from 40 agent steps.\n" in out
+    assert carry_out(60) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("2 runs of 60 agent steps: 0 have ended, 2 to train.\n")
+    assert f"{name}: goes on from 40 agent steps.\n" in said.out
     assert set(read_states(runs).values()) == {"finished"}
     assert "This is look 2. " in (runs / "report.md").read_text()
 
@@ -307,13 +286,11 @@ cluster.shutdown()
 @needs_ray
 def test_on_two_ray_nodes_of_which_one_is_lost(tmp_path):
     runs = tmp_path / "runs"
-    command = [sys.executable, "-c", RAY_NODES, str(runs)]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as nodes:
+    with start("-c", RAY_NODES, str(runs), stdin=subprocess.PIPE, stderr=None) as nodes:
         assert nodes.stdin is not None
         assert nodes.stdout is not None
         try:
-            process = start(runs, 1500, "--ray", nodes.stdout.readline().strip())
+            process = compare(runs, 1500, "--ray", nodes.stdout.readline().strip())
             assert nodes.stdout.readline() == "lost a node\n"
             out, err = process.communicate(timeout=400)
             assert process.returncode == 0, out + err

@@ -54,23 +54,6 @@ def test_an_arms_name_gives_its_network_back():
     assert all(parse_arm(arm_name(network)) == network for network in networks)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "",
-        "CNN",
-        "cnn-r",
-        "coordconv-",
-        "coordconv-zero-r",
-        "coordconv-layer0",
-        "coordconv ",
-        "os:path",
-    ],
-)
-def test_other_names_are_refused(name):
-    assert refusal(parse_arm, name) == UNKNOWN_ARM.format(name)
-
-
 def test_the_preset_is_the_issues():
     plan = make_plan(algo="a2c", overrides={})
     assert " ".join(plan.games) == (
@@ -183,14 +166,6 @@ def test_a_planned_run_is_the_single_commands():
     assert planned == make_config("Pong", "a2c", settings).replace(variant=())
 
 
-def test_a_saved_plan_comes_back(tmp_path):
-    assert load_plan(tmp_path) is None
-    plan = plan_of(arms="cnn bias-map coordconv-all-r", alpha=0.1).replace(looks=(3,))
-    save_plan(plan, tmp_path)
-    assert load_plan(tmp_path) == plan
-    assert plan.look == 2
-
-
 def test_arms_that_are_users_own(tmp_path):
     own = "examples.nature:PooledNatureCNN"
     plan = plan_of(arms=f"cnn {own},features_dim=64")
@@ -283,48 +258,45 @@ def test_added_seeds_or_agent_steps_are_a_further_look(saved_looks, change, judg
     assert continue_plan(saved, larger, judged=judged) == larger.replace(looks=looks)
 
 
+OTHER = "is a plan of other settings ({}); choose another --runs folder."
+UNTIL_DECIDED = plan_of(most_seeds=4)
+
+
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("saved", "asked", "message"),
     [
         (
+            plan_of(),
             plan_of("Pong Breakout", gamma=0.5, alpha=0.1, total_agent_steps=900),
-            "is a plan of other settings (games, criteria, gamma); choose another --runs folder.",
+            OTHER.format("games, criteria, gamma"),
         ),
         (
+            plan_of(),
             plan_of(total_agent_steps=900),
             "is a plan of 1_000 agent steps a run, more than the 900 asked for; ask for at least "
             "as many.",
         ),
         (
+            plan_of(),
             plan_of().replace(source="abc"),
             f"was begun with source version {plan_of().source}, this is abc: "
             "their runs do not compare; go back to that version, or choose another --runs folder.",
         ),
         (
+            plan_of(),
             plan_of(seeds=1),
             "is a plan of 2 seeds, more than the 1 asked for; ask for at least as many.",
         ),
-    ],
-)
-def test_another_plan_in_the_same_folder_is_refused(asked, message):
-    assert refusal(continue_plan, plan_of(), asked, judged=False) == f"comparison.json {message}"
-
-
-def test_the_rule_of_a_plan_cannot_be_changed():
-    saved, other = (
-        plan_of(most_seeds=4),
-        "is a plan of other settings ({}); choose another --runs folder.",
-    )
-    for asked, message in (
-        (plan_of(seeds=4), other.format("until_decided")),
+        (UNTIL_DECIDED, plan_of(seeds=4), OTHER.format("until_decided")),
+        (UNTIL_DECIDED, plan_of(most_seeds=4, futility=0.2), OTHER.format("stopping")),
         (
-            plan_of(most_seeds=4, futility=0.2),
-            other.format("stopping"),
-        ),
-        (
+            UNTIL_DECIDED,
             plan_of(most_seeds=5),
             "is a plan of at most 4 seeds of 1_000 agent steps, which its rule depends on; choose "
             "another --runs folder.",
         ),
-    ):
-        assert refusal(continue_plan, saved, asked, judged=True) == f"comparison.json {message}"
+    ],
+)
+@pytest.mark.parametrize("judged", [False, True])
+def test_another_plan_in_the_same_folder_is_refused(saved, asked, message, judged):
+    assert refusal(continue_plan, saved, asked, judged=judged) == f"comparison.json {message}"

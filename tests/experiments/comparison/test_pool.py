@@ -196,15 +196,6 @@ def test_a_second_interrupt_gives_time_for_saving(tmp_path, monkeypatch, obedien
     assert [worker.told for worker in cluster.workers] == [told, told]
 
 
-def test_finished_runs_that_fit_are_adopted(tmp_path):
-    plan = plan_of()
-    first, second, *_ = plan.runs()
-    write_run(tmp_path, first, [1.0])
-    (tmp_path / first.name / "final.zip").touch()
-    write_run(tmp_path, second, [1.0], state="interrupted")
-    assert find_unfinished(plan, tmp_path) == plan.runs()[1:]
-
-
 @pytest.mark.parametrize(
     ("change", "sources", "message"),
     [

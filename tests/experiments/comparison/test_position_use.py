@@ -10,6 +10,7 @@ from experiments.comparison.report.network_cost import make_extractor, read_weig
 from experiments.comparison.report.position_use import ablate_runs, take_position
 from experiments.comparison.report.render import write_report
 from policies.position_controls import BiasMapConv2d
+from tests.agents.evaluation.test_evaluate import change_protocols
 from tests.refusals import refusal
 from tests.short_runs import short_config, train
 
@@ -61,7 +62,8 @@ def test_shuffled_keeps_each_maps_values_and_loses_their_places(arm):
         assert not torch.equal(old, new)
 
 
-def test_a_finished_run_is_ablated_once_and_reported(tmp_path, capsys):
+def test_a_finished_run_is_ablated_once_and_reported(tmp_path, monkeypatch, capsys):
+    change_protocols(monkeypatch, max_frames_per_game=100)
     directory = train(tmp_path, short_config(coord_layers=[0], total_agent_steps=40))
     ablate_runs(tmp_path, 1)
     path = directory.evaluation_path / "ablation.json"

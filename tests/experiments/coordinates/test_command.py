@@ -3,9 +3,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +16,9 @@ from experiments.coordinates.command import main
 from experiments.coordinates.config import make_config
 from experiments.coordinates.table import format_table, show_figure
 from experiments.coordinates.training import CellDirectory
+from tests.processes import start, wait_for
+from tests.refusals import transcript
 
-ROOT = Path(__file__).parents[3]
 SMALL = ["--set", "canvas_size=16", "--set", "threads=1", "--set", "evaluate_every_steps=2"]
 CELL = "coordinates/classification-uniform/coordconv/seed0"
 
@@ -59,23 +57,23 @@ def error_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Ask:
     return ask
 
 
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        (
-            "--seed -1",
-            "--seed: `seed` must be a whole number at least 0 and at most 2_147_483_647, got -1.",
-        ),
-        ("--steps 0", "`total_steps` and `total_seconds` are both 0, no limit; set one of them."),
-        ("--steps 1 --seconds 1", "--steps and --seconds both set the budget; give one of them."),
-        (
-            "--steps 1 --set total_steps=1",
-            "--steps and --set total_steps=... both set `total_steps`; give one of them.",
-        ),
-        ("--set sed=1", "--set: unknown setting 'sed'; did you mean `seed`?"),
-        ("--set device=tpu", "--set: `device` must be one of cpu, cuda, got 'tpu'."),
-    ],
-)
+WRONG = """
+--seed -1
+    --seed: `seed` must be a whole number at least 0 and at most 2_147_483_647, got -1.
+--steps 0
+    `total_steps` and `total_seconds` are both 0, no limit; set one of them.
+--steps 1 --seconds 1
+    --steps and --seconds both set the budget; give one of them.
+--steps 1 --set total_steps=1
+    --steps and --set total_steps=... both set `total_steps`; give one of them.
+--set sed=1
+    --set: unknown setting 'sed'; did you mean `seed`?
+--set device=tpu
+    --set: `device` must be one of cpu, cuda, got 'tpu'.
+"""
+
+
+@pytest.mark.parametrize(("arguments", "line"), transcript(WRONG))
 def test_settings_that_cannot_be_are_one_line_and_write_nothing(
     tmp_path: Path, error_of: Ask, arguments: str, line: str
 ) -> None:
@@ -234,15 +232,14 @@ def test_what_a_signal_ends_starts_again_and_leaves_an_earlier_result_alone(
     tmp_path: Path, finished: Path, number: signal.Signals, status: int
 ) -> None:
     result = (finished / "result.json").read_bytes()
-    command = [sys.executable, "-m", "experiments.coordinates", "--runs", str(tmp_path), *SMALL]
-    command += ["--model", "coordconv", "--steps", "1_000_000"]
+    options = ["--runs", str(tmp_path), *SMALL, "--model", "coordconv", "--steps", "1_000_000"]
     provenance = finished / "provenance.json"
-    before, deadline = provenance.read_bytes(), time.monotonic() + 60
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as process:
-        while provenance.read_bytes() == before and time.monotonic() < deadline:
-            time.sleep(0.02)
+    before = provenance.read_bytes()
+    with start("-m", "experiments.coordinates", *options) as process:
+        wait_for(lambda: provenance.read_bytes() != before, process)
         process.send_signal(number)
-        assert process.wait(60) == status
+        process.communicate(timeout=60)
+    assert process.returncode == status
     assert (finished / "result.json").read_bytes() == result
     assert run(tmp_path, "--model", "coordconv", "--steps", "3") == 0
     assert json.loads((finished / "result.json").read_text())["steps"] == 3
