@@ -93,10 +93,10 @@ def test_the_default_preset_is_the_zoos_but_for_what_trials_chose():
     default, zoo = (make_config("Pong", "a2c", {}, preset) for preset in (None, "zoo"))
     changed = dict(default.hyperparameters).items() - dict(zoo.hyperparameters).items()
     assert dict(changed) == {
-        "learning_rate": 1.4e-3,
+        "learning_rate": 5e-4,
         "learning_rate_schedule": "linear",
         "vf_coef": 0.5,
-        "rms_prop_eps": 1e-8,
+        "rms_prop_eps": 1e-10,
     }
     assert default.run.total_agent_steps == 2_000_000
     assert make_config("Pong", "dqn", {}).run.total_agent_steps == 10_000_000
@@ -108,7 +108,7 @@ HOW = {"precision": "bf16", "threads": 1, "total_agent_steps": 5, "protocol": "m
 @pytest.mark.parametrize(
     ("overrides", "preset", "variant"),
     [
-        (HOW | {"learning_rate": 1.4e-3}, None, []),  # the default
+        (HOW | {"learning_rate": 5e-4}, None, []),  # the default
         (HOW, "zoo", ["preset=zoo"]),
         ({"gamma": "1", "learning_rate": "1e-3"}, None, ["gamma=1.0", "learning_rate=0.001"]),
         ({"vf_coef": 0.25, "ortho_init": False}, "zoo", ["preset=zoo", "ortho_init=false"]),

@@ -26,6 +26,21 @@ def test_coordinates_of_three_rows_and_two_columns():
     assert torch.equal(coordinate_channels(3, 2), channels[:2])
 
 
+@pytest.mark.parametrize(("height", "width"), [(5, 84), (84, 5), (84, 84), (2, 3)])
+def test_each_coordinate_spans_its_own_axis(height, width):
+    row, column = coordinate_channels(height, width)
+    assert row.shape == column.shape == (height, width)
+    assert torch.equal(row[[0, -1], 0], torch.tensor([-1.0, 1.0]))
+    assert torch.equal(column[0, [0, -1]], torch.tensor([-1.0, 1.0]))
+    assert torch.equal(row, row[:, :1].expand(height, width))
+    assert torch.equal(column, column[:1].expand(height, width))
+
+
+def test_an_axis_of_one_pixel_has_coordinate_zero():
+    assert coordinate_channels(1, 1, with_radius=True).tolist() == [[[0]], [[0]], [[0]]]
+    assert coordinate_channels(1, 3).tolist() == [[[0, 0, 0]], [[-1, 0, 1]]]
+
+
 def test_coordinates_are_computed_in_float32_then_cast():
     narrow = coordinate_channels(84, 160, with_radius=True, dtype=torch.bfloat16)
     assert torch.equal(narrow, coordinate_channels(84, 160, with_radius=True).bfloat16())
@@ -84,6 +99,19 @@ def test_equals_the_concatenated_form_in_outputs_and_gradients(case, layout):
         torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-10)
     with torch.no_grad():
         torch.testing.assert_close(layer(images), expected, rtol=0, atol=1e-10)
+
+
+def test_weight_channels_are_image_row_column_radius():
+    layer = CoordConv2d(1, 1, 1, with_radius=True)
+    layer.load_state_dict(
+        {
+            "weight": torch.tensor([1000.0, 100.0, 10.0, 1.0]).view(1, 4, 1, 1),
+            "bias": torch.tensor([0.5]),
+        }
+    )
+    # Bottom left of a 3 x 3 image: row 1, column -1, radius sqrt 2.
+    output = layer(torch.full((1, 1, 3, 3), 2.0))
+    torch.testing.assert_close(output[0, 0, 2, 0].item(), 2000 + 100 - 10 + 2**0.5 + 0.5)
 
 
 def test_state_dict_is_that_of_a_convolution_over_the_concatenation():
@@ -168,6 +196,14 @@ def test_coordinate_map_is_what_position_adds():
     coordinate_map = layer.coordinate_map(6, 7)
     assert not coordinate_map.requires_grad
     torch.testing.assert_close(coordinate_map.expand(2, -1, -1, -1), added)
+
+
+def test_coordinate_map_is_affine_without_padding_and_radius():
+    coordinate_map = CoordConv2d(4, 5, 8, 4).coordinate_map(84, 60)
+    assert coordinate_map.shape == (5, 20, 14)
+    for axis in (1, 2):
+        assert coordinate_map.diff(n=2, dim=axis).abs().max() < 1e-5
+        assert coordinate_map.diff(dim=axis).abs().max() > 1e-3
 
 
 def test_repr():

@@ -1,4 +1,4 @@
-"""The layer as a module of torch: types, devices and exports."""
+"""The layer as a module of torch: gradients, types, devices, transforms and exports."""
 
 import copy
 
@@ -15,6 +15,40 @@ close = torch.testing.assert_close
 @pytest.fixture
 def images() -> Tensor:
     return torch.rand(2, 2, 6, 7)
+
+
+# Gradients
+
+
+def test_second_derivatives_are_right():
+    layer = make_layer(kernel_size=2, out_channels=2, dtype=torch.float64)
+    images = torch.randn(2, 2, 3, 4, dtype=torch.float64, requires_grad=True)
+
+    def run(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        parameters = {"weight": weight, "bias": bias}
+        output: Tensor = torch.func.functional_call(layer, parameters, (images,))
+        return output.tanh()
+
+    assert torch.autograd.gradgradcheck(run, (images, *layer.parameters()))
+
+
+def test_frozen_weights_pass_gradients_on(images):
+    layer = make_layer().requires_grad_(False)
+    images.requires_grad_()
+    gradient, expected = (
+        torch.autograd.grad(run(images).square().sum(), images)[0]
+        for run in (layer, lambda images: reference(layer, images))
+    )
+    close(gradient, expected)
+
+
+def test_only_the_bias_learns(images):
+    layer = make_layer()
+    layer.weight.requires_grad_(False)
+    layer(images).sum().backward()
+    assert layer.bias is not None
+    assert layer.bias.grad is not None
+    assert layer.bias.grad.tolist() == [2 * 4 * 5] * 3
 
 
 # Types, devices
@@ -68,7 +102,31 @@ def test_gives_the_same_on_a_gpu(images):
     close(layer(images.cuda()).cpu(), expected, rtol=1e-3, atol=1e-3)
 
 
-# Exports
+# Transforms, exports
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("names", [("weight",), ("bias",), ("weight", "bias")], ids=str)
+def test_works_under_function_transforms_without_gradients(names, images):
+    layer, other = make_layer(), make_layer()
+
+    def run(parameters: dict[str, Tensor]) -> Tensor:
+        output: Tensor = torch.func.functional_call(layer, parameters, (images,))
+        return output
+
+    with torch.no_grad():
+        expected = layer(images)
+        values = {name: layer.state_dict()[name] for name in names}
+        others = {name: other.state_dict()[name] for name in names}
+        tangents = {name: others[name] - values[name] for name in names}
+        change = torch.func.jvp(run, (values,), (tangents,))[1]
+        stacked = {name: torch.stack([values[name], others[name]]) for name in names}
+        outputs = torch.func.vmap(run)(stacked)
+        layer.load_state_dict(others, strict=False)
+        # The layer is affine in its parameters, so the derivative is the difference.
+        close(expected + change, reference(layer, images))
+        close(outputs[0], expected)
+        close(outputs[1], reference(layer, images))
 
 
 @pytest.mark.parametrize(
