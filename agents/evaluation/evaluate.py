@@ -93,16 +93,17 @@ def evaluate(
 
 
 def _play(agent: TrainedAgent, games: int, seed: int, epsilon: float | None) -> list[PlayedGame]:
-    """Play, with a line for every game and, where none ends for long, on how far the longest is."""
+    """Play: a line for the agent, for every game and, where none ends for long, on the longest."""
     protocol = agent.protocol
     quiet_seconds = QUIET_SECONDS_ON_A_TERMINAL if os.isatty(1) else QUIET_SECONDS
     told = time.monotonic()
     played: dict[int, PlayedGame] = {}
+    print(f"playing: {agent.name}", flush=True)
 
     def tell(text: str) -> None:
         nonlocal told
         told = time.monotonic()
-        print(f"{agent.name}: {text} ({len(played)} of {games} played)", flush=True)
+        print(f"{text} ({len(played)} of {games} played)", flush=True)
 
     def tell_step(agent_steps: int) -> None:
         if time.monotonic() - told >= quiet_seconds:
@@ -200,8 +201,8 @@ def _write_picture(
     number = find_median_game([game.raw_return for game in played])
     game = played[number]
     print(
-        f"{agent.name}: writing {folder / name}, game {number} with the median return "
-        f"{game.raw_return:_}, {game.length_frames:_} frames",
+        f"writing {name}: game {number} with the median return {game.raw_return:_}, "
+        f"{game.length_frames:_} frames",
         flush=True,
     )
     write(folder / name, replay_game(agent.game, agent.protocol, game))

@@ -57,15 +57,16 @@ def test_a_run_is_scored_and_shown(run, capsys):
     assert len(frames) == video["length_frames"] == report["length_frames"][video["game"]]
 
     lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "playing: Breakout/a2c-coordconv,n_envs=1/seed0"
     assert sum("played)" in line for line in lines) == 3
-    assert lines[2].endswith("(3 of 3 played)")
+    assert lines[3].endswith("(3 of 3 played)")
     assert lines[-11:-7] == [
         "game                Breakout",
         "agent               a2c-coordconv,n_envs=1/seed0",
         "trained             1_234 agent steps",
         "games               3, 3 different",
     ]
-    assert max(map(len, lines[-11:-3])) <= 80
+    assert max(map(len, lines[:-3])) <= 80  # the last ones are paths
     assert [line for line in lines if line.startswith("written: ")] == lines[-3:]
     assert sorted(lines[-3:]) == [f"written: {evaluation / name}" for name in files]
     assert (report["different_games"], report["no_interval_because"]) == (3, None)
@@ -133,12 +134,11 @@ def test_an_agent_that_is_stuck_is_heard_of(run, tmp_path, capsys, monkeypatch):
     flags = ["--episodes=1", "--device=cpu", f"--out={tmp_path}"]
     assert evaluate.main([str(run), *flags]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:23] == [  # two presses come before the agent's first action, the 25th is its last
-        f"Breakout/a2c-coordconv,n_envs=1/seed0: a game is at {4 * actions} of at most 100 frames "
-        "(0 of 1 played)"
+    assert lines[1:24] == [  # two presses come before the agent's first action; 25 are the limit
+        f"a game is at {4 * actions} of at most 100 frames (0 of 1 played)"
         for actions in range(2, 25)
     ]
-    assert "game 0: return 0 in " in lines[23]
+    assert lines[24].startswith("game 0: return 0 in ")
 
 
 # --- refusals -------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What a plan will take, and what it could show: told before anything is trained."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from runtime.run_directory import RunDirectory
 
 PROCESS_BYTES = 600_000_000  # of the program itself, in one training process
 _SHOWN = 8  # runs, of the order
+_COLUMNS, _INDENT = 79, 11 * " "
 _EFFECTS = 0, 1, 2, 4  # standard deviations beyond the margin, for the expected runs
 _FAMILIES = 300  # that are drawn for it
 
@@ -60,9 +62,18 @@ def describe_plan(
         f"memory     {needs.memory / 1e9:.1f} GB{available}{own}",
         f"verdicts   {describe_power(plan)}",
         *([] if plan.design is None else [f"stopping   {describe_stopping(plan, plan.design)}"]),
-        "order      " + "\n           ".join(order),
     ]
-    return "\n".join(lines)
+    wrapped = [
+        textwrap.fill(
+            line,
+            _COLUMNS,
+            subsequent_indent=_INDENT,
+            break_long_words=False,  # such as the path of the runs
+            break_on_hyphens=False,
+        )
+        for line in lines
+    ]
+    return "\n".join([*wrapped, "order      " + f"\n{_INDENT}".join(order)])
 
 
 def describe_power(plan: ComparisonPlan) -> str:
@@ -114,6 +125,7 @@ def find_rate(plan: ComparisonPlan, runs: Path) -> tuple[float, str]:
         if (rate := record.agent_steps_per_second) is not None
     ]
     if rates:
-        return float(np.median(rates)), f"median of {len(rates)} runs below {runs}"
+        count = "1 run" if len(rates) == 1 else f"{len(rates)} runs"
+        return float(np.median(rates)), f"median of {count} below {runs}"
     rate = float(load_preset("comparison")["agent_steps_per_second"][planned.algo])
     return rate, "configs/comparison.toml; nothing measured here yet"
