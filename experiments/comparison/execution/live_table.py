@@ -20,6 +20,7 @@ from runtime.run_directory import RunDirectory
 
 SECONDS_BETWEEN_REDRAWS = 2.0
 SECONDS_BETWEEN_LINES = 60.0
+_LEAST_NAME = 12
 _COLUMNS = ("run", "agent steps", "done", "steps/s", "return", "time left")
 
 
@@ -79,10 +80,12 @@ class LiveTable:
             f"{done} of {self._unfinished} ended, {len(active)} training, {len(waiting)} waiting"
             + (f", {failed} failed" if failed else "")
         )
-        lines = [*format_rows(active, progress), summary]
+        columns, height = shutil.get_terminal_size()
+        room = columns - 1 if self._on_terminal else None
+        lines = [*format_rows(active, progress, room), summary]
         erase = self._erase()
         if self._on_terminal:
-            self._drawn = lines = fit_to_terminal(lines, *shutil.get_terminal_size())
+            self._drawn = lines = fit_to_terminal(lines, columns, height)
         print(erase + "\n".join(lines), flush=True)
 
     def _count_saved_steps(self, config: RunConfig) -> int:
@@ -98,8 +101,10 @@ class LiveTable:
         return f"\x1b[{min(lines, max(height - 1, 1))}F\x1b[J"
 
 
-def format_rows(active: Sequence[RunConfig], progress: Sequence[RunProgress]) -> list[str]:
-    """The table of the active runs, its heading first."""
+def format_rows(
+    active: Sequence[RunConfig], progress: Sequence[RunProgress], columns: int | None = None
+) -> list[str]:
+    """The table of the active runs, its heading first; long names give way to their figures."""
     rows: list[tuple[str, ...]] = [_COLUMNS]
     for config, run in zip(active, progress, strict=True):
         total, rate = config.run.total_agent_steps, run.agent_steps_per_second
@@ -113,7 +118,20 @@ def format_rows(active: Sequence[RunConfig], progress: Sequence[RunProgress]) ->
                 "-" if not rate else format_seconds((total - run.agent_steps) / rate),
             )
         )
-    return align_columns(rows, left=1)
+    lines = align_columns(rows, left=1)
+    if columns is not None and (excess := len(lines[0]) - columns) > 0:
+        room = max(len(config.name) for config in active) - excess
+        rows = [(_shorten(name, max(room, _LEAST_NAME)), *figures) for name, *figures in rows]
+        lines = align_columns(rows, left=1)
+    return lines
+
+
+def _shorten(name: str, room: int) -> str:
+    """Leave out the middle: the game is at the start, the seed at the end."""
+    if len(name) <= room:
+        return name
+    head = room // 3
+    return f"{name[:head]}...{name[len(name) - (room - head - 3) :]}"
 
 
 def fit_to_terminal(lines: Sequence[str], columns: int, height: int) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 from configs.run_config import RunConfig
 from experiments.comparison.execution.live_table import LiveTable, format_rows
 from experiments.comparison.execution.pool import LOG_NAME, execute, find_unfinished
-from experiments.comparison.plan import ComparisonPlan
+from experiments.comparison.plan import ComparisonPlan, make_plan
 from experiments.comparison.report.records import RunProgress
 from experiments.comparison.report.stages import StageWatch
 from runtime.provenance import hash_source
@@ -224,6 +224,18 @@ def test_the_live_table():
         ["Breakout/a2c-coordconv/seed0", "0", "0.0%", "-", "-", "-"],
     ]
     assert len({len(row) for row in rows}) == 1
+
+
+def test_long_names_give_way_to_the_figures_beside_them():
+    long = "coordconv-all learning_rate=3e-4 ent_coef=0.025 n_steps=16"
+    plan = make_plan("a2c", {}, games=["Breakout"], seeds=1, arms=["cnn", long])
+    progress = [RunProgress(500_000, 50.0, 1.25), RunProgress(0, None, None)]
+    rows = format_rows(plan.runs(), progress, 79)
+    assert {len(row) for row in rows} == {79}
+    assert rows[1].split()[:2] == ["Breakout/a2c-cnn/seed0", "500_000"]
+    assert rows[2].split()[:2] == ["Breakout/a...,n_steps=16/seed0", "0"]
+    for name in ("Breakout/a2c-cnn/seed0", plan.runs()[1].name):
+        assert any(row.startswith(f"{name} ") for row in format_rows(plan.runs(), progress))
 
 
 def test_the_table_fits_its_terminal_and_is_redrawn_whole(tmp_path, monkeypatch, capsys):
