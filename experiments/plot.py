@@ -191,7 +191,10 @@ def format_table(lines: dict[str, list[RunRecord]], every: int) -> str:
                 f"{final_score(episodes.returns):.1f}",
             ]
         )
-    note = f"Mean return of the last {FINAL_GAMES} games at so many agent steps, and at the end."
+    note = (
+        f"Mean return of the last {FINAL_GAMES} games at so many agent steps, once they have ended;"
+        "\nand at the end, of as many as there are."
+    )
     return "\n".join([*align_columns(rows, left=2), note])
 
 

@@ -5,6 +5,7 @@ import errno
 import io
 import os
 import select
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
@@ -106,6 +107,25 @@ def print_result(text: str) -> None:
         if isinstance(error, BrokenPipeError):
             sys.exit(READER_GONE)
         raise error
+
+
+def redraw_line(line: str) -> None:
+    """Rewrite the terminal's last line, cut to its width."""
+    columns = shutil.get_terminal_size().columns
+    print(f"\r{line[: columns - 1]}\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def shown_meanwhile(line: str) -> Iterator[None]:
+    """Show a line, on a terminal alone, for as long as something takes."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    redraw_line(line)
+    try:
+        yield
+    finally:
+        redraw_line("")
 
 
 class _UnfailingStream:

@@ -25,6 +25,7 @@ from agents.models.policy_state import load_policy_state
 from agents.training.watchdog import Watchdog
 from configs.run_config import RunConfig, experiment_differences
 from envs.atari_vec_env import AtariVecEnv
+from runtime.command_line import shown_meanwhile
 from runtime.files import naming_write_errors, parse_json, remove_stale_temporaries
 from runtime.run_directory import RunDirectory
 from runtime.stop_request import StopRequest, TrainingStopped
@@ -130,7 +131,8 @@ def make_or_restore(
         config.execution.hang_timeout_seconds + REBUILD_SECONDS_PER_ENVIRONMENT * env.num_envs,
         lambda message: directory.write_status("failed", int(checkpoint.path.stem), message),
     )
-    with rebuilding.watch():
+    told = "going on: the unfinished games are played again, up to where they were"
+    with rebuilding.watch(), shown_meanwhile(told):
         logs = _restore(checkpoint, agent, env)
     if isinstance(agent, DQN):
         _check_slack(agent, config)

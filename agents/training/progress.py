@@ -1,6 +1,5 @@
 """What a user watches while a run trains: a line, rewritten on a terminal, repeated elsewhere."""
 
-import shutil
 import sys
 import time
 from collections import deque
@@ -9,6 +8,7 @@ from collections.abc import Callable
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.training.callbacks import EpisodeLog
+from runtime.command_line import redraw_line
 
 SECONDS_BETWEEN_LINES, SECONDS_BETWEEN_REDRAWS = 30.0, 0.5
 LINES_PER_RATE = 60  # the rate is that since so many lines ago: DQN's falls when it begins to learn
@@ -58,8 +58,7 @@ class Progress(BaseCallback):
             (self.num_timesteps - from_step) / max(now - since, 1e-9),
         )
         if self._on_terminal:
-            columns = shutil.get_terminal_size().columns
-            print(f"\r{line[: columns - 1]}\x1b[K", end="", file=sys.stderr, flush=True)
+            redraw_line(line)
         else:
             print(line, flush=True)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.command_line import align_columns
+from runtime.command_line import align_columns, shown_meanwhile
 
 ROOT = Path(__file__).parents[2]
 PROLOGUE = (
@@ -120,3 +120,14 @@ def test_exit_status_where_nothing_can_be_told(tmp_path, body, status):
 def test_words_are_flush_left_and_numbers_flush_right(left, expected):
     rows = [("run", "steps", "left"), ("Pong/seed0", "7", "1 h"), ("Q", "1_000", "-")]
     assert align_columns(rows, left=left) == expected
+
+
+@pytest.mark.parametrize(
+    ("on_terminal", "shown"), [(True, "\r123456789\x1b[K|\r\x1b[K"), (False, "|")]
+)
+def test_what_takes_long_is_shown_on_a_terminal_alone(monkeypatch, capsys, on_terminal, shown):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: on_terminal, raising=False)
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((10, 24)))
+    with shown_meanwhile("1234567890"):
+        print("|", end="", file=sys.stderr)
+    assert capsys.readouterr().err == shown
