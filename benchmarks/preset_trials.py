@@ -28,7 +28,6 @@ from experiments.comparison.statistics.curves import final_score
 from policies.extractors import count_live_filters
 from runtime.command_line import OneLineParser, exit_on_user_error
 from runtime.episodes import FINAL_GAMES, moving_means
-from runtime.run_directory import RunDirectory
 
 TAKE_OFF_DEVIATIONS = 3
 KEPT_SHARE = 0.5  # of what was gained, below which a run has collapsed
@@ -94,17 +93,21 @@ def _cells_of(runs: Sequence[RunRecord], marks: Sequence[float]) -> list[str]:
     fates = [describe_fate(run.episodes.returns) for run in runs]
     collapsed = fates.count("collapsed")
     off = f"{len(fates) - fates.count('no')} of {len(fates)}"
-    live = [count for run in runs if (count := count_live(run.directory)) is not None]
+    live = [count for run in runs if (count := count_live(run)) is not None]
     return [*cells, _show(live, len(runs)), off + f", {collapsed} collapsed" * bool(collapsed)]
 
 
-def count_live(directory: RunDirectory) -> int | None:
-    """Live filters of the first convolution of the newest checkpoint, which has observations."""
-    checkpoint = read_newest_checkpoint(directory)
-    if checkpoint is None:
+def count_live(run: RunRecord) -> int | None:
+    """Live filters of the first convolution of the newest checkpoint, which has observations.
+
+    None without a checkpoint, and of networks that are not this project's.
+    """
+    checkpoint = read_newest_checkpoint(run.directory)
+    if checkpoint is None or run.config.network.extractor:
         return None
     policy = load_agent(checkpoint.path, None, None, torch.device("cpu")).policy
-    extractor = policy.get_submodule("features_extractor")
+    of_dqn = "q_net." if run.config.run.algo == "dqn" else ""
+    extractor = policy.get_submodule(f"{of_dqn}features_extractor")
     assert isinstance(extractor, NatureCNN)
     saved = np.load(io.BytesIO(checkpoint.read_member("resume.npz")), allow_pickle=False)
     images = torch.as_tensor(saved["last_observations"]).float() / 255

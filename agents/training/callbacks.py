@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import HParam, Image
-from stable_baselines3.common.torch_layers import NatureCNN
 
 from agents.training.checkpoints import save_checkpoint
 from agents.training.tensorboard import GAME_CHARTS, EventFile, lay_out_charts, tile_maps
@@ -175,12 +174,12 @@ class TensorBoardRows(BaseCallback):
         """By tag, of each convolution: live filters, position's share, now and then its map."""
         policy, values = self.model.policy, dict[str, Any]()
         extractor = getattr(policy, "features_extractor", None) or policy.q_net.features_extractor
-        if isinstance(extractor, NatureCNN):
+        if not isinstance(extractor, NatureCoordCNN):
+            return values
+        if type(extractor) is NatureCoordCNN:  # a pass may change what a subclass learns
             images = policy.obs_to_tensor(self.model._last_obs)[0].float() / 255
             for index, count in enumerate(count_live_filters(extractor, images)):
                 values[f"train/live_filters_layer{index}"] = float(count)
-        if not isinstance(extractor, NatureCoordCNN):
-            return values
         logged = self.logged_agent_steps
         show_maps = not logged or is_due(self.num_timesteps, logged, IMAGES_EVERY_AGENT_STEPS)
         sizes = extractor.input_sizes()
