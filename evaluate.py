@@ -60,8 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
+        prog="evaluate.py",
         description="Score a trained agent: whole games from seeds that training never uses, raw "
-        "returns. Writes returns.json, and pictures of the game with the median return."
+        "returns. Writes returns.json, and pictures of the game with the median return.",
     )
     add = parser.add_argument
     add("model", metavar="RUN_DIR|MODEL.zip", help="a run's directory, or a model saved by SB3")

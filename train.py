@@ -156,6 +156,7 @@ def _overrides(
 
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
+        prog="train.py",
         description="Train an Atari agent with Stable-Baselines3's A2C or DQN, with or without\n"
         "CoordConv; or, with --compare, both on nine games, ending in a verdict per game.\n"
         "The same command again goes on where it stopped. Defaults are those of A2C.",

@@ -146,6 +146,18 @@ def naming_write_errors(path: str | Path) -> Iterator[None]:
 # --- reading --------------------------------------------------------------------------------------
 
 
+def exists(path: Path) -> bool:
+    """Whether anything is there; OSError if there can be no such path.
+
+    `Path.exists` says no of a path that is too long or out of reach, from Python 3.14 on.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def open_for_reading(path: str | Path) -> io.FileIO:
     """Open a regular file, unbuffered.
 

@@ -32,7 +32,7 @@ from pydantic import Field
 
 from configs.run_config import RunConfig, experiment_differences
 from configs.settings import Settings
-from runtime.files import read_json, remove_stale_temporaries, write_json
+from runtime.files import exists, read_json, remove_stale_temporaries, write_json
 
 State = Literal["running", "interrupted", "finished", "diverged", "failed"]
 
@@ -65,7 +65,7 @@ class RunDirectory:
     def exists(self) -> bool:
         """Whether a run was ever started here, or was packed; ValueError if none could be."""
         try:
-            return self.config_path.exists() or self.packed_path.exists()
+            return exists(self.config_path) or exists(self.packed_path)
         except OSError as error:
             raise _folder_fault("use", self.path, error.strerror) from None
 
@@ -176,7 +176,7 @@ def find_run(config: RunConfig, runs: Path) -> RunConfig:
 def check_folder(path: Path) -> None:
     """Refuse by a ValueError a folder that nothing could be written to, before trying for long."""
     try:
-        there = next(folder for folder in (path, *path.parents) if folder.exists())
+        there = next(folder for folder in (path, *path.parents) if exists(folder))
     except OSError as error:
         raise _folder_fault("use", path, error.strerror) from None
     if not there.is_dir():

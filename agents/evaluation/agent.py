@@ -20,6 +20,7 @@ from configs.protocols import Protocol, load_protocol
 from configs.run_config import RunConfig, experiment_differences
 from envs.frame_stack import STACKED_FRAMES
 from envs.games import Game, find_game
+from runtime.files import exists
 from runtime.run_directory import RunDirectory
 
 DEFAULT_PROTOCOL = "baselines"
@@ -70,7 +71,7 @@ def load_agent(
         ValueError: If it is damaged, does not fit the game, or has a config beside a name given
             here; one line.
     """
-    if not path.exists() and path.with_name(f"{path.name}.zip").is_file():
+    if not exists(path) and path.with_name(f"{path.name}.zip").is_file():
         path = path.with_name(f"{path.name}.zip")
     directory = RunDirectory(path) if path.is_dir() else None
     file = read_model_zip(path) if directory is None else find_model(directory)

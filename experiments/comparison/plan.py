@@ -31,7 +31,7 @@ from configs.settings import (
 )
 from envs.games import find_game
 from experiments.comparison.statistics.sequential import SequentialDesign
-from runtime.files import read_json, write_atomically
+from runtime.files import exists, read_json, write_atomically
 from runtime.provenance import hash_source
 
 PLAN_NAME = "comparison.json"
@@ -275,7 +275,7 @@ def load_plan(runs: Path) -> ComparisonPlan | None:
     """
     path = runs / PLAN_NAME
     try:
-        if not path.exists():
+        if not exists(path):
             return None
     except OSError as error:
         raise ValueError(f"cannot use {runs} ({error.strerror}); choose another folder.") from None

@@ -1,7 +1,7 @@
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -161,7 +161,7 @@ def test_rebuilt_game_goes_on_alike(name, protocol, agent_steps_between_seedings
         play(game, 300, seed=1), play(copy, 300, seed=1), strict=True
     ):
         np.testing.assert_array_equal(one.frame, other.frame)
-        assert replace(one, frame=other.frame) == other
+        assert asdict(one) | {"frame": None} == asdict(other) | {"frame": None}
         np.testing.assert_array_equal(first, other_first)
     assert copy.get_state() | {"unreported": []} == game.get_state() | {"unreported": []}
     assert [replace(finished, seconds=0) for finished in copy.unreported] == [

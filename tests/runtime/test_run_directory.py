@@ -1,7 +1,7 @@
 import errno
 import json
 import os
-import subprocess
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def test_a_dead_process_and_its_children_hold_no_lock(directory):
         with directory.lock():
             pass
     finally:
-        subprocess.run(["kill", str(child)], check=True)
+        os.kill(child, signal.SIGTERM)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
