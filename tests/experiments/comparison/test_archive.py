@@ -78,6 +78,17 @@ def test_the_report_of_packed_runs_is_that_of_the_runs(trained, tmp_path, capsys
     assert {path: path.stat().st_mtime_ns for path in packed.glob("*/*/*/*")} == before
 
 
+def test_the_nine_games_report_is_that_of_their_packed_runs(tmp_path):
+    """What `results/nine-games` says comes from its runs, byte for byte."""
+    results = Path(__file__).parents[3] / "results/nine-games"
+    for path in (results / "comparison.json", *results.glob("*/*/seed*/*")):
+        copy = tmp_path / path.relative_to(results)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    write_report(tmp_path)
+    assert (tmp_path / "report.md").read_bytes() == (results / "report.md").read_bytes()
+
+
 def test_a_comparison_goes_on_where_only_packed_runs_are_left(trained, tmp_path, capsys):
     stopped, moved = tmp_path / "stopped", tmp_path / "moved"
     shutil.copytree(trained, stopped)
