@@ -4,10 +4,8 @@
 
 Every folder holds the runs of one variant, `<Game>/<arm>/seed<k>/`, and is called what the variant
 is called. A cell is the mean over the seeds that have come so far: of all games that ended in the
-first so many agent steps, and of the last 100 games. A run has taken off once the mean of 100
-games is three standard deviations of the first 100 returns above their mean; it has collapsed if it
-ended at less than half of what it had gained. Live are those filters of the first convolution (of
-32) that are above zero anywhere in the newest checkpoint's 16 observations.
+first so many agent steps, and of the last 100 games. Live are those filters of the first
+convolution (of 32) that are above zero anywhere in the newest checkpoint's 16 observations.
 """
 
 import argparse
@@ -27,10 +25,7 @@ from experiments.comparison.report.records import RunRecord, find_runs, read_run
 from experiments.comparison.statistics.curves import final_score
 from policies.extractors import count_live_filters
 from runtime.command_line import OneLineParser, exit_on_user_error
-from runtime.episodes import FINAL_GAMES, moving_means
-
-TAKE_OFF_DEVIATIONS = 3
-KEPT_SHARE = 0.5  # of what was gained, below which a run has collapsed
+from runtime.episodes import FINAL_GAMES
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,14 +64,14 @@ def format_trials(variants: Sequence[Path], marks: Sequence[float]) -> list[str]
             rows.append((game, f"| {' | '.join(cells)} |"))
     heads = [*(f"first {mark:g}M" for mark in marks), f"last {FINAL_GAMES} games", "live"]
     return [
-        f"| game | variant | seeds | {' | '.join(heads)} | took off |",
-        f"|---|---|---|{'---:|' * len(heads)}---|",
+        f"| game | variant | seeds | {' | '.join(heads)} |",
+        "|---|---|---|" + "---:|" * len(heads),
         *(row for _, row in sorted(rows, key=lambda row: row[0])),
     ]
 
 
 def _cells_of(runs: Sequence[RunRecord], marks: Sequence[float]) -> list[str]:
-    """Seeds, means at the marks, final score and fate of one variant in one game."""
+    """Seeds, means at the marks, final score and live filters of one variant in one game."""
     # A run may have trained on after its last game, or its last games are not saved yet.
     trained = [max([run.agent_steps, *run.episodes.agent_steps[-1:].tolist()]) for run in runs]
     cells = [", ".join(str(run.config.run.seed) for run in runs)]
@@ -90,11 +85,8 @@ def _cells_of(runs: Sequence[RunRecord], marks: Sequence[float]) -> list[str]:
     scores = [final_score(run.episodes.returns) for run in runs]
     at = f" (at {min(trained) / 1e6:.2g}M)" if min(trained) < marks[-1] * 1e6 else ""
     cells.append(_show([score for score in scores if score is not None], len(runs)) + at)
-    fates = [describe_fate(run.episodes.returns) for run in runs]
-    collapsed = fates.count("collapsed")
-    off = f"{len(fates) - fates.count('no')} of {len(fates)}"
     live = [count for run in runs if (count := count_live(run)) is not None]
-    return [*cells, _show(live, len(runs)), off + f", {collapsed} collapsed" * bool(collapsed)]
+    return [*cells, _show(live, len(runs))]
 
 
 def count_live(run: RunRecord) -> int | None:
@@ -112,17 +104,6 @@ def count_live(run: RunRecord) -> int | None:
     saved = np.load(io.BytesIO(checkpoint.read_member("resume.npz")), allow_pickle=False)
     images = torch.as_tensor(saved["last_observations"]).float() / 255
     return count_live_filters(extractor, images)[0]
-
-
-def describe_fate(returns: np.ndarray) -> str:
-    """Whether a run took off, as `no`, `yes` or `collapsed`."""
-    means = moving_means(returns)
-    if not len(means):
-        return "no"
-    start, best = means[0], means.max()
-    if best <= start + TAKE_OFF_DEVIATIONS * returns[:FINAL_GAMES].std():
-        return "no"
-    return "collapsed" if means[-1] - start < KEPT_SHARE * (best - start) else "yes"
 
 
 def _show(values: Sequence[float], of: int) -> str:
