@@ -1,1 +1,1 @@
-"""Typed settings, their defaults, and the run directory they are saved in."""
+"""What is asked: typed settings, their defaults, and the names of networks."""
