@@ -192,7 +192,8 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="any other setting of configs/run.toml, a2c.toml, dqn.toml; repeatable",
+        help="any other setting of configs/run.toml, a2c.toml, dqn.toml or, for a comparison, "
+        "comparison.toml; repeatable",
     )
     add = execution.add_argument
     add("--ray", metavar="ADDRESS", help="train the comparison on a Ray cluster: address, or auto")

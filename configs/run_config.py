@@ -257,11 +257,7 @@ def make_config(
     values, presets = _defaults(algo)
     if preset is not None:
         if preset not in presets:
-            raise ValueError(
-                f"--preset: {describe_unknown(preset, presets, f'preset of {algo}')}"
-                if presets
-                else f"--preset: {algo} has none; leave it out."
-            )
+            raise ValueError(f"--preset: {describe_unknown(preset, presets, f'preset of {algo}')}")
         override(values, presets[preset])
     standard = dict(values["hyperparameters"])
     override(values, overrides)

@@ -99,7 +99,9 @@ def test_the_default_preset_is_the_zoos_but_for_what_trials_chose():
         "rms_prop_eps": 1e-10,
     }
     assert default.run.total_agent_steps == 2_000_000
-    assert make_config("Pong", "dqn", {}).run.total_agent_steps == 10_000_000
+    default, zoo = (make_config("Pong", "dqn", {}, preset) for preset in (None, "zoo"))
+    assert default.hyperparameters == zoo.hyperparameters
+    assert (default.run.total_agent_steps, zoo.run.total_agent_steps) == (1_000_000, 10_000_000)
 
 
 HOW = {"precision": "bf16", "threads": 1, "total_agent_steps": 5, "protocol": "machado"}

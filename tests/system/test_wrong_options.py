@@ -131,7 +131,6 @@ VALUES = f"""
         *((f"--device '{name}'", f"{DEVICE}, got {name!r}.") for name in ("", "gpu", "meta")),
         *each("--device", "`device` must be printable text", {"cpu\n": "'cpu\\n'"}),
         ("--preset zo", "--preset: unknown preset of a2c 'zo'; did you mean `zoo`?"),
-        ("--algo dqn --preset zoo", "--preset: dqn has none; leave it out."),
         *(
             (shlex.join(["--runs", name]), f"--runs must name a folder, got {name!r}.")
             for name in ("", "a\nb", "a\udcff")

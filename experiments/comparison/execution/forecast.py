@@ -127,5 +127,7 @@ def find_rate(plan: ComparisonPlan, runs: Path) -> tuple[float, str]:
     if rates:
         count = "1 run" if len(rates) == 1 else f"{len(rates)} runs"
         return float(np.median(rates)), f"median of {count} below {runs}"
-    rate = float(load_preset("comparison")["agent_steps_per_second"][planned.algo])
-    return rate, "configs/comparison.toml; nothing measured here yet"
+    measured = load_preset("comparison")["agent_steps_per_second"]
+    return float(
+        measured[planned.algo][planned.precision]
+    ), "configs/comparison.toml; nothing measured here yet"

@@ -70,16 +70,20 @@ def test_a_run_gets_no_more_threads_than_one_alone(
     assert executed["threads"] == threads
 
 
-def test_the_dry_run_says_what_it_would_take_and_writes_nothing(tmp_path, capsys):
-    assert main(["--compare", "--dry-run", "--jobs", "2", "--runs", str(tmp_path / "runs")]) == 0
+@pytest.mark.parametrize(
+    ("precision", "time"),  # 1.8e8 agent steps / (2 * rate)
+    [("fp32", "21 h 44 min at 1150"), ("bf16", "17 h 51 min at 1400")],
+)
+def test_the_dry_run_says_what_it_would_take_and_writes_nothing(tmp_path, capsys, precision, time):
+    options = ["--jobs", "2", "--precision", precision, "--runs", str(tmp_path / "runs")]
+    assert main(["--compare", "--dry-run", *options]) == 0
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) < 80
     lines = dict(line.split(maxsplit=1) for line in unwrap(out).splitlines())
     assert lines["seeds"] == "0 1 2 3 4"
     assert lines["runs"] == "90, of which 0 have ended; 2 at a time"
     assert lines["steps"] == "180_000_000 agent steps, 0 of them done"
-    # 1.8e8 / (2 * 1150) s
-    assert lines["time"].startswith("21 h 44 min at 1150 agent steps/s a job (configs/")
+    assert lines["time"].startswith(f"{time} agent steps/s a job (configs/")
     assert lines["memory"].startswith("1.3 GB")  # a process 0.6 GB, 80 samples of 0.5 MB
     # scipy.stats.nct: sf(t.ppf(1 - 0.04 / 9 / 2, 4), 4, 3.25 * sqrt(5)) = 0.80
     assert lines["verdicts"] == (

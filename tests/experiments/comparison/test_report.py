@@ -105,7 +105,8 @@ def test_a_plan_until_decided_says_when_each_game_stopped_and_why(tmp_path):
     assert verdicts_of(report) == {"Breakout": "better", "Pong": "undecided (not learned)"}
     text = (tmp_path / "report.md").read_text()
     rows = (
-        "| game | seeds | why it stopped |\n| --- | ---: | --- |\n| Breakout | 3 | decided |\n"
+        "| game | seeds needed | why it stopped |\n| --- | ---: | --- |\n"
+        "| Breakout | 3 | decided |\n"
         "| Pong | 3 | less than 5% likely to be decided by 6 seeds |\n"
     )
     assert rows in text
