@@ -3,6 +3,7 @@
 import re
 import shlex
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -59,7 +60,20 @@ def test_the_commands_of_the_page_on_own_networks(tmp_path, monkeypatch):
     assert (tmp_path / "runs/Breakout/a2c-SmallCNN/seed0/evaluation/game.mp4").exists()
 
 
-def test_pages_link_to_files_that_are_there():
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\(([^)#:]+)[^):]*\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+def heading_anchors(page: Path) -> set[str]:
+    """GitHub's, and so MyST's: in lower case, punctuation gone, spaces as hyphens."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+def test_pages_link_to_files_and_headings_that_are_there():
+    anchors = 0
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        links = re.findall(r"\]\(([^):#]*)(?:#([^)]*))?\)", page.read_text(encoding="utf-8"))
+        for name, anchor in links:
+            target = page.parent / name if name else page
+            assert target.exists(), f"{page.name} links to {name}"
+            assert not anchor or anchor in heading_anchors(target), f"{page.name}: {name}#{anchor}"
+            anchors += bool(anchor)
+    assert anchors > 3
