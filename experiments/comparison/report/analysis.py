@@ -20,6 +20,7 @@ from experiments.comparison.report.records import Comparison, LeftOutRun, RunRec
 from experiments.comparison.report.stages import pair_arms
 from experiments.comparison.statistics.bootstrap import (
     Estimate,
+    estimate_interquartile_difference,
     estimate_interquartile_mean,
     estimate_probability_of_improvement,
 )
@@ -73,16 +74,22 @@ class ArmsCompared:
     candidate: str
     games: list[GameRow]
     count: dict[str, int]  # of the games, by verdict
-    complete_games: list[str]
-    probability_of_improvement: Estimate | None  # over the complete games
+    is_complete: bool  # whether all games are, with a score of every run
+    probability_of_improvement: Estimate | None  # over all games, if they are complete
 
 
 @dataclass(frozen=True)
 class ScoresOverGames:
-    """Interquartile means of the final human-normalised scores by arm, over the complete games."""
+    """Interquartile means of the final human-normalised scores of all games, by arm.
 
-    complete_games: list[str]
-    interquartile_mean: dict[str, Estimate | None]
+    Of the same seeds in every game: of a plan that goes on until each game is decided, those that
+    every game has, since how many more one has depends on what it showed. Empty as long as one of
+    the scores is missing.
+    """
+
+    seeds: list[int]
+    interquartile_mean: dict[str, Estimate]
+    difference: dict[str, Estimate]  # from the baseline's, by candidate
 
 
 @dataclass(frozen=True)
@@ -104,8 +111,9 @@ class PositionUseRow:
     runs: int
     weight_share: dict[str, float | None]  # by convolution, mean over the runs
     ablated_runs: int
-    ablated_games: int
-    ablated_scores: dict[Variant, float | None]
+    ablated_games: int  # of each variant
+    ablated_scores: dict[Variant, float | None]  # mean over the runs of the mean of their games
+    ablated_standard_errors: dict[Variant, float | None]  # of these, by the games that were drawn
 
 
 @dataclass(frozen=True)
@@ -199,40 +207,53 @@ def _compare_arms(comparison: Comparison, candidate: str) -> ArmsCompared:
         for game in plan.games
     ]
     verdicts = judge_games(games, plan.criteria, plan.look, plan.design)
-    complete = [game for game in games if game.complete and game.pairs]
+    is_complete = all(game.complete and len(game.pairs) == len(game.ended) for game in games)
     return ArmsCompared(
         baseline=baseline,
         candidate=candidate,
         games=[
             GameRow(
                 **vars(verdict),
-                baseline_return=_mean(game.baseline),
-                candidate_return=_mean(game.candidate),
+                baseline_return=_mean(before for before, _ in game.pairs),
+                candidate_return=_mean(after for _, after in game.pairs),
                 probability_of_improvement=_improvement([game]),
             )
             for game, verdict in zip(games, verdicts, strict=True)
         ],
         count={name: sum(v.verdict == name for v in verdicts) for name in VERDICTS},
-        complete_games=[game.game for game in complete],
-        probability_of_improvement=_improvement(complete),
+        is_complete=is_complete,
+        probability_of_improvement=_improvement(games) if is_complete else None,
     )
 
 
 def _summarise_arms(
     comparison: Comparison, scores: dict[str, dict[str, ArmScores]]
 ) -> ScoresOverGames:
-    arms = comparison.plan.arms
-    games = [
-        game
-        for game, by_arm in scores.items()
-        if all(None not in arm.final_human_normalised for arm in by_arm.values())
-    ]
-    estimates: dict[str, Estimate | None] = {}
-    for arm in arms:
-        strata = [np.array(scores[game][arm].final_human_normalised) for game in games]
-        rng = np.random.default_rng(_SEED)
-        estimates[arm] = estimate_interquartile_mean(strata, rng) if games else None
-    return ScoresOverGames(games, estimates)
+    plan = comparison.plan
+    count = plan.stopping.first_look if plan.stopping else len(plan.seeds)
+    by_arm = {
+        arm: [scores[game][arm].final_human_normalised[:count] for game in plan.games]
+        for arm in plan.arms
+    }
+    if any(None in game for games in by_arm.values() for game in games):
+        return ScoresOverGames([], {}, {})
+    baseline = by_arm[plan.arms[0]]
+    return ScoresOverGames(
+        seeds=list(plan.seeds[:count]),
+        interquartile_mean={
+            arm: estimate_interquartile_mean(
+                list(map(np.array, games)), np.random.default_rng(_SEED)
+            )
+            for arm, games in by_arm.items()
+        },
+        difference={
+            arm: estimate_interquartile_difference(
+                [np.array(pair).T for pair in zip(baseline, by_arm[arm], strict=True)],
+                np.random.default_rng(_SEED),
+            )
+            for arm in plan.arms[1:]
+        },
+    )
 
 
 def _improvement(games: Sequence[GameScores]) -> Estimate | None:
@@ -280,7 +301,19 @@ def _describe_use(game: str, arm: str, runs: list[RunRecord]) -> PositionUseRow:
             variant: _mean(float(np.mean(ablation[variant])) for ablation in ablations)
             for variant in VARIANTS
         },
+        ablated_standard_errors={
+            variant: _standard_error([ablation[variant] for ablation in ablations])
+            for variant in VARIANTS
+        },
     )
+
+
+def _standard_error(games_of_runs: Sequence[Sequence[int]]) -> float | None:
+    """Of the mean over runs of the mean of their games; None without runs, or with single games."""
+    if not games_of_runs or min(map(len, games_of_runs)) < 2:
+        return None
+    squares = [np.var(games, ddof=1) / len(games) for games in games_of_runs]
+    return float(np.sqrt(sum(squares))) / len(games_of_runs)
 
 
 # --- what the runs are ----------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The report of a folder of runs: a pure function of what is in it."""
 
 import base64
+import math
 import re
 import statistics
 from collections.abc import Mapping, Sequence
@@ -134,11 +135,11 @@ def _show_estimate(estimate: Estimate | None, digits: int) -> str:
 
 
 def _show_steps_to_reach(scores: ArmScores) -> str:
-    """The median of the runs that reached the baseline's final score, and how many did."""
+    """When the baseline's final score was reached, the median of all runs, and how many did."""
     ended = sum(games is not None for games in scores.games_played)
     known = [step for step in scores.agent_steps_to_baselines_final_score if step is not None]
     if not ended:
         return "-"
-    if not known:
-        return f"none of {ended}"
-    return f"{statistics.median(known):,.0f} ({len(known)} of {ended})"
+    median = statistics.median(known + [math.inf] * (ended - len(known)))
+    shown = "-" if math.isinf(median) else f"{median:,.0f}"
+    return f"{shown} ({len(known)} of {ended})"

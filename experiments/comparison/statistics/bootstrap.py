@@ -43,6 +43,23 @@ def estimate_interquartile_mean(scores: Sequence[ArrayLike], rng: np.random.Gene
     return _make_estimate(observed, stats.trim_mean(resampled, 0.25, axis=-1), values)
 
 
+def estimate_interquartile_difference(
+    games: Sequence[ArrayLike], rng: np.random.Generator
+) -> Estimate:
+    """Interquartile mean of the candidate's scores less that of the baseline's.
+
+    As `estimate_interquartile_mean`, but that the bootstrap draws both arms' runs of a seed
+    together. `games` are, for each game, its seeds' pairs, the baseline's first; shapes (S_g, 2).
+    """
+    pairs = [np.asarray(game, dtype=np.float64) for game in games]
+    resampled = np.concatenate(
+        [game[rng.integers(len(game), size=(RESAMPLES, len(game)))] for game in pairs], axis=1
+    )
+    before, after = np.moveaxis(stats.trim_mean(resampled, 0.25, axis=1), -1, 0)
+    observed_before, observed_after = stats.trim_mean(np.concatenate(pairs), 0.25, axis=0)
+    return _make_estimate(observed_after - observed_before, after - before, pairs)
+
+
 def estimate_probability_of_improvement(
     games: Sequence[ArrayLike], rng: np.random.Generator
 ) -> Estimate:

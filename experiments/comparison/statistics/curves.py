@@ -22,8 +22,9 @@ def mean_return_over_training(
 
     The training is cut into `BINS` equal bins of agent steps. Each bin has the mean return of the
     games that ended in it; one in which none ended has that of the last bin before it, or, at the
-    beginning, of the first bin with a game. The metric is the mean of all bins, so every agent step
-    weighs the same, and the many short games of an untrained agent do not outnumber the later ones.
+    beginning, of the first bin with a game. The metric is the mean of all bins, so every part of
+    the training weighs the same, and the many short games of an untrained agent do not outnumber
+    the later ones.
     A run that stopped early counts as staying where it was.
 
     Args:

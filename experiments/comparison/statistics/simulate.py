@@ -7,8 +7,10 @@ along a logistic function of training time. Plateau (Student t, 4 degrees of fre
 (log-normal) vary between runs; part of that variation belongs to the seed and is common to both
 arms. Now and then a run never takes off. Games differ in scale and in how much their runs vary. An
 effect multiplies what the candidate gains over a random player, so that it makes the differences
-skewed, too; the margin is estimated from the baseline's runs, as in a report. The verdicts are
-those of `verdicts.decide`, for plans of so many seeds and for plans that go on until decided.
+skewed, too; the margin is estimated from the baseline's runs, as in a report. In one row they are
+far from normal: a few of the candidate's runs alone lose most of their gain, and the others make
+up for it. The verdicts are those of `verdicts.decide`, for plans of so many seeds and for plans
+that go on until decided.
 """
 
 import sys
@@ -26,13 +28,16 @@ from experiments.comparison.statistics.verdicts import alpha_at_look, decide
 from runtime.command_line import OneLineParser, exit_on_user_error
 
 SEEDS = (3, 5, 10)
-MOST_SEEDS = (10, 20)  # of plans that go on until decided
+UNTIL_DECIDED = ((3, 10), (3, 20), (5, 10))  # the first look, and the most seeds
 EFFECTS = (0.25, 0.5, 1.0)  # of the baseline's gain, for coverage and power
 GAMES = 9
 COVERAGE_SAME = "coverage of the 95 % interval, same arms"
 COVERAGE_EFFECTS = "coverage of the 95 % interval, arms that differ"
 FALSE_DIFFERENCE = "families with a false better/worse, same arms"
 FALSE_WITHOUT_MARGIN = "the same, judged without a margin"
+FALSE_FAILURES = (
+    "families with a false better/worse, the candidate alone fails in a fifth of its runs"
+)
 MIXED = "a third each of the games 0%, 50%, 100% more"
 FALSE_AT_MARGIN = "families with any verdict, all games at the margin"
 _PLATEAU = np.geomspace(20, 30_000, GAMES)  # raw return above random play, by game
@@ -42,6 +47,7 @@ _TAKE_OFF = 0.3  # median share of the training before the steepest point
 _RISE = 0.08  # share of the training that the logistic curve's scale takes
 _SHARED = 0.4  # share of the variance between runs that belongs to the seed
 _STUCK = np.linspace(0.0, 0.1, GAMES)  # share of the runs that never take off, in either arm
+_FAILURES, _KEPT = 0.2, 0.2  # share of the candidate's runs that fail alone, and what they keep
 _NOISE = 0.01  # of the plateau: what finitely many games leave in a run's mean
 _TIMES = (np.arange(25) + 0.5) / 25  # shares of the training at which a curve is taken
 
@@ -88,6 +94,7 @@ def simulate_comparisons(families: int, seeds: int, rng: np.random.Generator) ->
     same, covered_same = _judge(*gains, effect=0, margin_fraction=fraction)
     no_margin, _ = _judge(*gains, effect=0, margin_fraction=0)
     at_margin, _ = _judge(*gains, effect=fraction, margin_fraction=fraction)
+    failing, _ = _judge(gains[0], fail_alone(gains[1], rng), effect=0, margin_fraction=fraction)
     effects = [_judge(*gains, effect=effect, margin_fraction=fraction) for effect in EFFECTS]
     return {
         COVERAGE_SAME: float(covered_same.mean()),
@@ -95,6 +102,7 @@ def simulate_comparisons(families: int, seeds: int, rng: np.random.Generator) ->
         FALSE_DIFFERENCE: _any_game(same, "better", "worse"),
         FALSE_WITHOUT_MARGIN: _any_game(no_margin, "better", "worse"),
         FALSE_AT_MARGIN: _any_game(at_margin, "better", "similar", "worse"),
+        FALSE_FAILURES: _any_game(failing, "better", "worse"),
         "games similar, same arms": float((same == "similar").mean()),
     } | {
         f"games better, candidate gains {effect:.0%} more": float((verdicts == "better").mean())
@@ -102,8 +110,15 @@ def simulate_comparisons(families: int, seeds: int, rng: np.random.Generator) ->
     }
 
 
+def fail_alone(gains: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """Some runs lose most of their gain, the others gain as much more as keeps the expectation."""
+    more = (1 - _FAILURES * _KEPT) / (1 - _FAILURES)
+    changed: FloatArray = gains * np.where(rng.random(gains.shape) < _FAILURES, _KEPT, more)
+    return changed
+
+
 def simulate_until_decided(
-    families: int, most_seeds: int, rng: np.random.Generator
+    families: int, design: SequentialDesign, rng: np.random.Generator
 ) -> dict[str, float]:
     """Judge `families` simulated comparisons that go on until decided.
 
@@ -111,23 +126,26 @@ def simulate_until_decided(
     plan beside it has as many seeds in every game as it takes to tell the same share of all games
     better; between two numbers of seeds that is interpolated.
     """
+    most_seeds = design.most_seeds
     fraction, counts = default_criteria().margin_fraction, range(MIN_SEEDS, most_seeds + 1)
     effects: dict[str, ArrayLike] = {
         f"candidate gains {effect:.0%} more": effect for effect in EFFECTS
     }
     effects[MIXED] = np.resize([0.0, 0.5, 1.0], GAMES)
     gains = simulate_gains(rng, families, most_seeds)
-    same, seeds_same = _judge_until_decided(*gains, 0.0, fraction)
-    no_margin, _ = _judge_until_decided(*gains, 0.0, 0.0)
-    at_margin, _ = _judge_until_decided(*gains, fraction, fraction)
+    same, seeds_same = _judge_until_decided(*gains, 0.0, fraction, design)
+    no_margin, _ = _judge_until_decided(*gains, 0.0, 0.0, design)
+    at_margin, _ = _judge_until_decided(*gains, fraction, fraction, design)
+    failing, _ = _judge_until_decided(gains[0], fail_alone(gains[1], rng), 0.0, fraction, design)
     rates = {
         FALSE_DIFFERENCE: _any_game(same, "better", "worse"),
         FALSE_WITHOUT_MARGIN: _any_game(no_margin, "better", "worse"),
         FALSE_AT_MARGIN: _any_game(at_margin, "better", "similar", "worse"),
+        FALSE_FAILURES: _any_game(failing, "better", "worse"),
         "same arms: seeds a game": seeds_same,
     }
     for name, effect in effects.items():
-        verdicts, seeds = _judge_until_decided(*gains, effect, fraction)
+        verdicts, seeds = _judge_until_decided(*gains, effect, fraction, design)
         better, told = float((verdicts == "better").mean()), []
         for fixed in counts:
             first = [arm[..., :fixed] for arm in gains]
@@ -173,11 +191,14 @@ def _judge(
 
 
 def _judge_until_decided(
-    baseline: FloatArray, unchanged: FloatArray, effect: ArrayLike, margin_fraction: float
+    baseline: FloatArray,
+    unchanged: FloatArray,
+    effect: ArrayLike,
+    margin_fraction: float,
+    design: SequentialDesign,
 ) -> tuple[NDArray[Any], float]:
     """The verdicts, and the mean number of seeds a game."""
-    criteria, most_seeds = default_criteria(), baseline.shape[-1]
-    design = SequentialDesign(most_seeds, default_stopping_rule())
+    criteria, most_seeds = default_criteria(), design.most_seeds
     alpha = alpha_at_look(1, criteria.alpha, criteria.look_share)
     differences = (1 + np.reshape(effect, (-1, 1))) * unchanged - baseline
     gains = baseline.cumsum(axis=-1) / np.arange(1, most_seeds + 1)
@@ -243,10 +264,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(f"--families must be at least 1, got {families}.")
         make_rng = np.random.default_rng
         fixed = {f"{n} seeds": simulate_comparisons(families, n, make_rng([0, n])) for n in SEEDS}
-        until_decided = {
-            f"until decided, at most {n}": simulate_until_decided(families, n, make_rng([1, n]))
-            for n in MOST_SEEDS
-        }
+        until_decided = {}
+        for first, most in UNTIL_DECIDED:
+            design = SequentialDesign(most, default_stopping_rule().replace(first_look=first))
+            rates = simulate_until_decided(families, design, make_rng([1, most]))
+            until_decided[f"until decided, {first} to {most}"] = rates
         tables = [format_table(columns, families) for columns in (fixed, until_decided)]
         print(*tables, sep="\n", end="")
     return 0

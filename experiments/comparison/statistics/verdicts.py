@@ -197,12 +197,13 @@ class GameVerdict(PairedDifference):
     # How many more seeds would give a verdict with probability `Criteria.power` if the observed
     # difference and spread are the true ones; None if not asked or too many.
     more_seeds: int | None = None
+    obstacle: str | None = None  # what in the game itself keeps it from being decided
     stage: Stage | None = None  # None where the number of seeds was fixed beforehand
 
     @property
     def is_open(self) -> bool:
         """Whether nothing in the game itself keeps it from being decided."""
-        return self.label == "undecided"
+        return self.obstacle is None
 
 
 def judge_games(
@@ -293,15 +294,19 @@ def _is_futile(
 
 def _prepare(game: GameScores, criteria: Criteria) -> GameVerdict:
     """All that can be said of a game by itself; undecided, with the reason if it must stay so."""
-    difference = compare_pairs(game.pairs)
-    known, margin = [score for score in game.baseline if score is not None], None
-    if game.random_return is not None and known:
-        gain = float(np.mean(known)) - game.random_return
+    difference, margin = compare_pairs(game.pairs), None
+    if game.random_return is not None and game.pairs:
+        gain = float(np.mean([before for before, _ in game.pairs])) - game.random_return
         margin = criteria.margin_fraction * max(gain, 0.0)
     obstacle = _find_obstacle(game, difference, criteria)
     label = "undecided" if obstacle is None else f"undecided ({obstacle})"
     return GameVerdict(
-        **vars(difference), game=game.game, verdict="undecided", label=label, margin=margin
+        **vars(difference),
+        game=game.game,
+        verdict="undecided",
+        label=label,
+        margin=margin,
+        obstacle=obstacle,
     )
 
 

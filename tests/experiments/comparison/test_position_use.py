@@ -76,9 +76,15 @@ def test_a_finished_run_is_ablated_once_and_reported(tmp_path, monkeypatch, caps
     write_report(tmp_path)
     (use,) = json.loads((tmp_path / "report.json").read_text())["coordinate_use"]
     assert use["ablated_scores"]["intact"] == ablation["intact"][0]
+    assert use["ablated_standard_errors"]["intact"] is None
     share = read_weight_shares(directory.final_path, parse_arm("coordconv"))[0]
     assert use["weight_share"] == {"0": share}
     assert 0.5 < share < 0.65  # at the start 1 / sqrt(3): two of six channels of the same scale
+    ablation |= {"intact": [1, 3], "zeroed": [10, 10], "shuffled": [0, 6]}
+    path.write_text(json.dumps(ablation))
+    write_report(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert " | 1 | 2 | 2 ± 1 | 10 ± 0 | 3 ± 3 |\n" in text  # a deviation of sqrt(2), over sqrt(2)
     path.write_text('{"trained_agent_steps": 40, "intact": [], "zeroed": [], "shuffled": []}')
     line = refusal(write_report, tmp_path)
     assert line == f"{path}: has no games; delete the file and give --ablate again."

@@ -9,9 +9,9 @@ import pytest
 
 from configs.run_config import make_config
 from experiments.comparison.plan import save_plan
-from experiments.comparison.report.analysis import Analysis, analyse
+from experiments.comparison.report.analysis import Analysis, ArmScores, analyse
 from experiments.comparison.report.records import LeftOutRun, gather
-from experiments.comparison.report.render import render
+from experiments.comparison.report.render import _show_steps_to_reach, render
 from experiments.comparison.statistics.bootstrap import Estimate
 from tests.synthetic_runs import plan_of, write_run
 
@@ -38,7 +38,7 @@ def test_both_forms_say_the_same(analysis: Analysis, form: str) -> None:
     words = " ".join(re.sub(r"[|*#]", " ", text).split())
     for sentence in (
         "coordconv against cnn , by the mean return over the whole training: 1 better, 0 similar, "
-        "0 worse, 0 undecided, of 1 game. Over 1 complete game, a run of coordconv beats one of "
+        "0 worse, 0 undecided, of 1 game. Over all games, a run of coordconv beats one of "
         "cnn with probability 1.00.",
         # 201 and 401.5 in the mean; the differences are 200, 200.5 and 201.
         "Breakout better 3 201 401.5 200.5 (199.3 to 201.7) 9.965",
@@ -96,6 +96,17 @@ def test_what_runs_say_cannot_become_markup(analysis: Analysis) -> None:
     text = render(replace(analysis, left_out=[LeftOutRun(hostile, hostile)]), FIGURES, "html")
     assert "<script>" not in text
     assert text.count("&lt;script&gt;") == 2
+
+
+def test_the_first_step_that_half_of_all_runs_had_reached() -> None:
+    def show(steps: list[int | None], ended: int) -> str:
+        games = [1] * ended + [None] * (len(steps) - ended)
+        return _show_steps_to_reach(ArmScores([], [], [], None, steps, games))
+
+    assert show([30, None, 10], 3) == "30 (2 of 3)"
+    assert show([30, None, 10, None], 4) == "- (2 of 4)"
+    assert show([30, None], 1) == "30 (1 of 1)"
+    assert show([None], 0) == "-"
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,8 @@ def test_verdicts_and_scores(reported):
     # The hundredth game is the first at which the mean of a hundred is known.
     assert scores["coordconv"]["agent_steps_to_baselines_final_score"] == [STEPS] * 3
     assert scores["cnn"]["agent_steps_to_baselines_final_score"] == [None, STEPS, STEPS]
+    text = (reported / "report.md").read_text()
+    assert "| Breakout | 201 | 401.5 | 1,000 (2 of 3) | 1,000 (3 of 3) |" in text
     assert report["cost"][0]["runs"] == 6
     assert report["cost"][0]["median_agent_steps_per_second"] == pytest.approx(10)
     assert report["left_out"] == []
@@ -85,7 +87,7 @@ def test_the_first_lines_are_the_verdicts(reported):
     # Breakout: 1. Pong: of the pairs of {0, 1.5, 3} and {0, 1, 2}, five wins and a tie: 5.5 / 9.
     assert lines[2].startswith(
         "**coordconv against cnn**, by the mean return over the whole training: 1 better, 0 "
-        "similar, 0 worse, 1 undecided, of 2 games. Over 2 complete games, a run of coordconv "
+        "similar, 0 worse, 1 undecided, of 2 games. Over all games, a run of coordconv "
         "beats one of cnn with probability 0.81 ("
     )
 
@@ -107,11 +109,12 @@ def test_a_plan_until_decided_says_when_each_game_stopped_and_why(tmp_path):
     rows = (
         "| game | seeds needed | why it stopped |\n| --- | ---: | --- |\n"
         "| Breakout | 3 | decided |\n"
-        "| Pong | 3 | less than 5% likely to be decided by 6 seeds |\n"
+        "| Pong | 3 | not learned |\n"
     )
     assert rows in text
     assert "\n12 planned runs: 12 finished." in text
     assert "Jennison and Turnbull 1991" in text
+    assert "more seeds”" not in text
     assert "Not finished" not in text
     assert {run["run"]: run["reason"] for run in report["left_out"]} == {
         f"Breakout/a2c-{arm}/seed3": "of a seed that the game did not need"
@@ -123,6 +126,55 @@ def test_a_plan_until_decided_says_when_each_game_stopped_and_why(tmp_path):
     text = (tmp_path / "report.md").read_text()
     assert "| Breakout | 3 | goes on |" in text
     assert "**Not finished:** 1 of 12 planned runs have not ended; their games are" in text
+
+
+def test_a_game_that_is_given_up_is_told_what_that_means(tmp_path):
+    save_plan(plan_of("Breakout", most_seeds=6), tmp_path)
+    for config in plan_of("Breakout", seeds=3).runs():
+        bonus = (60, -60, 5)[config.run.seed] if config.arm == "coordconv" else 0
+        write_run(tmp_path, config, [200 + bonus] * 100)
+    assert verdicts_of(read_report(tmp_path)) == {"Breakout": "undecided (given up after 3 seeds)"}
+    text = (tmp_path / "report.md").read_text()
+    assert "| Breakout | 3 | less than 5% likely to be decided by 6 seeds, by itself |\n" in text
+
+
+def test_what_is_said_over_all_games_is_of_the_same_seeds_in_each_and_waits_for_all(tmp_path):
+    plan = plan_of("Breakout Qbert", most_seeds=6)
+    save_plan(plan, tmp_path)
+    for config in plan.runs():  # Qbert would need a fourth seed, Breakout is decided after three
+        seed, is_better = config.run.seed, config.arm == "coordconv"
+        if config.run.game == "Breakout" and seed < 3:
+            write_run(tmp_path, config, [(400 + 1.5 * seed if is_better else 200 + seed)] * 100)
+        elif config.run.game == "Qbert" and seed < 4:
+            gain = (3000, 3200, 2000, 9000)[seed] if is_better else 0
+            write_run(tmp_path, config, [1000 + seed + gain] * 100)
+    report = read_report(tmp_path)
+    (compared,) = report["comparisons"]
+    assert [game["stage"]["stop"] for game in compared["games"]] == ["decided", None]
+    assert not compared["is_complete"]
+    assert compared["probability_of_improvement"] is None
+    assert (
+        "Figures over all games together are given when all are complete."
+        in (tmp_path / "report.md").read_text()
+    )
+    over_games = report["scores_over_games"]
+    assert over_games["seeds"] == [0, 1, 2]
+    # Of 200 to 202 in Breakout (random 1.7, human 30.5) and 1000 to 1002 in Qbert (163.9, 13455) a
+    # quarter of the six, one, goes at each end: Breakout's best and Qbert's worst.
+    breakout = [(value - 1.7) / (30.5 - 1.7) for value in (200, 201)]
+    qbert = [(value - 163.9) / (13455 - 163.9) for value in (1001, 1002)]
+    mean = sum(breakout + qbert) / 4
+    assert over_games["interquartile_mean"]["cnn"]["value"] == pytest.approx(mean, rel=1e-3)
+    difference = over_games["difference"]["coordconv"]["value"]
+    means = {arm: value["value"] for arm, value in over_games["interquartile_mean"].items()}
+    assert difference == pytest.approx(means["coordconv"] - means["cnn"])
+    shutil.rmtree(tmp_path / "Qbert/a2c-cnn/seed2")
+    report = read_report(tmp_path)
+    assert report["scores_over_games"]["seeds"] == []
+    # And both arms' columns are of the seeds that both have.
+    qbert_row = report["comparisons"][0]["games"][1]
+    assert qbert_row["baseline_return"] == pytest.approx(1000.5)
+    assert qbert_row["candidate_return"] == pytest.approx(4100.5)
 
 
 def test_two_seeds_allow_no_verdict_and_the_first_line_says_so(tmp_path):

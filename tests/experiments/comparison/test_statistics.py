@@ -10,6 +10,7 @@ from configs.comparison import StoppingRule, default_criteria
 from experiments.comparison.statistics import simulate
 from experiments.comparison.statistics.bootstrap import (
     Estimate,
+    estimate_interquartile_difference,
     estimate_interquartile_mean,
     estimate_probability_of_improvement,
 )
@@ -378,6 +379,23 @@ def test_bootstrap_is_expanded_and_stratified():
     assert result != estimate_interquartile_mean(scores, np.random.default_rng(1))
 
 
+def test_interquartile_difference_is_that_of_the_means_and_draws_seeds_in_pairs():
+    rng = np.random.default_rng(0)
+    pairs = [[(1, 2), (100, 300), (3, 4), (4, 5)], [(5, 6), (6, 7), (7, 8), (-50, -60)]]
+    # The middle four: 3, 4, 5, 6 and 4, 5, 6, 7.
+    assert estimate_interquartile_difference(pairs, rng).value == pytest.approx(1)
+    # A difference that is the same in every pair is so in every resample, however they vary.
+    shifted = [[(value, value + 2.0) for value in game] for game in ([1, 5, 9], [2, 4, 40])]
+    assert estimate_interquartile_difference(shifted, rng) == Estimate(2.0, None)
+
+
+def test_failures_of_one_arm_keep_its_mean():
+    rng = np.random.default_rng(0)
+    changed = simulate.fail_alone(np.ones(100_000), rng)
+    assert set(np.round(np.unique(changed), 6)) == {0.2, 1.2}
+    assert changed.mean() == pytest.approx(1, abs=0.01)
+
+
 def test_no_interval_where_resampling_changes_nothing():
     rng = np.random.default_rng(0)
     assert estimate_interquartile_mean([[1.0], [3.0]], rng) == Estimate(2.0, None)
@@ -564,7 +582,7 @@ def test_games_of_arrays_stop_where_single_games_do():
 
 
 def test_error_rates_and_savings_until_decided():
-    rates = simulate.simulate_until_decided(250, 10, np.random.default_rng(0))
+    rates = simulate.simulate_until_decided(250, DESIGN, np.random.default_rng(0))
     assert rates[simulate.FALSE_DIFFERENCE] <= 0.05
     assert rates[simulate.FALSE_WITHOUT_MARGIN] <= 0.05
     assert rates[simulate.FALSE_AT_MARGIN] <= 0.05
