@@ -9,6 +9,7 @@ import numpy as np
 from configs.comparison import MIN_SEEDS
 from configs.protocols import load_protocol
 from envs.games import find_game
+from experiments.comparison.plan import ComparisonPlan
 from experiments.comparison.report.network_cost import (
     NetworkCost,
     compute_network_cost,
@@ -75,18 +76,18 @@ class ArmsCompared:
     games: list[GameRow]
     count: dict[str, int]  # of the games, by verdict
     is_complete: bool  # whether all games are, with a score of every run
-    probability_of_improvement: Estimate | None  # over all games, if they are complete
+    probability_of_improvement: Estimate | None  # over all games, of the same seeds in each
 
 
 @dataclass(frozen=True)
 class ScoresOverGames:
     """Interquartile means of the final human-normalised scores of all games, by arm.
 
-    Of the same seeds in every game: of a plan that goes on until each game is decided, those that
-    every game has, since how many more one has depends on what it showed. Empty as long as one of
-    the scores is missing.
+    Of the games whose human score is known, and of the same seeds in each (see `_common_seeds`).
+    Empty as long as a game is not complete.
     """
 
+    games: list[str]
     seeds: list[int]
     interquartile_mean: dict[str, Estimate]
     difference: dict[str, Estimate]  # from the baseline's, by candidate
@@ -206,6 +207,7 @@ def _compare_arms(comparison: Comparison, candidate: str) -> ArmsCompared:
         pair_arms(game, *(comparison.ended_runs(game, arm) for arm in (baseline, candidate)))
         for game in plan.games
     ]
+    common = [game.first(_common_seeds(plan)) for game in games]
     verdicts = judge_games(games, plan.criteria, plan.look, plan.design)
     is_complete = all(game.complete and len(game.pairs) == len(game.ended) for game in games)
     return ArmsCompared(
@@ -222,23 +224,27 @@ def _compare_arms(comparison: Comparison, candidate: str) -> ArmsCompared:
         ],
         count={name: sum(v.verdict == name for v in verdicts) for name in VERDICTS},
         is_complete=is_complete,
-        probability_of_improvement=_improvement(games) if is_complete else None,
+        probability_of_improvement=_improvement(common) if is_complete else None,
     )
 
 
 def _summarise_arms(
     comparison: Comparison, scores: dict[str, dict[str, ArmScores]]
 ) -> ScoresOverGames:
-    plan = comparison.plan
-    count = plan.stopping.first_look if plan.stopping else len(plan.seeds)
+    plan, count = comparison.plan, _common_seeds(comparison.plan)
+    known = [game for game in plan.games if find_game(game).human_normalised_score(0) is not None]
+    is_complete = not any(
+        None in arm.final_score for by_arm in scores.values() for arm in by_arm.values()
+    )
+    if not known or not is_complete:
+        return ScoresOverGames([], [], {}, {})
     by_arm = {
-        arm: [scores[game][arm].final_human_normalised[:count] for game in plan.games]
+        arm: [scores[game][arm].final_human_normalised[:count] for game in known]
         for arm in plan.arms
     }
-    if any(None in game for games in by_arm.values() for game in games):
-        return ScoresOverGames([], {}, {})
     baseline = by_arm[plan.arms[0]]
     return ScoresOverGames(
+        games=known,
         seeds=list(plan.seeds[:count]),
         interquartile_mean={
             arm: estimate_interquartile_mean(
@@ -254,6 +260,15 @@ def _summarise_arms(
             for arm in plan.arms[1:]
         },
     )
+
+
+def _common_seeds(plan: ComparisonPlan) -> int:
+    """How many seeds every game has that is complete.
+
+    In a plan that goes on until each game is decided, how many more one has depends on what it
+    showed; a figure over all games that counted them would be too large.
+    """
+    return plan.stopping.first_look if plan.stopping else len(plan.seeds)
 
 
 def _improvement(games: Sequence[GameScores]) -> Estimate | None:

@@ -134,11 +134,14 @@ def _show_estimate(estimate: Estimate | None, digits: int) -> str:
     return f"{text} ({low:.{digits}f} to {high:.{digits}f})"
 
 
-def _show_steps_to_reach(scores: ArmScores) -> str:
-    """When the baseline's final score was reached, the median of all runs, and how many did."""
+def _show_steps_to_reach(scores: ArmScores, *, is_known: bool) -> str:
+    """When the baseline's final score was reached, the median of all runs, and how many did.
+
+    `is_known`: whether the baseline has one.
+    """
     ended = sum(games is not None for games in scores.games_played)
     known = [step for step in scores.agent_steps_to_baselines_final_score if step is not None]
-    if not ended:
+    if not ended or not is_known:
         return "-"
     median = statistics.median(known + [math.inf] * (ended - len(known)))
     shown = "-" if math.isinf(median) else f"{median:,.0f}"

@@ -101,7 +101,9 @@ def test_what_runs_say_cannot_become_markup(analysis: Analysis) -> None:
 def test_the_first_step_that_half_of_all_runs_had_reached() -> None:
     def show(steps: list[int | None], ended: int) -> str:
         games = [1] * ended + [None] * (len(steps) - ended)
-        return _show_steps_to_reach(ArmScores([], [], [], None, steps, games))
+        scores = ArmScores([], [], [], None, steps, games)
+        assert _show_steps_to_reach(scores, is_known=False) == "-"
+        return _show_steps_to_reach(scores, is_known=True)
 
     assert show([30, None, 10], 3) == "30 (2 of 3)"
     assert show([30, None, 10, None], 4) == "- (2 of 4)"

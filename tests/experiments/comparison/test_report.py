@@ -157,8 +157,18 @@ def test_what_is_said_over_all_games_is_of_the_same_seeds_in_each_and_waits_for_
         "Figures over all games together are given when all are complete."
         in (tmp_path / "report.md").read_text()
     )
+    assert report["scores_over_games"]["seeds"] == []
+    for config in plan.runs():
+        if config.run.game == "Qbert" and config.run.seed >= 3:
+            gain = 4000 + config.run.seed * 100 if config.arm == "coordconv" else 0
+            write_run(tmp_path, config, [1000 + config.run.seed + gain] * 100)
+    report = read_report(tmp_path)
+    (compared,) = report["comparisons"]
+    assert compared["games"][1]["pairs"] > 3
+    assert compared["is_complete"]
+    assert compared["probability_of_improvement"]["value"] == 1
     over_games = report["scores_over_games"]
-    assert over_games["seeds"] == [0, 1, 2]
+    assert (over_games["games"], over_games["seeds"]) == (["Breakout", "Qbert"], [0, 1, 2])
     # Of 200 to 202 in Breakout (random 1.7, human 30.5) and 1000 to 1002 in Qbert (163.9, 13455) a
     # quarter of the six, one, goes at each end: Breakout's best and Qbert's worst.
     breakout = [(value - 1.7) / (30.5 - 1.7) for value in (200, 201)]
@@ -168,13 +178,12 @@ def test_what_is_said_over_all_games_is_of_the_same_seeds_in_each_and_waits_for_
     difference = over_games["difference"]["coordconv"]["value"]
     means = {arm: value["value"] for arm, value in over_games["interquartile_mean"].items()}
     assert difference == pytest.approx(means["coordconv"] - means["cnn"])
-    shutil.rmtree(tmp_path / "Qbert/a2c-cnn/seed2")
-    report = read_report(tmp_path)
-    assert report["scores_over_games"]["seeds"] == []
-    # And both arms' columns are of the seeds that both have.
-    qbert_row = report["comparisons"][0]["games"][1]
-    assert qbert_row["baseline_return"] == pytest.approx(1000.5)
-    assert qbert_row["candidate_return"] == pytest.approx(4100.5)
+    for seed in (1, 2, 3, 4, 5):
+        shutil.rmtree(tmp_path / f"Qbert/a2c-cnn/seed{seed}")
+    # Both arms' columns, and the margin, are of the seeds that both have.
+    qbert_row = read_report(tmp_path)["comparisons"][0]["games"][1]
+    assert (qbert_row["baseline_return"], qbert_row["candidate_return"]) == (1000, 4000)
+    assert qbert_row["margin"] == pytest.approx(0.05 * (1000 - 163.9))
 
 
 def test_two_seeds_allow_no_verdict_and_the_first_line_says_so(tmp_path):
