@@ -266,7 +266,7 @@ def _common_seeds(plan: ComparisonPlan) -> int:
     """How many seeds every game has that is complete.
 
     In a plan that goes on until each game is decided, how many more one has depends on what it
-    showed; a figure over all games that counted them would be too large.
+    showed, which would distort a figure over all games.
     """
     return plan.stopping.first_look if plan.stopping else len(plan.seeds)
 

@@ -36,11 +36,9 @@ def estimate_interquartile_mean(scores: Sequence[ArrayLike], rng: np.random.Gene
     `scores` are, for each game, the (human-normalised) ones of its seeds; shapes (S_g,).
     """
     values = [np.asarray(game, dtype=np.float64) for game in scores]
-    resampled = np.concatenate(
-        [game[rng.integers(len(game), size=(RESAMPLES, len(game)))] for game in values], axis=-1
-    )
     observed = stats.trim_mean(np.concatenate(values), 0.25)
-    return _make_estimate(observed, stats.trim_mean(resampled, 0.25, axis=-1), values)
+    resampled = stats.trim_mean(_draw_seeds_anew(values, rng), 0.25, axis=1)
+    return _make_estimate(observed, resampled, values)
 
 
 def estimate_interquartile_difference(
@@ -52,10 +50,7 @@ def estimate_interquartile_difference(
     together. `games` are, for each game, its seeds' pairs, the baseline's first; shapes (S_g, 2).
     """
     pairs = [np.asarray(game, dtype=np.float64) for game in games]
-    resampled = np.concatenate(
-        [game[rng.integers(len(game), size=(RESAMPLES, len(game)))] for game in pairs], axis=1
-    )
-    before, after = np.moveaxis(stats.trim_mean(resampled, 0.25, axis=1), -1, 0)
+    before, after = stats.trim_mean(_draw_seeds_anew(pairs, rng), 0.25, axis=1).T
     observed_before, observed_after = stats.trim_mean(np.concatenate(pairs), 0.25, axis=0)
     return _make_estimate(observed_after - observed_before, after - before, pairs)
 
@@ -80,6 +75,13 @@ def estimate_probability_of_improvement(
         observed.append(wins.mean())
         resampled.append(((counts @ wins) * counts).sum(axis=-1) / seeds**2)
     return _make_estimate(np.mean(observed), np.mean(resampled, axis=0), pairs)
+
+
+def _draw_seeds_anew(games: list[FloatArray], rng: np.random.Generator) -> FloatArray:
+    """All games' seeds together, drawn anew within each game; [RESAMPLES, seeds of all, ...]."""
+    return np.concatenate(
+        [game[rng.integers(len(game), size=(RESAMPLES, len(game)))] for game in games], axis=1
+    )
 
 
 def _make_estimate(value: ArrayLike, resampled: FloatArray, strata: list[FloatArray]) -> Estimate:
