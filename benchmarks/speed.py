@@ -134,13 +134,13 @@ def measure_rates(
 ) -> list[list[float]]:
     """Agent steps a second of each contestant, in total over its processes, in each round."""
     with ExitStack() as stack:
-        servers = []
+        servers: list[list[subprocess.Popen[str]]] = []
         for contestant in contestants:
-            processes = [_start(contestant, task, game) for _ in range(contestant.processes)]
-            for process in processes:
+            servers.append([_start(contestant, task, game) for _ in range(contestant.processes)])
+            for process in servers[-1]:
                 stack.callback(process.kill)
+        for processes in servers:
             _ask(processes)  # the warm-up
-            servers.append(processes)
         rates: list[list[float]] = [[] for _ in contestants]
         for _ in range(rounds):
             for index in random.sample(range(len(contestants)), len(contestants)):

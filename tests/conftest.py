@@ -20,7 +20,7 @@ from tests import own_networks  # noqa: E402
 # Networks here are small and tests may share the machine: threads that wait for each other cost
 # more than they bring.
 torch.set_num_threads(1)
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the commands that tests start
+os.environ["OMP_NUM_THREADS"] = "1"  # of the commands that tests start
 
 # Shells without job control, and nohup, let what they start ignore these, and so would the commands
 # that tests start and interrupt.

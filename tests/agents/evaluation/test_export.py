@@ -37,7 +37,7 @@ def test_a_shared_agent_acts_as_the_run_does(tmp_path, algo, capsys):
     assert "_last_obs" not in zipfile.ZipFile(out).read("data").decode()
     share_of_size = {"a2c": 0.6, "dqn": 0.3}[algo]
     assert out.stat().st_size < share_of_size * directory.final_path.stat().st_size
-    loaded = getattr(stable_baselines3, algo.upper()).load(out)
+    loaded = getattr(stable_baselines3, algo.upper()).load(out, device="cpu")
     state = loaded.policy.state_dict()
     assert all(torch.equal(state[name], value) for name, value in expected.items())
 
