@@ -19,4 +19,4 @@ def largest_difference(ours: nn.Module, theirs: nn.Module, start: nn.Module) -> 
         assert there.grad is not None, name
         differences.append(norm(parameter.grad - there.grad) / (norm(there.grad) + 1e-6))
         differences.append(norm(parameter - there) / norm(there - before[name]))
-    return max(difference.item() for difference in differences)
+    return float(max(difference.item() for difference in differences))
