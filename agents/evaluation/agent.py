@@ -140,7 +140,7 @@ def find_model(directory: RunDirectory) -> ModelFile:
         if file is not None:
             print(
                 f"{directory.path} is not finished ({status.state}); its checkpoint "
-                f"{file.path.name} is evaluated.",
+                f"{file.path.name} is used.",
                 flush=True,
             )
             return file

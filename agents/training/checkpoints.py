@@ -45,7 +45,7 @@ def save_checkpoint(
     env: AtariVecEnv,
     logs: Mapping[str, Any],
 ) -> None:
-    """Write a checkpoint, and delete all but the newest two and damaged ones that were newer.
+    """Write a checkpoint, and delete all but the newest two.
 
     Between two updates. What the logs' callbacks go on from, `logs`, are JSON values.
 
@@ -87,9 +87,7 @@ def save_checkpoint(
         path.parent.mkdir(exist_ok=True)
     remove_stale_temporaries(path.parent)
     save_agent(path, config, agent, members)
-    checkpoints = directory.list_checkpoints()
-    kept = [older for older in checkpoints if older <= path][:KEPT_CHECKPOINTS]
-    for outdated in set(checkpoints) - set(kept):
+    for outdated in directory.list_checkpoints()[KEPT_CHECKPOINTS:]:
         outdated.unlink()
 
 
@@ -114,6 +112,8 @@ def make_or_restore(
 ) -> tuple[Agent, dict[str, Any]]:
     """A new run's agent, or that of the newest checkpoint, and what its logs go on from.
 
+    Damaged checkpoints that are newer are renamed, so that they take no good one's place.
+
     Raises:
         EnvironmentFailure: If an emulator fails.
         ValueError: If the checkpoint is of another run, damaged, or gone; nothing was changed.
@@ -136,6 +136,12 @@ def make_or_restore(
         logs = _restore(checkpoint, agent, env)
     if isinstance(agent, DQN):
         _check_slack(agent, config)
+    for path in directory.list_checkpoints():
+        if path > checkpoint.path:
+            set_aside = path.with_name(f"{path.name}.damaged")
+            with naming_write_errors(set_aside):
+                path.rename(set_aside)
+            print(f"{path.name} is kept as {set_aside.name}.", flush=True)
     print(
         f"{config.name}: resumed at {agent.num_timesteps:_} agent steps.{changed_threads}",
         flush=True,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from agents.models.model_file import read_model_zip
 from agents.training.checkpoints import cut_logs
 from benchmarks.soak import compare_runs
 from runtime.run_directory import RunStatus
@@ -54,23 +55,26 @@ def test_a_damaged_newest_checkpoint(stopped, capsys):
     before, newest = run.checkpoints()
     newest.write_bytes(newest.read_bytes()[:-1])
     run.stop_after(0)
-    assert capsys.readouterr().out.splitlines()[:3] == [
+    assert capsys.readouterr().out.splitlines()[:4] == [
         f"{newest} is damaged (its checksum is missing or wrong); use an earlier file. The "
         "checkpoint before it is used.",
+        f"{newest.name} is kept as {newest.name}.damaged.",
         f"{run.config.name}: resumed at {int(before.stem):_} agent steps.",
         f"training  Breakout, a2c-{run.config.arm}, seed 0",
     ]
 
 
-def test_a_damaged_checkpoint_does_not_take_a_good_ones_place(stopped, uninterrupted):
-    """It goes with the next good one, so that two good ones are kept."""
+@pytest.mark.parametrize("stem", [None, "000000000299"])  # of which training gets, or not, beyond
+def test_a_damaged_checkpoint_does_not_take_a_good_ones_place(stopped, uninterrupted, stem):
     run = stopped(uninterrupted.read_config().run.algo)
     before, newest = run.checkpoints()
-    newest.rename(newest.with_stem("000000000299")).write_bytes(b"")
+    damaged = newest.rename(newest.with_stem(stem or newest.stem))
+    damaged.write_bytes(b"")
     run.stop_after(3)  # less than an interval: the checkpoint is one of the stop
-    kept, _ = run.checkpoints()
+    kept, further = run.directory.list_checkpoints()[::-1]
     assert kept == before
-    run.newest_checkpoint()
+    read_model_zip(further, ours=True)
+    assert damaged.with_name(f"{damaged.name}.damaged").read_bytes() == b""
     assert compare_runs(uninterrupted, run.train()) == []
 
 

@@ -288,7 +288,7 @@ def test_options_of_a_comparison(refuse, option):
 
 # --- reports --------------------------------------------------------------------------------------
 
-NO_RUNS = "has no readable runs; train some first: python train.py --compare."
+NO_RUNS = "has no runs; train some first: python train.py --compare."
 
 
 @pytest.mark.usefixtures("folder")

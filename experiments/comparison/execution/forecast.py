@@ -46,8 +46,8 @@ def describe_plan(
     memory = needs.available_memory
     available = "" if memory is None else f"; {memory / 1e9:.1f} GB available"
     baseline = f"{plan.arms[0]} is the baseline" if plan.arms[1:] else "nothing to compare it with"
-    more = [f"... {len(configs) - _SHOWN} more"] if len(configs) > _SHOWN else []
-    order = [*(config.name for config in configs[:_SHOWN]), *more]
+    more = [f"... {len(unfinished) - _SHOWN} more"] if len(unfinished) > _SHOWN else []
+    order = [*(config.name for config in unfinished[:_SHOWN]), *more] or ["all have ended"]
     lines = [
         f"games      {' '.join(plan.games)}",
         f"arms       {' '.join(plan.arms)}; {baseline}",

@@ -229,9 +229,10 @@ def gather(runs: Path) -> Comparison:
     records, is_declared = [as_planned(run, plan) for run in records], plan is not None
     if plan is None:
         if not records:
-            raise FileNotFoundError(
-                f"{runs} has no readable runs; train some first: python train.py --compare."
-            )
+            what = "runs; train some first: python train.py --compare."
+            if left_out:
+                what = f"readable runs; {left_out[0].run}: {left_out[0].reason}"
+            raise FileNotFoundError(f"{runs} has no {what}")
         plan = _infer_plan(records)
     included = {}
     for record in records:

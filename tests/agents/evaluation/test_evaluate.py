@@ -295,14 +295,14 @@ def test_an_unfinished_run_gives_its_newest_good_checkpoint(tmp_path, capsys):
     assert loaded.trained_agent_steps == 200
     assert capsys.readouterr().out == (
         f"{directory.path} is not finished (interrupted); its checkpoint 000000000200.zip is "
-        "evaluated.\n"
+        "used.\n"
     )
     newest = directory.checkpoints_path / "000000000200.zip"
     newest.write_bytes(newest.read_bytes()[:-1])
     assert load_agent(directory.path, None, None, CPU).trained_agent_steps == 100
     damaged, evaluated = capsys.readouterr().out.splitlines()
     assert damaged.startswith(f"{newest} is damaged")
-    assert evaluated.endswith("its checkpoint 000000000100.zip is evaluated.")
+    assert evaluated.endswith("its checkpoint 000000000100.zip is used.")
 
 
 def test_a_directory_with_another_runs_model_is_refused(tmp_path, finished_run):

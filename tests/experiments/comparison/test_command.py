@@ -147,6 +147,11 @@ def test_adding_seeds_to_a_complete_game_is_noted_in_the_plan(tmp_path, capsys, 
     assert (saved.seeds, saved.looks) == ((0, 1), (1,))
     assert "4 have ended, 0 to train" in capsys.readouterr().out
     assert "look 2" in (tmp_path / "report.md").read_text()
+    assert main([*options, "--seeds=2", "--dry-run"]) == 0
+    assert capsys.readouterr().out.endswith("\norder      all have ended\n")
+    assert main([*options, "--seeds=3", "--dry-run"]) == 0
+    left = [config.name for config in plan.replace(seeds=(0, 1, 2)).runs()[4:]]
+    assert capsys.readouterr().out.endswith(f"\norder      {left[0]}\n{11 * ' '}{left[1]}\n")
     line = refuse(main, [*options, "--seeds=1"])
     assert "is a plan of 2 seeds, more than the 1 asked for" in line
     assert main([*options, "--steps=1001", "--dry-run"]) == 0

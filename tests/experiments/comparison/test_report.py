@@ -210,6 +210,14 @@ def test_the_page_needs_no_other_file(reported):
     assert "<script" not in page
 
 
+def test_where_all_runs_are_damaged_the_first_is_named(tmp_path):
+    damaged = write_run(tmp_path, plan_of(seeds=1).runs()[0], [1])
+    damaged.config_path.write_text('{"a": ')
+    name = damaged.path.relative_to(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"has no readable runs; {name}: config.json"):
+        gather(tmp_path)
+
+
 def test_other_runs_are_listed_and_left_out(tmp_path):
     plan = plan_of(seeds=3)
     write_plan_and_runs(tmp_path, plan)
