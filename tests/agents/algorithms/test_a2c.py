@@ -39,26 +39,27 @@ def test_losses_gradients_and_weights_are_those_of_sb3(arm, normalize_advantage)
     seeds has to agree.
     """
     keywords = {"normalize_advantage": normalize_advantage, "gae_lambda": 0.9}
-    differences = [compare_with_sb3(NETWORKS[arm], seed=seed, **keywords) for seed in (1, 2, 3)]
-    assert min(differences) < 0.01
-    assert max(differences) < 0.2
-
-
-def compare_with_sb3(settings, **keywords) -> float:
-    ours = train_three_updates(A2C, settings, **keywords)
-    generator_state = torch.get_rng_state()
-    theirs = train_three_updates(stable_baselines3.A2C, settings, **keywords)
-
-    assert torch.equal(generator_state, torch.get_rng_state())
+    pairs = [learn_beside_sb3(NETWORKS[arm], seed=seed, **keywords) for seed in (1, 2, 3)]
+    assert max(difference for difference, *_ in pairs) < 0.2
+    difference, ours, theirs = min(pairs, key=lambda pair: pair[0])
+    assert difference < 1e-3
     for name in ("actions", "returns", "values", "advantages"):
         # SB3 has turned its arrays to one row per environment and step.
         expected = getattr(theirs.rollout_buffer, name).reshape(3, 4).T
         actual = getattr(ours.rollout_buffer, name).reshape(4, 3)
-        np.testing.assert_allclose(actual, expected, rtol=1e-2, atol=1e-3, err_msg=name)
+        np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-4, err_msg=name)
     for name in ("policy_loss", "value_loss", "entropy_loss", "explained_variance"):
         key = f"train/{name}"
         assert ours.logger.name_to_value[key] == pytest.approx(
-            theirs.logger.name_to_value[key], rel=1e-2, abs=1e-3
+            theirs.logger.name_to_value[key], rel=1e-3, abs=1e-5
         ), name
+
+
+def learn_beside_sb3(settings, **keywords) -> tuple[float, A2C, stable_baselines3.A2C]:
+    """The difference of what they learned, this project's agent and SB3's."""
+    ours = train_three_updates(A2C, settings, **keywords)
+    generator_state = torch.get_rng_state()
+    theirs = train_three_updates(stable_baselines3.A2C, settings, **keywords)
+    assert torch.equal(generator_state, torch.get_rng_state())
     start = make(stable_baselines3.A2C, settings, **keywords)
-    return largest_difference(ours.policy, theirs.policy, start.policy)
+    return largest_difference(ours.policy, theirs.policy, start.policy), ours, theirs

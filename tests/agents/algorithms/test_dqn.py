@@ -65,12 +65,18 @@ def test_learns_what_sb3_learns(arm):
     Where rounding decides whether a unit is on, gradients differ by its share: the best of three
     seeds has to agree.
     """
-    differences = [compare_with_sb3(arm, seed) for seed in (1, 2, 3)]
-    assert min(differences) < 0.01
-    assert max(differences) < 0.2
+    pairs = [learn_beside_sb3(arm, seed) for seed in (1, 2, 3)]
+    assert max(difference for difference, *_ in pairs) < 0.2
+    difference, ours, theirs = min(pairs, key=lambda pair: pair[0])
+    assert difference < 1e-3
+    assert ours.logger.name_to_value["train/loss"] == pytest.approx(
+        theirs.logger.name_to_value["train/loss"], rel=1e-3
+    )
+    assert math.isfinite(ours.logger.name_to_value["train/q_mean"])
 
 
-def compare_with_sb3(arm: str, seed: int) -> float:
+def learn_beside_sb3(arm: str, seed: int) -> tuple[float, DQN, stable_baselines3.DQN]:
+    """The difference of what they learned, this project's agent and SB3's."""
     ours = make(DQN, arm, seed=seed)
     ours.replay_buffer = PlainReplay(ours)
     ours.learn(60, log_interval=None)
@@ -81,12 +87,8 @@ def compare_with_sb3(arm: str, seed: int) -> float:
     assert (ours.replay_buffer.plain.actions == theirs.replay_buffer.actions).all()
     assert len(set(theirs.replay_buffer.actions.flatten())) > 1
     assert ours._n_updates == theirs._n_updates == 10
-    assert ours.logger.name_to_value["train/loss"] == pytest.approx(
-        theirs.logger.name_to_value["train/loss"], rel=1e-2
-    )
-    assert math.isfinite(ours.logger.name_to_value["train/q_mean"])
     start = make(stable_baselines3.DQN, arm, seed=seed)
-    return largest_difference(ours.q_net, theirs.q_net, start.q_net)
+    return largest_difference(ours.q_net, theirs.q_net, start.q_net), ours, theirs
 
 
 @pytest.mark.parametrize("arm", NETWORKS)
