@@ -2,13 +2,16 @@
 
 import pytest
 import torch
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import NatureCNN
 from torch import nn
 
 from agents.models.own_extractor import OBSERVATIONS, count_cost, find_extractor, load_extractor
 from configs.run_config import parse_own_arm
+from examples.coordinates import ScaledCoordCNN
 from examples.impala import ImpalaCNN, ResidualBlock
 from examples.nature import LayerNormNatureCNN, PooledNatureCNN
+from policies.extractors import NatureCoordCNN
 
 # weights and biases of the Nature CNN's convolutions
 CONVOLUTIONS = (4 * 8**2 + 1) * 32 + (32 * 4**2 + 1) * 64 + (64 * 3**2 + 1) * 64
@@ -35,6 +38,10 @@ def images(count: int) -> torch.Tensor:
         (
             "examples.nature:LayerNormNatureCNN",
             CONVOLUTIONS + (64 * 7 * 7 + 1) * 512 + 2 * (32 + 64 + 64 + 512),
+        ),
+        (
+            "examples.coordinates:ScaledCoordCNN,scale=0.5",
+            CONVOLUTIONS + 2 * 8**2 * 32 + (64 * 7 * 7 + 1) * 512,
         ),
     ],
 )
@@ -79,3 +86,32 @@ def test_layer_norm_makes_the_scale_of_the_weights_immaterial():
             for weights in layer.parameters():
                 weights.mul_(8.0)
     torch.testing.assert_close(network(images(2)), before, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.125])
+def test_scaled_coordinates_are_those_of_coordconv_times_a_number(scale):
+    torch.manual_seed(3)
+    usual = NatureCoordCNN(OBSERVATIONS, coord_layers=[0])
+    drawn_next = torch.rand(1)
+    torch.manual_seed(3)
+    scaled = ScaledCoordCNN(OBSERVATIONS, scale=scale)
+    assert torch.equal(torch.rand(1), drawn_next)  # the heads start the same too
+    for network in (usual, scaled):  # as SB3 initialises a policy
+        torch.manual_seed(4)
+        network.apply(lambda layer: ActorCriticPolicy.init_weights(layer, gain=2**0.5))
+    for name, weights in usual.state_dict().items():
+        assert torch.equal(scaled.state_dict()[name], weights), name
+    (layer, scaled_layer) = (network.position_layers()[0] for network in (usual, scaled))
+    images_alone = torch.nn.functional.conv2d(images(2), layer.weight[:, :4], stride=4)
+    expected = images_alone + scale * layer.coordinate_map(84, 84)
+    torch.testing.assert_close(scaled_layer(images(2)), expected)
+
+
+def test_one_step_in_every_coordinate_weight_moves_a_filter_64_times_as_far_as_its_bias():
+    layer = ScaledCoordCNN(OBSERVATIONS, scale=0.125).position_layers()[0]
+    before = layer.coordinate_map(84, 84)
+    with torch.no_grad():
+        layer.weight[:, 4] += 0.01  # sees the row
+    change = (layer.coordinate_map(84, 84) - before)[0]
+    # The bottom row of patches sees rows 76 to 83, whose coordinates' mean is 76 / 83.
+    torch.testing.assert_close(change[-1], torch.full((20,), 64 * 0.125 * 0.01 * 76 / 83))
