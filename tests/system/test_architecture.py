@@ -14,7 +14,7 @@ ALLOWED = {
     "runtime": {"configs", "runtime"},
     "envs": {"configs", "runtime", "envs"},
     "policies": {"policies"},
-    "examples": {"examples"},
+    "examples": {"policies", "examples"},
     "agents": {"configs", "runtime", "envs", "policies", "agents"},
     "experiments": {"configs", "runtime", "envs", "policies", "agents", "experiments"},
 }
