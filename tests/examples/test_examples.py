@@ -107,7 +107,7 @@ def test_scaled_coordinates_are_those_of_coordconv_times_a_number(scale):
     torch.testing.assert_close(scaled_layer(images(2)), expected)
 
 
-def test_one_step_in_every_coordinate_weight_moves_a_filter_64_times_as_far_as_its_bias():
+def test_a_step_in_all_weights_of_a_coordinate_moves_a_filter_by_64_times_the_scale():
     layer = ScaledCoordCNN(OBSERVATIONS, scale=0.125).position_layers()[0]
     before = layer.coordinate_map(84, 84)
     with torch.no_grad():
