@@ -21,6 +21,9 @@ class _Ablation(Settings):
     episodes: Annotated[
         int, Field(ge=1, le=1_000_000), Flag("--episodes", "games of each kind and run")
     ]
+    seeds: Annotated[
+        int, Field(ge=1, le=1_000_000), Flag("--seeds", "by the runs of so many seeds (all)")
+    ] = 1_000_000
 
 
 _DEFAULTS = {"episodes": 10}
@@ -31,12 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with exit_on_user_error():
         options = _parser().parse_args(arguments)
         runs = parse_path(options.runs, "RUNS")
-        games = _Ablation.parse(_DEFAULTS | read_flags(options, flags_of(_Ablation))).episodes
+        ablation = _Ablation.parse(_DEFAULTS | read_flags(options, flags_of(_Ablation)))
         from experiments.comparison.report.position_use import ablate_runs
         from experiments.comparison.report.render import write_report
 
         if options.ablate:
-            ablate_runs(runs, games)
+            ablate_runs(runs, ablation.episodes, ablation.seeds)
         print(f"written: {write_report(runs)}")
     return 0
 

@@ -31,6 +31,7 @@ from configs.settings import (
 )
 from envs.games import find_game
 from experiments.comparison.statistics.sequential import SequentialDesign
+from experiments.comparison.statistics.verdicts import alpha_at_look
 from runtime.files import exists, read_json, write_atomically
 from runtime.provenance import hash_source
 
@@ -85,6 +86,11 @@ class ComparisonPlan(SavedSettings):
     def look(self) -> int:
         """Which judgement of this plan the next report is; 1 for the first."""
         return len(self.looks) + 1
+
+    @property
+    def alpha(self) -> float:
+        """The probability of any false verdict in a family that the next report spends."""
+        return alpha_at_look(self.look, self.criteria.alpha, self.criteria.look_share)
 
     @property
     def design(self) -> SequentialDesign | None:

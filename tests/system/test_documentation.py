@@ -1,4 +1,4 @@
-"""The Python snippets of the README and the guide run as they stand, but for shorter trainings."""
+"""What the README and the pages show can be done as it stands, but for shorter trainings."""
 
 import re
 import shlex
@@ -55,9 +55,22 @@ def test_the_commands_of_the_page_on_own_networks(tmp_path, monkeypatch):
         else:
             assert words[:2] == ["-m", "experiments.comparison"], line
             assert write_report(words[2:]) == 0, line
-    report = (tmp_path / "runs/report.md").read_text(encoding="utf-8")
+    report = (tmp_path / "small/report.md").read_text(encoding="utf-8")
     assert "**SmallCNN,width=32 against cnn**" in report
     assert (tmp_path / "runs/Breakout/a2c-SmallCNN/seed0/evaluation/game.mp4").exists()
+
+
+@pytest.mark.parametrize("page", [*PAGES, "docs/comparison.md"])
+def test_the_comparisons_of_a_page_can_be_made_one_after_the_other(page, tmp_path, monkeypatch):
+    """Each is planned where the page has it; two in one folder would refuse each other."""
+    text, planned = (ROOT / page).read_text(encoding="utf-8"), 0
+    monkeypatch.chdir(tmp_path)
+    for line in re.findall(r"^python train\.py (--compare.*)$", text, re.MULTILINE):
+        words = shlex.split(line, comments=True)
+        if not {"--dry-run", "--ray"} & set(words):
+            assert train.main([*words, "--declare"]) == 0, line
+            planned += 1
+    assert planned > 1
 
 
 def heading_anchors(page: Path) -> set[str]:

@@ -16,7 +16,6 @@ from experiments.comparison.report.stages import StageWatch
 from experiments.comparison.statistics.power import find_detectable_difference
 from experiments.comparison.statistics.sequential import SequentialDesign
 from experiments.comparison.statistics.simulate import judge_until_decided
-from experiments.comparison.statistics.verdicts import alpha_at_look
 from runtime.run_directory import RunDirectory
 
 PROCESS_BYTES = 600_000_000  # of the program itself, in one training process
@@ -81,7 +80,7 @@ def describe_power(plan: ComparisonPlan) -> str:
     if not plan.arms[1:]:
         return "none, of a single arm"
     criteria = plan.criteria
-    alpha = alpha_at_look(plan.look, criteria.alpha, criteria.look_share) / len(plan.games)
+    alpha = plan.alpha / len(plan.games)
     if plan.design is not None:
         alpha = float(plan.design.nominal_level(alpha, len(plan.seeds)))
     smallest = find_detectable_difference(len(plan.seeds), alpha, criteria.power)
@@ -100,8 +99,7 @@ def describe_stopping(plan: ComparisonPlan, design: SequentialDesign) -> str:
     shape = (_FAMILIES, games, design.most_seeds)
     normal, expected = np.random.default_rng(0).standard_normal(shape), []
     for effect in _EFFECTS:
-        alpha = alpha_at_look(plan.look, criteria.alpha, criteria.look_share)
-        _, seeds = judge_until_decided(normal + effect, np.zeros(shape), alpha, design)
+        _, seeds = judge_until_decided(normal + effect, np.zeros(shape), plan.alpha, design)
         expected.append(f"{seeds.mean() * games * len(plan.arms):.0f}")
     return (
         f"a game stops from {design.rule.first_look} seeds on once it is decided, or less than "

@@ -20,12 +20,12 @@ from experiments.comparison.report.position_use import VARIANTS, Variant, read_a
 from experiments.comparison.report.records import Comparison, LeftOutRun, RunRecord
 from experiments.comparison.report.stages import pair_arms
 from experiments.comparison.statistics.bootstrap import (
-    Estimate,
     estimate_interquartile_difference,
     estimate_interquartile_mean,
-    estimate_probability_of_improvement,
 )
 from experiments.comparison.statistics.curves import find_steps_to_reach
+from experiments.comparison.statistics.improvement import estimate_probability_of_improvement
+from experiments.comparison.statistics.intervals import Estimate
 from experiments.comparison.statistics.verdicts import (
     VERDICTS,
     GameScores,
@@ -39,6 +39,14 @@ _CIRCUMSTANCES = ("commit", "python", "platform", "processor", "cores", "device"
 
 
 @dataclass(frozen=True)
+class TimeToScore:
+    """When the mean of a run's last 100 games first reached a score; a value per planned seed."""
+
+    score: float | None  # None as long as the baseline has not earned it
+    agent_steps: list[int | None]  # None where it was not reached, or the run has not ended
+
+
+@dataclass(frozen=True)
 class ArmScores:
     """One game and arm: a value per planned seed, None where a run has not ended or played none."""
 
@@ -46,7 +54,8 @@ class ArmScores:
     final_score: list[float | None]
     final_human_normalised: list[float | None]
     mean_final_score: float | None
-    agent_steps_to_baselines_final_score: list[int | None]
+    to_half_the_baselines_gain: TimeToScore
+    to_the_baselines_final_score: TimeToScore
     games_played: list[int | None]
 
     @property
@@ -159,6 +168,7 @@ def analyse(comparison: Comparison) -> Analysis:
             "declared": comparison.is_declared,
             "total_agent_steps": plan.total_agent_steps,
             "look": plan.look,
+            "alpha": plan.alpha,
             "earlier_looks_at_seeds": plan.looks,
         },
         games=scores,
@@ -182,7 +192,7 @@ def analyse(comparison: Comparison) -> Analysis:
 
 def _score_arm(comparison: Comparison, game: str, arm: str) -> ArmScores:
     baseline, runs = (comparison.ended_runs(game, name) for name in (comparison.plan.arms[0], arm))
-    threshold = _mean(run.score[1] for run in baseline if run is not None)
+    final_score = _mean(run.score[1] for run in baseline if run is not None)
     scores = [(None, None) if run is None else run.score for run in runs]
     finals = [final for _, final in scores]
     normalise = find_game(game).human_normalised_score
@@ -191,13 +201,30 @@ def _score_arm(comparison: Comparison, game: str, arm: str) -> ArmScores:
         final_score=finals,
         final_human_normalised=[None if final is None else normalise(final) for final in finals],
         mean_final_score=_mean(finals),
-        agent_steps_to_baselines_final_score=[
+        to_half_the_baselines_gain=_time_to_score(
+            _find_half_way(find_game(game).random_return, final_score), runs
+        ),
+        to_the_baselines_final_score=_time_to_score(final_score, runs),
+        games_played=[None if run is None else len(run.episodes.returns) for run in runs],
+    )
+
+
+def _find_half_way(random_return: float | None, final_score: float | None) -> float | None:
+    """The score half-way from random play to a final one; None if that is no better."""
+    if random_return is None or final_score is None or final_score <= random_return:
+        return None
+    return (random_return + final_score) / 2
+
+
+def _time_to_score(score: float | None, runs: Sequence[RunRecord | None]) -> TimeToScore:
+    return TimeToScore(
+        score,
+        [
             None
-            if run is None or threshold is None
-            else find_steps_to_reach(run.episodes.agent_steps, run.episodes.returns, threshold)
+            if run is None or score is None
+            else find_steps_to_reach(run.episodes.agent_steps, run.episodes.returns, score)
             for run in runs
         ],
-        games_played=[None if run is None else len(run.episodes.returns) for run in runs],
     )
 
 
@@ -208,7 +235,7 @@ def _compare_arms(comparison: Comparison, candidate: str) -> ArmsCompared:
         for game in plan.games
     ]
     common = [game.first(_common_seeds(plan)) for game in games]
-    verdicts = judge_games(games, plan.criteria, plan.look, plan.design)
+    verdicts = judge_games(games, plan.criteria, plan.alpha, plan.design)
     is_complete = all(game.complete and len(game.pairs) == len(game.ended) for game in games)
     return ArmsCompared(
         baseline=baseline,
@@ -276,7 +303,7 @@ def _improvement(games: Sequence[GameScores]) -> Estimate | None:
     pairs = [game.pairs for game in games]
     if not pairs or min(map(len, pairs)) < MIN_SEEDS:
         return None
-    return estimate_probability_of_improvement(pairs, np.random.default_rng(_SEED))
+    return estimate_probability_of_improvement(pairs)
 
 
 # --- what the runs cost and used ------------------------------------------------------------------

@@ -36,21 +36,25 @@ class _Ablation(Settings):
     shuffled: tuple[int, ...]
 
 
-def ablate_runs(runs: Path, games: int) -> None:
+def ablate_runs(runs: Path, games: int, seeds: int) -> None:
     """Play so many games of each variant by every finished run whose network knows the position.
 
-    Each run in the folder gets its `evaluation/ablation.json`, once.
+    Each run of so many of the first seeds gets its `evaluation/ablation.json`, unless it has one of
+    as many games already.
 
     Raises:
         OSError: If there are no runs; one line.
         ValueError: If a model is damaged; one line.
     """
     torch.set_num_threads(1)
-    for run in gather(runs).runs.values():
+    comparison = gather(runs)
+    for run in comparison.runs.values():
+        if run.config.run.seed not in comparison.plan.seeds[:seeds]:
+            continue
         if run.state != "finished" or not run.config.network.coord_layers:
             continue
         there = read_ablation(run)
-        if there is not None and len(there["intact"]) == games:
+        if there is not None and len(there["intact"]) >= games:
             continue
         if run.directory.is_packed():
             print(f"{run.config.name}: is a packed run, without the agent; left out.", flush=True)

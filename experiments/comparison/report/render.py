@@ -12,15 +12,14 @@ from typing import Any
 import jinja2
 
 from configs.comparison import MIN_SEEDS
-from experiments.comparison.report.analysis import Analysis, ArmScores, analyse
+from experiments.comparison.report.analysis import Analysis, TimeToScore, analyse
 from experiments.comparison.report.figures import draw_figures
 from experiments.comparison.report.records import ENDED, gather
 from experiments.comparison.report.stages import leave_out_unneeded
 from experiments.comparison.report.tensorboard_pages import write_tensorboard
-from experiments.comparison.statistics.bootstrap import Estimate
 from experiments.comparison.statistics.curves import BINS, SMOOTHING_BINS
-from experiments.comparison.statistics.intervals import Interval
-from experiments.comparison.statistics.verdicts import VERDICTS
+from experiments.comparison.statistics.intervals import Estimate, Interval
+from experiments.comparison.statistics.verdicts import VERDICTS, GameVerdict
 from runtime.episodes import FINAL_GAMES
 from runtime.files import write_atomically, write_json
 
@@ -76,11 +75,12 @@ def render(analysis: Analysis, figures: Mapping[str, bytes], form: str) -> str:
         "ends": _show_ends,
         "estimate": _show_estimate,
         "interval": _show_interval,
+        "judged_interval": _show_judged_interval,
         "number": _show_number,
         "of": lambda number, noun: f"{number} {noun}" + "s" * (number != 1),
         "on_one_line": lambda text: type(text)(" ".join(text.split())),
         "percent": lambda share: f"{100 * share:.1f} %",
-        "reached": _show_steps_to_reach,
+        "reached": _show_time_to_score,
         "setting": _show_setting,
         "whole": lambda number: "-" if number is None else f"{number:,}",
     }
@@ -134,15 +134,19 @@ def _show_estimate(estimate: Estimate | None, digits: int) -> str:
     return f"{text} ({low:.{digits}f} to {high:.{digits}f})"
 
 
-def _show_steps_to_reach(scores: ArmScores, *, is_known: bool) -> str:
-    """When the baseline's final score was reached, the median of all runs, and how many did.
-
-    `is_known`: whether the baseline has one.
-    """
-    ended = sum(games is not None for games in scores.games_played)
-    known = [step for step in scores.agent_steps_to_baselines_final_score if step is not None]
-    if not ended or not is_known:
+def _show_time_to_score(time: TimeToScore, games_played: Sequence[int | None]) -> str:
+    """The median of all runs, and how many reached the score; `games_played` of those runs."""
+    ended = sum(games is not None for games in games_played)
+    if not ended or time.score is None:
         return "-"
+    known = [step for step in time.agent_steps if step is not None]
     median = statistics.median(known + [math.inf] * (ended - len(known)))
     shown = "-" if math.isinf(median) else f"{median:,.0f}"
     return f"{shown} ({len(known)} of {ended})"
+
+
+def _show_judged_interval(game: GameVerdict) -> str:
+    """With its level."""
+    if game.judged_interval is None or game.judged_level is None:
+        return "-"
+    return f"{_show_interval(game.judged_interval)} ({100 * (1 - game.judged_level):.2f} %)"

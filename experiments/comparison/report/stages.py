@@ -19,12 +19,7 @@ from experiments.comparison.report.records import (
     has_ended,
     read_run,
 )
-from experiments.comparison.statistics.verdicts import (
-    GameScores,
-    Stage,
-    alpha_at_look,
-    find_stage,
-)
+from experiments.comparison.statistics.verdicts import GameScores, Stage, find_stage
 from runtime.run_directory import RunDirectory
 
 Stages = Mapping[tuple[str, str], Stage]  # by game and candidate
@@ -33,8 +28,6 @@ Stages = Mapping[tuple[str, str], Stage]  # by game and candidate
 def find_stages(plan: ComparisonPlan, ended: Mapping[Key, RunRecord]) -> Stages:
     """The stage of every game and candidate, by the runs that have ended."""
     assert plan.design is not None
-    criteria = plan.criteria
-    alpha = alpha_at_look(plan.look, criteria.alpha, criteria.look_share) / len(plan.games)
     stages = {}
     for game in plan.games:
         baseline, *candidates = (
@@ -42,7 +35,9 @@ def find_stages(plan: ComparisonPlan, ended: Mapping[Key, RunRecord]) -> Stages:
         )
         for arm, candidate in zip(plan.arms[1:], candidates, strict=True):
             pairs = pair_arms(game, baseline, candidate)
-            stages[game, arm] = find_stage(pairs, criteria, plan.design, alpha)
+            stages[game, arm] = find_stage(
+                pairs, plan.criteria, plan.design, plan.alpha / len(plan.games)
+            )
     return stages
 
 

@@ -13,6 +13,14 @@ Interval = tuple[float, float] | None  # None where there is none
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval."""
+
+    value: float
+    interval_95: Interval
+
+
+@dataclass(frozen=True)
 class PairedDifference:
     """Candidate minus baseline, one difference per seed."""
 

@@ -209,7 +209,7 @@ class GameVerdict(PairedDifference):
 def judge_games(
     games: Sequence[GameScores],
     criteria: Criteria,
-    look: int = 1,
+    alpha: float,
     design: SequentialDesign | None = None,
 ) -> tuple[GameVerdict, ...]:
     """Give each game of a family its verdict.
@@ -221,13 +221,12 @@ def judge_games(
     Args:
         games: Every game of the plan, so that the correction is for all of them.
         criteria: As declared in the plan.
-        look: 1 for the first judgement of a plan, one more each time it was enlarged after one.
+        alpha: The probability of any false better or worse; see `alpha_at_look`.
         design: Of a plan that goes on until decided: each game is judged on the seeds after which
             it stopped, whatever others there are.
     """
     if not games:
         return ()
-    alpha = alpha_at_look(look, criteria.alpha, criteria.look_share)
     results = []
     for game in games:
         stage = None if design is None else find_stage(game, criteria, design, alpha / len(games))

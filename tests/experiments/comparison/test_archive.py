@@ -254,7 +254,7 @@ def test_packed_runs_are_not_ablated_and_the_command_says_so(tmp_path, capsys):
     config = plan_of().run_of("Pong", "coordconv", 0)
     _, _, packed = write_and_pack(tmp_path, config)
     capsys.readouterr()
-    ablate_runs(packed, 1)
+    ablate_runs(packed, 1, 1)
     assert capsys.readouterr().out == (
         f"{config.name}: is a packed run, without the agent; left out.\n"
     )

@@ -253,7 +253,7 @@ def test_a_run_that_cannot_go_on_is_reported_and_the_others_finish_and_go_furthe
     assert said.out.startswith("2 runs of 60 agent steps: 0 have ended, 2 to train.\n")
     assert f"{name}: goes on from 40 agent steps.\n" in said.out
     assert set(read_states(runs).values()) == {"finished"}
-    assert "This is look 2. " in (runs / "report.md").read_text()
+    assert "This is look 2, judged at 0.8 %. " in (runs / "report.md").read_text()
 
 
 def read_states(runs: Path) -> dict[str, str]:

@@ -65,13 +65,13 @@ def test_shuffled_keeps_each_maps_values_and_loses_their_places(arm):
 def test_a_finished_run_is_ablated_once_and_reported(tmp_path, monkeypatch, capsys):
     change_protocols(monkeypatch, max_frames_per_game=100)
     directory = train(tmp_path, short_config(coord_layers=[0], total_agent_steps=40))
-    ablate_runs(tmp_path, 1)
+    ablate_runs(tmp_path, 1, 1)
     path = directory.evaluation_path / "ablation.json"
     ablation = json.loads(path.read_text())
     assert ablation["trained_agent_steps"] == 40
     assert [len(ablation[name]) for name in ("intact", "zeroed", "shuffled")] == [1, 1, 1]
     capsys.readouterr()
-    ablate_runs(tmp_path, 1)
+    ablate_runs(tmp_path, 1, 1)
     assert capsys.readouterr().out == ""
     write_report(tmp_path)
     (use,) = json.loads((tmp_path / "report.json").read_text())["coordinate_use"]
@@ -82,6 +82,7 @@ def test_a_finished_run_is_ablated_once_and_reported(tmp_path, monkeypatch, caps
     assert 0.5 < share < 0.65  # at the start 1 / sqrt(3): two of six channels of the same scale
     ablation |= {"intact": [1, 3], "zeroed": [10, 10], "shuffled": [0, 6]}
     path.write_text(json.dumps(ablation))
+    ablate_runs(tmp_path, 1, 1)  # fewer games than there are, which stay
     write_report(tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert " | 1 | 2 | 2 ± 1 | 10 ± 0 | 3 ± 3 |\n" in text  # a deviation of sqrt(2), over sqrt(2)

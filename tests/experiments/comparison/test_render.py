@@ -9,10 +9,10 @@ import pytest
 
 from configs.run_config import make_config
 from experiments.comparison.plan import save_plan
-from experiments.comparison.report.analysis import Analysis, ArmScores, analyse
+from experiments.comparison.report.analysis import Analysis, TimeToScore, analyse
 from experiments.comparison.report.records import LeftOutRun, gather
-from experiments.comparison.report.render import _show_steps_to_reach, render
-from experiments.comparison.statistics.bootstrap import Estimate
+from experiments.comparison.report.render import _show_time_to_score, render
+from experiments.comparison.statistics.intervals import Estimate
 from tests.synthetic_runs import plan_of, write_run
 
 FIGURES = {"learning-curves": b"png", "differences-coordconv": b"png"}
@@ -39,11 +39,11 @@ def test_both_forms_say_the_same(analysis: Analysis, form: str) -> None:
     for sentence in (
         "coordconv against cnn , by the mean return over the whole training: 1 better, 0 similar, "
         "0 worse, 0 undecided, of 1 game. Over all games, a run of coordconv beats one of "
-        "cnn with probability 1.00.",
+        "cnn with probability 1.00 (0.29 to 1.00).",  # none of three lost: 0.025^(1/3)
         # 201 and 401.5 in the mean; the differences are 200, 200.5 and 201.
         "Breakout better 3 201 401.5 200.5 (199.3 to 201.7) 9.965",
         "Liu et al. 2018 6 2 1 0",
-        "6 planned runs: 6 finished. A diverged run counts",
+        "6 planned runs: 6 finished. For a diverged run the return",
         "margin_fraction 0.05",
     ):
         assert sentence in words
@@ -101,9 +101,8 @@ def test_what_runs_say_cannot_become_markup(analysis: Analysis) -> None:
 def test_the_first_step_that_half_of_all_runs_had_reached() -> None:
     def show(steps: list[int | None], ended: int) -> str:
         games = [1] * ended + [None] * (len(steps) - ended)
-        scores = ArmScores([], [], [], None, steps, games)
-        assert _show_steps_to_reach(scores, is_known=False) == "-"
-        return _show_steps_to_reach(scores, is_known=True)
+        assert _show_time_to_score(TimeToScore(None, steps), games) == "-"
+        return _show_time_to_score(TimeToScore(5.0, steps), games)
 
     assert show([30, None, 10], 3) == "30 (2 of 3)"
     assert show([30, None, 10, None], 4) == "- (2 of 4)"

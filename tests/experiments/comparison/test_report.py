@@ -1,11 +1,13 @@
 """The report: which runs it pools, what it says of them, and that it says it again."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy import stats
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from configs.run_config import make_config, parse_arm, parse_own_arm
@@ -72,10 +74,18 @@ def test_verdicts_and_scores(reported):
     assert scores["cnn"]["final_score"] == [200, 201, 202]
     assert scores["coordconv"]["mean_return_over_training"] == pytest.approx([400, 401.5, 403])
     # The hundredth game is the first at which the mean of a hundred is known.
-    assert scores["coordconv"]["agent_steps_to_baselines_final_score"] == [STEPS] * 3
-    assert scores["cnn"]["agent_steps_to_baselines_final_score"] == [None, STEPS, STEPS]
+    final = {"score": 201, "agent_steps": [None, STEPS, STEPS]}
+    assert scores["cnn"]["to_the_baselines_final_score"] == final
+    assert scores["coordconv"]["to_the_baselines_final_score"]["agent_steps"] == [STEPS] * 3
+    half = {"score": (201 + 1.7) / 2, "agent_steps": [STEPS] * 3}
+    assert scores["cnn"]["to_half_the_baselines_gain"] == half
+    assert report["games"]["Pong"]["cnn"]["to_half_the_baselines_gain"]["score"] is None
     text = (reported / "report.md").read_text()
-    assert "| Breakout | 201 | 401.5 | 1,000 (2 of 3) | 1,000 (3 of 3) |" in text
+    steps = "1,000 (3 of 3) | 1,000 (3 of 3) | 1,000 (2 of 3) | 1,000 (3 of 3)"
+    assert f"| Breakout | 201 | 401.5 | {steps} |" in text
+    # Of the first of Holm's two steps, at the 4 % of the first look.
+    half_width = stats.t.ppf(1 - 0.04 / 2 / 2, 2) * 0.5 / math.sqrt(3)
+    assert f"| {200.5 - half_width:.1f} to {200.5 + half_width:.1f} (98.00 %) |" in text
     assert report["cost"][0]["runs"] == 6
     assert report["cost"][0]["median_agent_steps_per_second"] == pytest.approx(10)
     assert report["left_out"] == []

@@ -9,10 +9,8 @@ from scipy import stats
 from configs.comparison import StoppingRule, default_criteria
 from experiments.comparison.statistics import simulate
 from experiments.comparison.statistics.bootstrap import (
-    Estimate,
     estimate_interquartile_difference,
     estimate_interquartile_mean,
-    estimate_probability_of_improvement,
 )
 from experiments.comparison.statistics.curves import (
     bin_returns,
@@ -23,7 +21,13 @@ from experiments.comparison.statistics.curves import (
     means_at,
     smooth_learning_curve,
 )
-from experiments.comparison.statistics.intervals import FloatArray, PairedDifference, compare_pairs
+from experiments.comparison.statistics.improvement import estimate_probability_of_improvement
+from experiments.comparison.statistics.intervals import (
+    Estimate,
+    FloatArray,
+    PairedDifference,
+    compare_pairs,
+)
 from experiments.comparison.statistics.power import (
     compute_power,
     find_detectable_difference,
@@ -42,6 +46,7 @@ from experiments.comparison.statistics.verdicts import (
     step_down,
 )
 
+ALPHA = alpha_at_look(1, 0.05, 0.8)
 NAN = math.nan
 
 
@@ -274,7 +279,7 @@ def _game(differences: list[float], *, name: str = "Pong", **changes: Any) -> Ga
     ],
 )
 def test_verdict_labels(differences, changes: dict[str, Any], label):
-    (result,) = judge_games([_game(differences, **changes)], default_criteria())
+    (result,) = judge_games([_game(differences, **changes)], default_criteria(), ALPHA)
     assert result.label == label
     assert (result.judged_interval is None) == (
         result.verdict == "undecided" and "more" not in label
@@ -282,7 +287,7 @@ def test_verdict_labels(differences, changes: dict[str, Any], label):
 
 
 def test_margin_and_judged_interval_by_hand():
-    (result,) = judge_games([_game(BETTER)], default_criteria())
+    (result,) = judge_games([_game(BETTER)], default_criteria(), ALPHA)
     assert result.margin == pytest.approx(5.0)
     assert result.judged_level == pytest.approx(0.04)
     half = stats.t.ppf(0.98, 2) / math.sqrt(3)
@@ -293,21 +298,21 @@ def test_margin_and_judged_interval_by_hand():
 
 def test_margin_is_never_negative():
     game = _game(BETTER, random_return=500.0, candidate_final=[900.0, 901.0, 902.0])
-    (result,) = judge_games([game], default_criteria())
+    (result,) = judge_games([game], default_criteria(), ALPHA)
     assert (result.margin, result.verdict) == (0.0, "better")
 
 
 def test_every_game_of_the_plan_counts_and_so_does_every_look():
     good = _game([15.0, 20.0, 25.0])
     waiting = [_game([0.0] * 3, name=str(i), ended=[False] * 3) for i in range(8)]
-    alone, *_ = judge_games([good], default_criteria())
-    among_nine, *_ = judge_games([good, *waiting], default_criteria())
-    second_look, *_ = judge_games([good], default_criteria(), look=2)
+    alone, *_ = judge_games([good], default_criteria(), ALPHA)
+    among_nine, *_ = judge_games([good, *waiting], default_criteria(), ALPHA)
+    second_look, *_ = judge_games([good], default_criteria(), 0.008)
     verdicts = [result.verdict for result in (alone, among_nine, second_look)]
     assert verdicts == ["better", "undecided", "undecided"]
     assert among_nine.judged_level == pytest.approx(0.04 / 9)
     assert second_look.judged_level == pytest.approx(0.008)
-    assert judge_games([], default_criteria()) == ()
+    assert judge_games([], default_criteria(), ALPHA) == ()
 
 
 @pytest.mark.parametrize("freedom", [2, 4, 9, 30])
@@ -355,15 +360,43 @@ def test_interquartile_mean_by_hand():
 def test_probability_of_improvement_by_hand_and_by_mann_whitney():
     rng = np.random.default_rng(0)
     # First game 3 wins and a tie of 4 pairs; second game none of 4.
-    games = [[(1, 2), (2, 3)], [(5, 1), (6, 2)]]
-    by_hand = estimate_probability_of_improvement(games, rng)
+    by_hand = estimate_probability_of_improvement([[(1, 2), (2, 3)], [(5, 1), (6, 2)]])
     assert by_hand.value == (3.5 / 4 + 0) / 2
     baseline, candidate = rng.integers(10, size=(2, 6))
     expected = stats.mannwhitneyu(candidate, baseline).statistic / 36
-    result = estimate_probability_of_improvement([np.transpose([baseline, candidate])], rng)
+    result = estimate_probability_of_improvement([np.transpose([baseline, candidate])])
     assert result.value == pytest.approx(expected)
-    assert result.interval_95 is not None
-    assert 0 <= result.interval_95[0] < result.value < result.interval_95[1] <= 1
+
+
+def test_the_probability_of_improvements_interval_is_the_binomials_of_as_many_runs():
+    # Two wins of four pairs in each of two games: two of the four disjoint comparisons.
+    games = [[(1.0, 0.0), (2.0, 3.0)]] * 2
+    exact = stats.binomtest(2, 4).proportion_ci(0.95, "exact")
+    assert estimate_probability_of_improvement(games).interval_95 == pytest.approx(exact)
+    # No run of 45 beats one of the baseline's: 1 - 0.025^(1/45).
+    lost = estimate_probability_of_improvement([[(1.0, 0.0)] * 5] * 9)
+    assert lost.value == 0
+    assert lost.interval_95 == pytest.approx((0.0, 0.0787), abs=1e-4)
+    won = estimate_probability_of_improvement([[(0.0, 1.0)] * 5] * 9)
+    assert won.value == 1
+    assert won.interval_95 == pytest.approx((0.9213, 1.0), abs=1e-4)
+
+
+@pytest.mark.parametrize("truth", [[0.02] * 9, [0.001] * 8 + [0.3], [0.5] * 9, [0.5]])
+@pytest.mark.parametrize("shared", [0.0, 0.8])
+def test_the_probability_of_improvements_interval_covers_it(truth, shared):
+    rng, shift = np.random.default_rng(0), math.sqrt(2) * stats.norm.ppf(truth)
+    covered = []
+    for _ in range(400):
+        own, common = (
+            rng.standard_normal((len(truth), 5, 2)),
+            rng.standard_normal((len(truth), 5, 1)),
+        )
+        runs = math.sqrt(1 - shared) * own + math.sqrt(shared) * common
+        runs[..., 1] += shift[:, None]
+        low, high = estimate_probability_of_improvement(list(runs)).interval_95 or (NAN, NAN)
+        covered.append(low <= np.mean(truth) <= high)
+    assert np.mean(covered) >= 0.95
 
 
 def test_bootstrap_is_expanded_and_stratified():
@@ -399,8 +432,6 @@ def test_failures_of_one_arm_keep_its_mean():
 def test_no_interval_where_resampling_changes_nothing():
     rng = np.random.default_rng(0)
     assert estimate_interquartile_mean([[1.0], [3.0]], rng) == Estimate(2.0, None)
-    won = estimate_probability_of_improvement([[(1.0, 3.0), (2.0, 4.0)]], rng)
-    assert won == Estimate(1.0, None)
 
 
 @pytest.mark.parametrize("seeds", simulate.SEEDS)
@@ -537,7 +568,7 @@ def test_stages(differences, changes: dict[str, Any], stage, label):
     game = _game(differences, **changes)
     game = replace(game, ended=[*game.ended, False][:10])  # the next seed is planned
     others = [_game([0.0] * 3, name=str(i), ended=[False] * 3) for i in range(2)]
-    result, *_ = judge_games([game, *others], default_criteria(), design=DESIGN)
+    result, *_ = judge_games([game, *others], default_criteria(), ALPHA, design=DESIGN)
     assert (result.stage, result.label) == (stage, label)
 
 
@@ -550,13 +581,15 @@ def test_a_later_first_look_leaves_more_of_the_level_to_each():
     others = [_game([0.0] * 3, name=str(i), ended=[False] * 3) for i in range(2)]
     for pairs, stage in ((3, Stage(5, None)), (5, Stage(5, "decided"))):
         game = _game([19.9, 20.0, 20.1, 20.0, 20.1][:pairs])
-        result, *_ = judge_games([game, *others], default_criteria(), design=later)
+        result, *_ = judge_games([game, *others], default_criteria(), ALPHA, design=later)
         assert result.stage == stage
 
 
 def test_a_verdict_until_decided_is_where_its_interval_lies():
     others = [_game([0.0] * 3, name=str(i), ended=[False] * 3) for i in range(2)]
-    result, *_ = judge_games([_game([*BETTER, 20.0]), *others], default_criteria(), design=DESIGN)
+    result, *_ = judge_games(
+        [_game([*BETTER, 20.0]), *others], default_criteria(), ALPHA, design=DESIGN
+    )
     assert result.stage == Stage(4, "decided")
     level = float(DESIGN.nominal_level(0.04 / 3, 4))
     assert result.judged_level == pytest.approx(level)
@@ -575,7 +608,7 @@ def test_games_of_arrays_stop_where_single_games_do():
     verdicts, seeds = simulate.judge_until_decided(differences, margins, 0.04, DESIGN)
     for family in range(3):
         part = games[8 * family : 8 * family + 8]
-        results = judge_games(part, default_criteria(), design=DESIGN)
+        results = judge_games(part, default_criteria(), ALPHA, design=DESIGN)
         assert [result.verdict for result in results] == verdicts[family].tolist()
         assert [result.stage and result.stage.seeds for result in results] == seeds[family].tolist()
     assert len(np.unique(seeds)) > 3
