@@ -3,10 +3,11 @@
 python train.py --game Breakout --extractor examples.coordinates:ScaledCoordCNN
 """
 
+import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from policies.coordconv import CoordConv2d, conv_arguments
+from policies.coordconv import CoordConv2d, CoordInit, conv_arguments
 from policies.extractors import NatureCoordCNN
 
 
@@ -14,6 +15,16 @@ class ScaledCoordConv2d(CoordConv2d):
     """A CoordConv layer whose coordinates are multiplied by `scale`, which is not learned."""
 
     scale = 1.0
+    starts_larger = False  # its coordinates' weights, by as much as the coordinates are smaller
+
+    @torch.no_grad()
+    def init_coordinate_weights(
+        self, coord_init: CoordInit = "default", generator: torch.Generator | None = None
+    ) -> None:
+        """As in any CoordConv layer, then made larger if asked for."""
+        super().init_coordinate_weights(coord_init, generator)
+        if self.starts_larger:
+            self.weight[:, self.in_channels :] /= self.scale
 
     def _extra_channels(self, height: int, width: int) -> Tensor:
         return self.scale * super()._extra_channels(height, width)
@@ -32,10 +43,16 @@ class ScaledCoordCNN(NatureCoordCNN):
         observation_space: Box of images [C, H, W].
         features_dim: Number of features that the extractor returns.
         scale: What the coordinates are multiplied by; 1 is `coordconv` itself.
+        same_start: Whether their weights start as much larger, so that the network computes at
+            first what `coordconv` does, and only its steps differ.
     """
 
     def __init__(
-        self, observation_space: spaces.Box, features_dim: int = 512, scale: float = 1 / 64
+        self,
+        observation_space: spaces.Box,
+        features_dim: int = 512,
+        scale: float = 1 / 64,
+        same_start: bool = False,
     ) -> None:
         super().__init__(observation_space, features_dim, coord_layers=[0])
         layer = self.cnn[0]
@@ -43,4 +60,6 @@ class ScaledCoordCNN(NatureCoordCNN):
         scaled = ScaledCoordConv2d(**conv_arguments(layer)).to_empty(device="cpu")  # draws nothing
         scaled.load_state_dict(layer.state_dict())
         scaled.scale = scale
+        scaled.starts_larger = same_start
         self.cnn[0] = scaled
+        self._init_position(0, scaled)

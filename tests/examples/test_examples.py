@@ -107,6 +107,23 @@ def test_scaled_coordinates_are_those_of_coordconv_times_a_number(scale):
     torch.testing.assert_close(scaled_layer(images(2)), expected)
 
 
+def test_with_the_same_start_it_computes_at_first_what_coordconv_does():
+    networks = []
+    for make, arguments in (
+        (NatureCoordCNN, {"coord_layers": [0]}),
+        (ScaledCoordCNN, {"scale": 0.125, "same_start": True}),
+    ):
+        torch.manual_seed(3)
+        networks.append(make(OBSERVATIONS, **arguments))
+    usual, scaled = networks
+    torch.testing.assert_close(scaled(images(2)), usual(images(2)))
+    for network in networks:
+        torch.manual_seed(4)
+        network.apply(lambda layer: ActorCriticPolicy.init_weights(layer, gain=2**0.5))
+    torch.testing.assert_close(scaled(images(2)), usual(images(2)))
+    assert scaled.cnn[0].scale == 0.125
+
+
 def test_a_step_in_all_weights_of_a_coordinate_moves_a_filter_by_64_times_the_scale():
     layer = ScaledCoordCNN(OBSERVATIONS, scale=0.125).position_layers()[0]
     before = layer.coordinate_map(84, 84)
