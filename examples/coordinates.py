@@ -34,9 +34,9 @@ class ScaledCoordCNN(NatureCoordCNN):
     """The arm `coordconv` with coordinates in [-scale, scale].
 
     The 64 weights by which a filter of the first layer sees one coordinate see nearly the same
-    number. An optimiser that gives every weight a step of the same size, as RMSprop does, so moves
-    their sum, and with it the filter's output towards the borders, up to 64 times as far as its
-    bias. The scale sets how far, and how much position counts at the start; what can be expressed
+    number, so that their sum counts. It starts large, and an optimiser that gives every weight a
+    step of the same size, as RMSprop does, moves it, and with it the filter's output towards the
+    borders, up to 64 times as far as its bias. The scale makes both smaller; what can be expressed
     is the same.
 
     Args:
