@@ -2,9 +2,10 @@
 
     python -m benchmarks.position_size RUN_DIR... [--extractor module:Class]
 
-By the newest checkpoint, on the 16 observations in it. Map: what position adds to each filter's
-output, its root mean square over places, each filter's mean over places left out. Image: that of
-what the image adds.
+By the newest checkpoint, on the observations in it; A2C runs of networks whose first layer is a
+convolution `cnn.0`. Map: the root mean square of what position adds to the filters' outputs, each
+filter's mean over all places left out, which is no more than a bias. Image: the root mean square of
+what the image adds to them, its mean kept.
 """
 
 import argparse
@@ -45,7 +46,7 @@ def describe_run(run: Path, extractor: str | None = None) -> str:
     """The row of a run's directory.
 
     Raises:
-        ValueError: If it has no checkpoint, or the file is damaged; one line.
+        ValueError: If it has no checkpoint or another network, or a file is damaged; one line.
     """
     directory = RunDirectory(run)
     config, checkpoint = directory.read_config(), read_newest_checkpoint(directory)
@@ -54,16 +55,21 @@ def describe_run(run: Path, extractor: str | None = None) -> str:
     agent = load_agent(checkpoint.path, None, None, torch.device("cpu"), extractor)
     saved = np.load(io.BytesIO(checkpoint.read_member("resume.npz")), allow_pickle=False)
     images = torch.as_tensor(saved["last_observations"]).float() / 255
-    layer = agent.policy.get_submodule("features_extractor.cnn.0")
-    assert isinstance(layer, nn.Conv2d)
+    layers = dict(agent.policy.named_modules())
+    layer = layers.get("features_extractor.cnn.0")
+    if not isinstance(layer, nn.Conv2d):
+        raise ValueError(f"{run} is no A2C run with a convolution first; give one.")
     position, image = measure(layer, images)
-    steps = f"{directory.count_saved_steps():,}"
-    return f"| {config.name} | {steps} | {position:.3f} | {image:.3f} |"
+    steps = int(checkpoint.path.stem)
+    return f"| {config.name} | {steps:,} | {position:.3f} | {image:.3f} |"
 
 
 @torch.no_grad()
 def measure(layer: nn.Conv2d, images: Tensor) -> tuple[float, float]:
-    """What position adds to the output of a convolution, and what images [B, C, H, W] add."""
+    """What position adds to the outputs of a convolution, and what images [B, C, H, W] add.
+
+    Root mean squares; of the position's, each filter's mean over all places is left out.
+    """
     plain = layer if type(layer) is nn.Conv2d else plain_convolution(layer)
     image = nn.functional.conv2d(images, plain.weight, stride=plain.stride)
     position = (layer(images) - image).mean(0)

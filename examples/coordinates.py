@@ -15,7 +15,7 @@ class ScaledCoordConv2d(CoordConv2d):
     """A CoordConv layer whose coordinates are multiplied by `scale`, which is not learned."""
 
     scale = 1.0
-    starts_larger = False  # its coordinates' weights, by as much as the coordinates are smaller
+    starts_larger = False  # whether its coordinates' weights do, by as much as these are smaller
 
     @torch.no_grad()
     def init_coordinate_weights(
@@ -34,7 +34,7 @@ class ScaledCoordCNN(NatureCoordCNN):
     """The arm `coordconv` with coordinates in [-scale, scale].
 
     The 64 weights by which a filter of the first layer sees one coordinate see nearly the same
-    number, so that their sum counts. It starts large, and an optimiser that gives every weight a
+    number, so that their sum counts. That starts large, and an optimiser that gives every weight a
     step of the same size, as RMSprop does, moves it, and with it the filter's output towards the
     borders, up to 64 times as far as its bias. The scale makes both smaller; what can be expressed
     is the same.

@@ -22,7 +22,7 @@ class _Ablation(Settings):
         int, Field(ge=1, le=1_000_000), Flag("--episodes", "games of each kind and run")
     ]
     seeds: Annotated[
-        int, Field(ge=1, le=1_000_000), Flag("--seeds", "by the runs of so many seeds (all)")
+        int, Field(ge=1, le=1_000_000), Flag("--seeds", "by the runs of the first N seeds (all)")
     ] = 1_000_000
 
 
@@ -34,7 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with exit_on_user_error():
         options = _parser().parse_args(arguments)
         runs = parse_path(options.runs, "RUNS")
-        ablation = _Ablation.parse(_DEFAULTS | read_flags(options, flags_of(_Ablation)))
+        asked = read_flags(options, flags_of(_Ablation))
+        ablation = _Ablation.parse(_DEFAULTS | asked)
+        if asked and not options.ablate:
+            raise ValueError(f"--{next(iter(asked))} is of --ablate, which is not given; add it.")
         from experiments.comparison.report.position_use import ablate_runs
         from experiments.comparison.report.render import write_report
 

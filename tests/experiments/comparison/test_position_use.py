@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from configs.run_config import parse_arm
+from experiments.comparison.__main__ import main as write_reports
 from experiments.comparison.report.network_cost import make_extractor, read_weight_shares
 from experiments.comparison.report.position_use import ablate_runs, take_position
 from experiments.comparison.report.render import write_report
@@ -89,6 +90,20 @@ def test_a_finished_run_is_ablated_once_and_reported(tmp_path, monkeypatch, caps
     path.write_text('{"trained_agent_steps": 40, "intact": [], "zeroed": [], "shuffled": []}')
     line = refusal(write_report, tmp_path)
     assert line == f"{path}: has no games; delete the file and give --ablate again."
+
+
+def test_so_many_of_the_first_seeds_are_ablated(tmp_path, monkeypatch, capsys, refuse):
+    change_protocols(monkeypatch, max_frames_per_game=100)
+    runs = [
+        train(tmp_path, short_config(coord_layers=[0], total_agent_steps=20, seed=seed))
+        for seed in (0, 1)
+    ]
+    for arguments, ablated in (["--seeds=1"], [True, False]), ([], [True, True]):
+        assert write_reports([str(tmp_path), "--ablate", "--episodes=1", *arguments]) == 0
+        found = [(run.evaluation_path / "ablation.json").exists() for run in runs]
+        assert found == ablated
+    line = refuse(write_reports, [str(tmp_path), "--seeds=1"])
+    assert "error: --seeds is of --ablate, which is not given; add it." in line
 
 
 def test_a_model_of_another_network_is_refused(tmp_path):

@@ -373,6 +373,9 @@ def test_the_probability_of_improvements_interval_is_the_binomials_of_as_many_ru
     games = [[(1.0, 0.0), (2.0, 3.0)]] * 2
     exact = stats.binomtest(2, 4).proportion_ci(0.95, "exact")
     assert estimate_probability_of_improvement(games).interval_95 == pytest.approx(exact)
+    # Four seeds more of one game are no further comparison of both.
+    more = [games[0], [*games[1]] * 3]
+    assert estimate_probability_of_improvement(more).interval_95 == pytest.approx(exact)
     # No run of 45 beats one of the baseline's: 1 - 0.025^(1/45).
     lost = estimate_probability_of_improvement([[(1.0, 0.0)] * 5] * 9)
     assert lost.value == 0
