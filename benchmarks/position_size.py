@@ -9,16 +9,15 @@ what the image adds to them, its mean kept.
 """
 
 import argparse
-import io
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from agents.evaluation.agent import load_agent
 from agents.models.model_file import read_newest_checkpoint
+from benchmarks.preset_trials import read_last_images
 from policies.coordconv import plain_convolution
 from runtime.command_line import OneLineParser, exit_on_user_error
 from runtime.run_directory import RunDirectory
@@ -53,13 +52,11 @@ def describe_run(run: Path, extractor: str | None = None) -> str:
     if checkpoint is None:
         raise ValueError(f"{run} has no checkpoint; give the directory of a run.")
     agent = load_agent(checkpoint.path, None, None, torch.device("cpu"), extractor)
-    saved = np.load(io.BytesIO(checkpoint.read_member("resume.npz")), allow_pickle=False)
-    images = torch.as_tensor(saved["last_observations"]).float() / 255
     layers = dict(agent.policy.named_modules())
     layer = layers.get("features_extractor.cnn.0")
     if not isinstance(layer, nn.Conv2d):
         raise ValueError(f"{run} is no A2C run with a convolution first; give one.")
-    position, image = measure(layer, images)
+    position, image = measure(layer, read_last_images(checkpoint))
     steps = int(checkpoint.path.stem)
     return f"| {config.name} | {steps:,} | {position:.3f} | {image:.3f} |"
 
@@ -71,7 +68,9 @@ def measure(layer: nn.Conv2d, images: Tensor) -> tuple[float, float]:
     Root mean squares; of the position's, each filter's mean over all places is left out.
     """
     plain = layer if type(layer) is nn.Conv2d else plain_convolution(layer)
-    image = nn.functional.conv2d(images, plain.weight, stride=plain.stride)
+    image = nn.functional.conv2d(
+        images, plain.weight, None, plain.stride, plain.padding, plain.dilation, plain.groups
+    )
     position = (layer(images) - image).mean(0)
     position -= position.mean((1, 2), keepdim=True)
     return float(position.square().mean().sqrt()), float(image.square().mean().sqrt())

@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from stable_baselines3.common.torch_layers import NatureCNN
+from torch import Tensor
 
 from agents.evaluation.agent import load_agent
-from agents.models.model_file import read_newest_checkpoint
+from agents.models.model_file import ModelFile, read_newest_checkpoint
 from experiments.comparison.report.records import RunRecord, find_runs, read_run
 from experiments.comparison.statistics.curves import final_score
 from policies.extractors import count_live_filters
@@ -101,9 +102,13 @@ def count_live(run: RunRecord) -> int | None:
     of_dqn = "q_net." if run.config.run.algo == "dqn" else ""
     extractor = policy.get_submodule(f"{of_dqn}features_extractor")
     assert isinstance(extractor, NatureCNN)
+    return count_live_filters(extractor, read_last_images(checkpoint))[0]
+
+
+def read_last_images(checkpoint: ModelFile) -> Tensor:
+    """The observations that a checkpoint's run goes on from; float32 [B, C, H, W] in [0, 1]."""
     saved = np.load(io.BytesIO(checkpoint.read_member("resume.npz")), allow_pickle=False)
-    images = torch.as_tensor(saved["last_observations"]).float() / 255
-    return count_live_filters(extractor, images)[0]
+    return torch.as_tensor(saved["last_observations"]).float() / 255
 
 
 def _show(values: Sequence[float], of: int) -> str:
