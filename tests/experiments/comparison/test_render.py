@@ -43,10 +43,27 @@ def test_both_forms_say_the_same(analysis: Analysis, form: str) -> None:
         # 201 and 401.5 in the mean; the differences are 200, 200.5 and 201.
         "Breakout better 3 201 401.5 200.5 (199.3 to 201.7) 9.965",
         "Liu et al. 2018 6 2 1 0",
+        "Pairs that have ended: 3. Pairs in which coordconv had the higher return over training: 3. "
+        "game seed cnn coordconv difference cnn, final coordconv, final",
+        "Breakout 0 200 400 200 200 400 Breakout 1 201 401.5 200.5 201 401.5",
         "6 planned runs: 6 finished. For a diverged run the return",
         "margin_fraction 0.05",
     ):
         assert sentence in words
+
+
+def test_a_pair_is_listed_once_both_runs_have_ended(tmp_path: Path) -> None:
+    plan = plan_of("Breakout", seeds=3)
+    for config in plan.runs():
+        seed = config.run.seed
+        if (config.arm, seed) != ("coordconv", 1):
+            write_run(tmp_path, config, [10.0 + (seed if config.arm == "cnn" else 1)] * 100)
+    save_plan(plan, tmp_path)
+    text = render(analyse(gather(tmp_path)), FIGURES, "markdown")
+    assert "Pairs that have ended: 2. Pairs in which coordconv had the higher return over" in text
+    assert "over training: 1.\n" in text
+    rows = ["| Breakout | 0 | 10 | 11 | 1 | 10 | 11 |", "| Breakout | 2 | 12 | 11 | -1 | 12 | 11 |"]
+    assert "\n".join(rows) in text
 
 
 def test_markdown_tables_and_contents(analysis: Analysis) -> None:
