@@ -30,6 +30,7 @@ from configs.settings import (
     show,
 )
 from envs.games import find_game
+from experiments.comparison.statistics.power import find_detectable_difference
 from experiments.comparison.statistics.sequential import SequentialDesign
 from experiments.comparison.statistics.verdicts import alpha_at_look
 from runtime.files import exists, read_json, write_atomically
@@ -96,6 +97,18 @@ class ComparisonPlan(SavedSettings):
     def design(self) -> SequentialDesign | None:
         """The looks at each game of a plan that goes on until decided."""
         return None if self.stopping is None else SequentialDesign(len(self.seeds), self.stopping)
+
+    @property
+    def detectable_difference(self) -> float | None:
+        """The smallest difference beyond the margin that all seeds of a game tell from it.
+
+        With a probability of `criteria.power`, at the first of Holm's steps, in standard deviations
+        of the paired differences; None with too few seeds.
+        """
+        alpha = self.alpha / len(self.games)
+        if self.design is not None:
+            alpha = float(self.design.nominal_level(alpha, len(self.seeds)))
+        return find_detectable_difference(len(self.seeds), alpha, self.criteria.power)
 
     @property
     def total_agent_steps(self) -> int:

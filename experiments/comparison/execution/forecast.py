@@ -13,7 +13,6 @@ from configs.settings import load_preset
 from experiments.comparison.plan import ComparisonPlan
 from experiments.comparison.report.records import find_runs, read_progress, read_runs
 from experiments.comparison.report.stages import StageWatch
-from experiments.comparison.statistics.power import find_detectable_difference
 from experiments.comparison.statistics.sequential import SequentialDesign
 from experiments.comparison.statistics.simulate import judge_until_decided
 from runtime.run_directory import RunDirectory
@@ -79,11 +78,7 @@ def describe_power(plan: ComparisonPlan) -> str:
     """The smallest difference that the plan could tell from its margin."""
     if not plan.arms[1:]:
         return "none, of a single arm"
-    criteria = plan.criteria
-    alpha = plan.alpha / len(plan.games)
-    if plan.design is not None:
-        alpha = float(plan.design.nominal_level(alpha, len(plan.seeds)))
-    smallest = find_detectable_difference(len(plan.seeds), alpha, criteria.power)
+    criteria, smallest = plan.criteria, plan.detectable_difference
     if smallest is None:
         return f"none possible with {len(plan.seeds)} seeds; 3 or more are needed"
     return (

@@ -68,11 +68,13 @@ class ArmScores:
 class GameRow(GameVerdict):
     """The verdict on one game, and how often a candidate's run beats one of the baseline.
 
-    The mean returns over the training are those of the seeds that the two arms share.
+    The mean returns over the training are those of the seeds that the two arms share. The
+    detectable difference is the smallest one that all seeds of the plan tell as better or worse.
     """
 
     baseline_return: float | None = None
     candidate_return: float | None = None
+    detectable_difference: float | None = None  # in raw return, of either sign
     probability_of_improvement: Estimate | None = None
 
 
@@ -169,6 +171,7 @@ def analyse(comparison: Comparison) -> Analysis:
             "total_agent_steps": plan.total_agent_steps,
             "look": plan.look,
             "alpha": plan.alpha,
+            "detectable_difference": plan.detectable_difference,  # in standard deviations
             "earlier_looks_at_seeds": plan.looks,
         },
         games=scores,
@@ -245,6 +248,7 @@ def _compare_arms(comparison: Comparison, candidate: str) -> ArmsCompared:
                 **vars(verdict),
                 baseline_return=_mean(before for before, _ in game.pairs),
                 candidate_return=_mean(after for _, after in game.pairs),
+                detectable_difference=_find_detectable_difference(plan, verdict),
                 probability_of_improvement=_improvement([game]),
             )
             for game, verdict in zip(games, verdicts, strict=True)
@@ -296,6 +300,14 @@ def _common_seeds(plan: ComparisonPlan) -> int:
     showed, which would distort a figure over all games.
     """
     return plan.stopping.first_look if plan.stopping else len(plan.seeds)
+
+
+def _find_detectable_difference(plan: ComparisonPlan, game: GameVerdict) -> float | None:
+    """Of a game with the spread of the pairs that there are."""
+    beyond, margin, deviation = plan.detectable_difference, game.margin, game.standard_deviation
+    if beyond is None or margin is None or not deviation or game.pairs < MIN_SEEDS:
+        return None
+    return margin + beyond * deviation
 
 
 def _improvement(games: Sequence[GameScores]) -> Estimate | None:
