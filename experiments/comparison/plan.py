@@ -99,7 +99,7 @@ class ComparisonPlan(SavedSettings):
         return None if self.stopping is None else SequentialDesign(len(self.seeds), self.stopping)
 
     @property
-    def detectable_difference(self) -> float | None:
+    def detectable_beyond_margin(self) -> float | None:
         """The smallest difference beyond the margin that all seeds of a game tell from it.
 
         With a probability of `criteria.power`, at the first of Holm's steps, in standard deviations

@@ -78,7 +78,7 @@ def describe_power(plan: ComparisonPlan) -> str:
     """The smallest difference that the plan could tell from its margin."""
     if not plan.arms[1:]:
         return "none, of a single arm"
-    criteria, smallest = plan.criteria, plan.detectable_difference
+    criteria, smallest = plan.criteria, plan.detectable_beyond_margin
     if smallest is None:
         return f"none possible with {len(plan.seeds)} seeds; 3 or more are needed"
     return (

@@ -171,7 +171,7 @@ def analyse(comparison: Comparison) -> Analysis:
             "total_agent_steps": plan.total_agent_steps,
             "look": plan.look,
             "alpha": plan.alpha,
-            "detectable_difference": plan.detectable_difference,  # in standard deviations
+            "detectable_beyond_margin": plan.detectable_beyond_margin,  # in standard deviations
             "earlier_looks_at_seeds": plan.looks,
         },
         games=scores,
@@ -239,6 +239,7 @@ def _compare_arms(comparison: Comparison, candidate: str) -> ArmsCompared:
     ]
     common = [game.first(_common_seeds(plan)) for game in games]
     verdicts = judge_games(games, plan.criteria, plan.alpha, plan.design)
+    beyond_margin = plan.detectable_beyond_margin
     is_complete = all(game.complete and len(game.pairs) == len(game.ended) for game in games)
     return ArmsCompared(
         baseline=baseline,
@@ -248,7 +249,7 @@ def _compare_arms(comparison: Comparison, candidate: str) -> ArmsCompared:
                 **vars(verdict),
                 baseline_return=_mean(before for before, _ in game.pairs),
                 candidate_return=_mean(after for _, after in game.pairs),
-                detectable_difference=_find_detectable_difference(plan, verdict),
+                detectable_difference=_find_detectable_difference(verdict, beyond_margin),
                 probability_of_improvement=_improvement([game]),
             )
             for game, verdict in zip(games, verdicts, strict=True)
@@ -302,12 +303,12 @@ def _common_seeds(plan: ComparisonPlan) -> int:
     return plan.stopping.first_look if plan.stopping else len(plan.seeds)
 
 
-def _find_detectable_difference(plan: ComparisonPlan, game: GameVerdict) -> float | None:
-    """Of a game with the spread of the pairs that there are."""
-    beyond, margin, deviation = plan.detectable_difference, game.margin, game.standard_deviation
-    if beyond is None or margin is None or not deviation or game.pairs < MIN_SEEDS:
+def _find_detectable_difference(game: GameVerdict, beyond_margin: float | None) -> float | None:
+    """Of a game with the spread of the pairs that there are; `beyond_margin` in such spreads."""
+    margin, deviation = game.margin, game.standard_deviation
+    if beyond_margin is None or margin is None or not deviation or game.pairs < MIN_SEEDS:
         return None
-    return margin + beyond * deviation
+    return margin + beyond_margin * deviation
 
 
 def _improvement(games: Sequence[GameScores]) -> Estimate | None:
