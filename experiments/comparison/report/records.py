@@ -56,6 +56,11 @@ class RunRecord:
         return self.state in ENDED
 
     @property
+    def machine(self) -> str:
+        """The processor, "with cuda" where a GPU computed; in order, if its starts differ."""
+        return ", then ".join(dict.fromkeys(map(_describe_machine, self.starts))) or "unknown"
+
+    @property
     def source(self) -> str:
         """The version of the source that trained it; several if it changed between starts."""
         return describe_source(self.starts)
@@ -167,6 +172,11 @@ def read_starts(directory: RunDirectory) -> list[dict[str, Any]]:
             f"{directory.provenance_path}: `source` must be printable text; restore the file."
         )
     return starts
+
+
+def _describe_machine(start: Mapping[str, Any]) -> str:
+    processor, device = (str(start.get(name) or "unknown") for name in ("processor", "device"))
+    return processor if device in ("cpu", "unknown") else f"{processor} with {device}"
 
 
 def describe_source(starts: Sequence[dict[str, Any]]) -> str:

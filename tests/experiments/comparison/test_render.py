@@ -1,5 +1,6 @@
 """The report's two forms."""
 
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -66,8 +67,38 @@ def test_a_pair_is_listed_once_both_runs_have_ended(tmp_path: Path) -> None:
     text = render(analyse(gather(tmp_path)), FIGURES, "markdown")
     assert "Pairs that have ended: 2. Pairs in which coordconv had the higher return over" in text
     assert "over training: 1.\n" in text
+    assert "trained on" not in text  # all on one machine
     rows = ["| Breakout | 0 | 10 | 11 | 1 | 10 | 11 |", "| Breakout | 2 | 12 | 11 | -1 | 12 | 11 |"]
     assert "\n".join(rows) in text
+
+
+def test_pairs_say_where_they_were_trained_if_not_all_in_one_place(tmp_path: Path) -> None:
+    plan = plan_of("Breakout", seeds=3)
+    places: dict[tuple[str, int], list[tuple[str | None, str | None]]] = {
+        ("cnn", 0): [("A", "cpu")],
+        ("coordconv", 0): [("A", "cpu"), ("A", "cpu")],
+        ("cnn", 1): [("B", "cuda"), ("A", "cpu")],
+        ("coordconv", 1): [("B", "cuda"), ("A", "cpu")],
+        ("cnn", 2): [("A", "cpu")],
+        ("coordconv", 2): [(None, None)],
+    }
+    for config in plan.runs():
+        write_run(tmp_path, config, [10.0] * 100)
+        starts = [
+            {"source": plan.source, "processor": processor, "device": device}
+            for processor, device in places[config.arm, config.run.seed]
+        ]
+        path = tmp_path / config.name / "provenance.json"
+        path.write_text(json.dumps({"starts": starts}))
+    save_plan(plan, tmp_path)
+    text = render(analyse(gather(tmp_path)), FIGURES, "markdown")
+    assert "| cnn, final | coordconv, final | trained on |" in text
+    for row in (
+        "0 | 10 | 10 | 0 | 10 | 10 | A |",
+        "1 | 10 | 10 | 0 | 10 | 10 | B with cuda, then A |",
+        "2 | 10 | 10 | 0 | 10 | 10 | cnn: A; coordconv: unknown |",
+    ):
+        assert f"| Breakout | {row}" in text
 
 
 def test_markdown_tables_and_contents(analysis: Analysis) -> None:
