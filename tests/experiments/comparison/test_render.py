@@ -42,11 +42,11 @@ def test_both_forms_say_the_same(analysis: Analysis, form: str) -> None:
         "0 worse, 0 undecided, of 1 game. Over all games, a run of coordconv beats one of "
         "cnn with probability 1.00 (0.29 to 1.00).",  # none of three lost: 0.025^(1/3)
         # 201 and 401.5 in the mean; the differences are 200, 200.5 and 201.
-        "Breakout better 3 201 401.5 200.5 (199.3 to 201.7) 9.965",
+        "Breakout better 3 201 401.5 200.5 (199.3 to 201.7) 100.6 % 9.965",
         "Liu et al. 2018 6 2 1 0",
         # At the level of 4 %, that of the first look, three seeds see the margin and 3.65 standard
         # deviations: stats.nct.sf(stats.t.ppf(0.98, 2), 2, 3.652 * sqrt(3)) = 0.8 in scipy.
-        "Breakout 3 0.5 11.79 6% The smallest difference",
+        "Breakout 3 0.5 11.79 5.9 % The smallest difference",
         "with a probability of 80%: the margin and 3.65 standard deviations",
         "Pairs that have ended: 3. Pairs in which coordconv had the higher return over training: "
         "3. game seed cnn coordconv difference cnn, final coordconv, final",

@@ -134,7 +134,7 @@ def test_a_plan_until_decided_says_when_each_game_stopped_and_why(tmp_path):
     shutil.rmtree(tmp_path / "Breakout/a2c-cnn/seed2")
     assert verdicts_of(read_report(tmp_path))["Breakout"] == "undecided (incomplete)"
     text = (tmp_path / "report.md").read_text()
-    assert "| Breakout | 3 | goes on |" in text
+    assert "| Breakout | 3 | not yet: so many at least |" in text
     assert "**Not finished:** 1 of 12 planned runs have not ended; their games are" in text
 
 
