@@ -16,6 +16,12 @@ from experiments.comparison.report.network_cost import (
     find_weight_shares,
     read_network_cost,
 )
+from experiments.comparison.report.pairs import (
+    MachineRow,
+    PairRow,
+    compare_by_machine,
+    list_pairs,
+)
 from experiments.comparison.report.position_use import VARIANTS, Variant, read_ablation
 from experiments.comparison.report.records import Comparison, LeftOutRun, RunRecord
 from experiments.comparison.report.stages import pair_arms
@@ -79,21 +85,6 @@ class GameRow(GameVerdict):
 
 
 @dataclass(frozen=True)
-class PairRow:
-    """Both arms' runs of one seed, when both have ended with a score."""
-
-    game: str
-    seed: int
-    baseline_return: float  # over the training
-    candidate_return: float
-    difference: float
-    baseline_final: float | None
-    candidate_final: float | None
-    baseline_machine: str
-    candidate_machine: str
-
-
-@dataclass(frozen=True)
 class ArmsCompared:
     """An arm against the baseline: a family of verdicts."""
 
@@ -101,6 +92,7 @@ class ArmsCompared:
     candidate: str
     games: list[GameRow]
     pairs: list[PairRow]
+    machines: list[MachineRow]  # empty where one machine trained all pairs
     count: dict[str, int]  # of the games, by verdict
     is_complete: bool  # whether all games are, with a score of every run
     probability_of_improvement: Estimate | None  # over all games, of the same seeds in each
@@ -257,6 +249,7 @@ def _compare_arms(comparison: Comparison, candidate: str) -> ArmsCompared:
     verdicts = judge_games(games, plan.criteria, plan.alpha, plan.design)
     beyond_margin = plan.detectable_beyond_margin
     is_complete = all(game.complete and len(game.pairs) == len(game.ended) for game in games)
+    pairs = list_pairs(comparison, candidate)
     return ArmsCompared(
         baseline=baseline,
         candidate=candidate,
@@ -270,36 +263,12 @@ def _compare_arms(comparison: Comparison, candidate: str) -> ArmsCompared:
             )
             for game, verdict in zip(games, verdicts, strict=True)
         ],
-        pairs=[row for game in plan.games for row in _list_pairs(comparison, game, candidate)],
+        pairs=pairs,
+        machines=compare_by_machine(pairs),
         count={name: sum(v.verdict == name for v in verdicts) for name in VERDICTS},
         is_complete=is_complete,
         probability_of_improvement=_improvement(common) if is_complete else None,
     )
-
-
-def _list_pairs(comparison: Comparison, game: str, candidate: str) -> list[PairRow]:
-    plan = comparison.plan
-    arms = (comparison.ended_runs(game, arm) for arm in (plan.arms[0], candidate))
-    rows = []
-    for seed, before, after in zip(plan.seeds, *arms, strict=False):
-        if before is None or after is None:
-            continue
-        (metric, final), (other_metric, other_final) = before.score, after.score
-        if metric is not None and other_metric is not None:
-            rows.append(
-                PairRow(
-                    game=game,
-                    seed=seed,
-                    baseline_return=metric,
-                    candidate_return=other_metric,
-                    difference=other_metric - metric,
-                    baseline_final=final,
-                    candidate_final=other_final,
-                    baseline_machine=before.machine,
-                    candidate_machine=after.machine,
-                )
-            )
-    return rows
 
 
 def _summarise_arms(

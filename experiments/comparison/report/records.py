@@ -56,9 +56,9 @@ class RunRecord:
         return self.state in ENDED
 
     @property
-    def machine(self) -> str:
-        """The processor, "with cuda" where a GPU computed; in order, if its starts differ."""
-        return ", then ".join(dict.fromkeys(map(_describe_machine, self.starts))) or "unknown"
+    def machines(self) -> list[str]:
+        """The processors that trained it, in order, each once; "with cuda" where a GPU did."""
+        return list(dict.fromkeys(map(_describe_machine, self.starts))) or ["unknown"]
 
     @property
     def source(self) -> str:

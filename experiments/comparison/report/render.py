@@ -18,7 +18,7 @@ from experiments.comparison.report.records import ENDED, gather
 from experiments.comparison.report.stages import leave_out_unneeded
 from experiments.comparison.report.tensorboard_pages import write_tensorboard
 from experiments.comparison.statistics.curves import BINS, SMOOTHING_BINS
-from experiments.comparison.statistics.intervals import Estimate, Interval
+from experiments.comparison.statistics.intervals import Estimate, Interval, PairedDifference
 from experiments.comparison.statistics.verdicts import VERDICTS, GameVerdict
 from runtime.episodes import FINAL_GAMES
 from runtime.files import write_atomically, write_json
@@ -72,6 +72,7 @@ def render(analysis: Analysis, figures: Mapping[str, bytes], form: str) -> str:
     environment.filters |= {
         # As GitHub makes them, for the page in Markdown.
         "anchor": lambda title: re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-"),
+        "difference": _show_difference,
         "ends": _show_ends,
         "estimate": _show_estimate,
         "interval": _show_interval,
@@ -116,6 +117,14 @@ def _show_number(value: float | None) -> str:
 
 def _show_interval(ends: Interval) -> str:
     return "-" if ends is None else f"{_show_number(ends[0])} to {_show_number(ends[1])}"
+
+
+def _show_difference(difference: PairedDifference) -> str:
+    """With its interval, which of two pairs would mean little."""
+    text = _show_number(difference.mean_difference)
+    if difference.interval_95 is None or difference.pairs < MIN_SEEDS:
+        return text
+    return f"{text} ({_show_interval(difference.interval_95)})"
 
 
 def _show_ends(values: Sequence[float | None]) -> str:

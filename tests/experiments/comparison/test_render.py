@@ -1,12 +1,14 @@
 """The report's two forms."""
 
 import json
+import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from scipy import stats
 
 from configs.run_config import make_config
 from experiments.comparison.plan import save_plan
@@ -68,12 +70,13 @@ def test_a_pair_is_listed_once_both_runs_have_ended(tmp_path: Path) -> None:
     assert "Pairs that have ended: 2. Pairs in which coordconv had the higher return over" in text
     assert "over training: 1.\n" in text
     assert "trained on" not in text  # all on one machine
+    assert "Pairs of one machine" not in text
     rows = ["| Breakout | 0 | 10 | 11 | 1 | 10 | 11 |", "| Breakout | 2 | 12 | 11 | -1 | 12 | 11 |"]
     assert "\n".join(rows) in text
 
 
 def test_pairs_say_where_they_were_trained_if_not_all_in_one_place(tmp_path: Path) -> None:
-    plan = plan_of("Breakout", seeds=3)
+    plan = plan_of("Breakout", seeds=6)
     places: dict[tuple[str, int], list[tuple[str | None, str | None]]] = {
         ("cnn", 0): [("A", "cpu")],
         ("coordconv", 0): [("A", "cpu"), ("A", "cpu")],
@@ -81,9 +84,17 @@ def test_pairs_say_where_they_were_trained_if_not_all_in_one_place(tmp_path: Pat
         ("coordconv", 1): [("B", "cuda"), ("A", "cpu")],
         ("cnn", 2): [("A", "cpu")],
         ("coordconv", 2): [(None, None)],
+        ("cnn", 3): [("A", "cpu")],
+        ("coordconv", 3): [("A", "cpu")],
+        ("cnn", 4): [("B", "cuda")],
+        ("coordconv", 4): [("B", "cuda")],
+        ("cnn", 5): [("B", "cuda")],
+        ("coordconv", 5): [("B", "cuda")],
     }
+    gains = (1, 50, 60, 2, 6, 7)  # of the second and the third two kinds of machine
     for config in plan.runs():
-        write_run(tmp_path, config, [10.0] * 100)
+        gain = gains[config.run.seed] if config.arm == "coordconv" else 0
+        write_run(tmp_path, config, [10.0 + gain] * 100)
         starts = [
             {"source": plan.source, "processor": processor, "device": device}
             for processor, device in places[config.arm, config.run.seed]
@@ -94,11 +105,31 @@ def test_pairs_say_where_they_were_trained_if_not_all_in_one_place(tmp_path: Pat
     text = render(analyse(gather(tmp_path)), FIGURES, "markdown")
     assert "| cnn, final | coordconv, final | trained on |" in text
     for row in (
-        "0 | 10 | 10 | 0 | 10 | 10 | A |",
-        "1 | 10 | 10 | 0 | 10 | 10 | B with cuda, then A |",
-        "2 | 10 | 10 | 0 | 10 | 10 | cnn: A; coordconv: unknown |",
+        "0 | 10 | 11 | 1 | 10 | 11 | A |",
+        "1 | 10 | 60 | 50 | 10 | 60 | B with cuda, then A |",
+        "2 | 10 | 70 | 60 | 10 | 70 | cnn: A; coordconv: unknown |",
     ):
         assert f"| Breakout | {row}" in text
+    # Of 1, 2, 6 and 7 the mean is 4, the sum of squares around it 26; of all six the mean is 21.
+    half_width = stats.t.ppf(0.975, 3) * math.sqrt(26 / 3 / 4)
+    row = text.split("### Pairs of one machine\n\n")[1].splitlines()[2]
+    assert row.startswith("| Breakout | 6 | 21 (")
+    interval = f"{4 - half_width:.4g} to {4 + half_width:.4g}"
+    assert row.endswith(f"| 4 | 4 ({interval}) | 1.5 (2) | 6.5 (2) |")
+
+
+def test_arms_of_two_machines_leave_no_pair_of_one(tmp_path: Path) -> None:
+    plan = plan_of("Breakout", seeds=3)
+    for config in plan.runs():
+        write_run(tmp_path, config, [10.0 + config.run.seed] * 100)
+        start = {"source": plan.source, "processor": config.arm, "device": "cpu"}
+        (tmp_path / config.name / "provenance.json").write_text(json.dumps({"starts": [start]}))
+    save_plan(plan, tmp_path)
+    text = render(analyse(gather(tmp_path)), FIGURES, "markdown")
+    assert text.split("### Pairs of one machine\n\n")[1].startswith(
+        "| game | pairs | difference (95 % interval) | of one machine | difference (95 % interval) "
+        "|\n| --- | ---: | ---: | ---: | ---: |\n| Breakout | 3 | 0 | 0 | - |\n"
+    )
 
 
 def test_markdown_tables_and_contents(analysis: Analysis) -> None:
