@@ -230,6 +230,18 @@ class RunConfig(SavedSettings):
         """Where the run lives below the runs folder: `Pong/a2c-coordconv/seed0`."""
         return f"{self.run.game}/{self.run.algo}-{self.arm}/seed{self.run.seed}"
 
+    def find_schedule(self) -> str | None:
+        """What depends on the run's length, so that it cannot be made longer; None if nothing."""
+        settings = self.hyperparameters
+        if settings.learning_rate_schedule != "constant":
+            return "learning rate"
+        if (
+            isinstance(settings, DQNHyperparameters)
+            and settings.exploration_initial_eps != settings.exploration_final_eps
+        ):
+            return "epsilon"
+        return None
+
     def with_total_agent_steps(self, total_agent_steps: int) -> Self:
         """The same run, of another length."""
         return self.replace(run=self.run.replace(total_agent_steps=total_agent_steps))

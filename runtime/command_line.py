@@ -240,3 +240,15 @@ def align_columns(rows: Sequence[Sequence[str]], left: int) -> list[str]:
         ).rstrip()
         for row in rows
     ]
+
+
+def format_seconds(seconds: float) -> str:
+    """Seconds as people say them: "2 h 05 min", "3 min 20 s"."""
+    if seconds == float("inf"):
+        return "unknown time"
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    if whole >= 60:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole} s"

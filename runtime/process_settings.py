@@ -20,15 +20,17 @@ def prepare_process() -> None:
 
     By default the GNU C library returns every large block to the system when it is freed, and each
     update pays for fetching its pages again; and threads of OpenMP spin for milliseconds between
-    two layers. What the user has set stays. docs/performance.md has what each is worth.
+    two layers. A GOMP_SPINCOUNT that the user has set stays. docs/performance.md has what each is
+    worth.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return  # another C library
-    mallopt(_M_MMAP_THRESHOLD, _ONE_GIBIBYTE)
-    mallopt(_M_TRIM_THRESHOLD, _ONE_GIBIBYTE)
+    # Older ones refuse more than 32 MiB; to set the other alone would keep this one at 128 KiB.
+    if any(mallopt(_M_MMAP_THRESHOLD, limit) for limit in (_ONE_GIBIBYTE, _ONE_GIBIBYTE >> 5)):
+        mallopt(_M_TRIM_THRESHOLD, _ONE_GIBIBYTE)
 
 
 def count_cores(root: Path = Path("/")) -> int:

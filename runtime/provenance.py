@@ -1,4 +1,4 @@
-"""What a run ran on: versions, source, machine. No environment variables, no user names."""
+"""What a run ran on: versions, source, machine, command line. No environment variables."""
 
 import ast
 import hashlib
@@ -32,6 +32,7 @@ def describe_start(device: str, threads: int, protocol: dict[str, Any]) -> dict[
         "processor": _processor(),
         "cores": os.cpu_count(),
         "device": device,
+        "gpu": _gpu(device) if device.startswith("cuda") else None,
         "threads": threads,
         "protocol": protocol,
     }
@@ -76,6 +77,8 @@ def _commit() -> str | None:
         described = subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"],
             cwd=_ROOT,
+            env=os.environ
+            | {"GIT_CEILING_DIRECTORIES": str(_ROOT.parent)},  # no checkout around it
             capture_output=True,
             text=True,
             timeout=10,
@@ -84,6 +87,13 @@ def _commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return described.stdout.strip()
+
+
+def _gpu(device: str) -> str:
+    """The name of a GPU, such as "NVIDIA H100 80GB HBM3"."""
+    import torch  # here, as `prepare_process` comes before it
+
+    return torch.cuda.get_device_name(device)
 
 
 def _processor() -> str:

@@ -38,6 +38,7 @@ _CHECKSUM_DIGITS = 64
 _CHUNK_BYTES = 1 << 20
 
 _MAX_DATA_BYTES = 256 << 20  # SB3 keeps the last observations in it: 39 MB of 1,024 environments
+_MAX_DATA_VALUES = 1_000_000  # which take a hundred times the memory of their text
 _MAX_CONFIG_BYTES = 1 << 20
 _MAX_MEMBER_BYTES = 1 << 30
 
@@ -187,6 +188,8 @@ def read_model_zip(path: str | Path, *, ours: bool = False) -> ModelFile:
 
         def read_object(name: str, max_bytes: int) -> dict[str, Any]:
             text = read_member(archive, name, max_bytes, source)
+            if sum(map(text.count, (b"[", b"{", b","))) > _MAX_DATA_VALUES:
+                raise refusal(f"{source}: {name}", f"it has over {_MAX_DATA_VALUES:,} values")
             value = parse_json(text, f"{source}: {name}", allow_nan=name == "data")
             if not isinstance(value, dict):
                 raise refusal(f"{source}: {name}", "it is not a JSON object")

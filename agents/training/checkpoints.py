@@ -252,9 +252,12 @@ def cut_logs(folder: Path, sizes: Mapping[str, int]) -> None:
     """Cut the logs of a run back to the bytes a checkpoint has by their names; delete others.
 
     Raises:
-        ValueError: If a log is missing or shorter than it was.
+        ValueError: If a log is missing, shorter than it was, or a link to somewhere else.
     """
     logs = {path.name: path for path in _log_files(folder)}
+    for path in logs.values():
+        if path.is_symlink():
+            raise ValueError(f"{path} is a link; put the file itself in its place.")
     for name, size in sizes.items():
         if name not in logs or logs[name].stat().st_size < size:
             raise ValueError(

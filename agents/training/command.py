@@ -6,7 +6,7 @@ from pathlib import Path
 
 from agents.algorithms.divergence import Divergence
 from agents.training.requirements import check_needs
-from agents.training.run import find_schedule, plan_run, train_run
+from agents.training.run import plan_run, train_run
 from configs.run_config import RunConfig
 from envs.game_batch import EnvironmentFailure
 from runtime.command_line import FAILED, align_columns
@@ -26,7 +26,7 @@ def run_training(config: RunConfig, runs: Path, stop: StopRequest | None = None)
     directory = RunDirectory(runs / config.name)
     plan = plan_run(directory, config)
     if plan.is_finished:
-        cannot_grow = directory.is_packed() or find_schedule(config)
+        cannot_grow = directory.is_packed() or config.find_schedule()
         more = "" if cannot_grow else "; a larger --steps extends it"
         _tell_end(directory, plan.config, plan.agent_steps, more)
         return 0

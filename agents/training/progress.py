@@ -8,7 +8,7 @@ from collections.abc import Callable
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.training.callbacks import EpisodeLog
-from runtime.command_line import redraw_line
+from runtime.command_line import format_seconds, redraw_line
 
 SECONDS_BETWEEN_LINES, SECONDS_BETWEEN_REDRAWS = 30.0, 0.5
 LINES_PER_RATE = 60  # the rate is that since so many lines ago: DQN's falls when it begins to learn
@@ -81,15 +81,3 @@ def format_steps(steps: int) -> str:
         if steps >= multiple:
             return f"{steps / multiple:.4g}{letter}"
     return str(steps)
-
-
-def format_seconds(seconds: float) -> str:
-    """Seconds as people say them: "2 h 05 min", "3 min 20 s"."""
-    if seconds == float("inf"):
-        return "unknown time"
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    if whole >= 60:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole} s"

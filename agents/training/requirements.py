@@ -43,8 +43,9 @@ def count_needs(
         files_kept = KEPT_FILES + bool(config.execution.evaluate_every_agent_steps)  # the best
         kept += files_kept * CHECKPOINT_BYTES + logs
         replays.append(_count_replay_bytes(config))
-        files = (runs / config.name).rglob("*")
-        written += sum(file.stat().st_size for file in files if file.is_file())
+        for file in (runs / config.name).rglob("*"):
+            with suppress(FileNotFoundError):  # of a run that is training
+                written += file.stat().st_size if file.is_file() else 0
     if not any(config.execution.keep_replay for config in configs):
         replays = replays[:jobs]
     existing = next(folder for folder in (runs, *runs.absolute().parents) if folder.exists())

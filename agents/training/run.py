@@ -30,7 +30,6 @@ from agents.training.tensorboard import EventFile
 from agents.training.watchdog import Watchdog
 from configs.protocols import load_protocol
 from configs.run_config import (
-    DQNHyperparameters,
     NetworkSettings,
     RunConfig,
     experiment_differences,
@@ -86,7 +85,7 @@ def plan_run(directory: RunDirectory, asked: RunConfig) -> Plan:
             f"{directory.path} is a packed run, without the agent that could be trained further; "
             "choose another --runs folder."
         )
-    scheduled = find_schedule(saved)
+    scheduled = saved.find_schedule()
     if scheduled and asked_total > saved_total:
         raise ValueError(
             f"{directory.path} is a run of {saved_total:_} agent steps, over which its {scheduled} "
@@ -96,19 +95,6 @@ def plan_run(directory: RunDirectory, asked: RunConfig) -> Plan:
     if asked.execution.threads == 0:  # not asked for: the same number as before
         asked = asked.with_execution(threads=saved.execution.threads)
     return Plan(False, asked, done)
-
-
-def find_schedule(config: RunConfig) -> str | None:
-    """What depends on the length of a run, and so forbids to extend it; None if nothing does."""
-    settings = config.hyperparameters
-    if settings.learning_rate_schedule != "constant":
-        return "learning rate"
-    if (
-        isinstance(settings, DQNHyperparameters)
-        and settings.exploration_initial_eps != settings.exploration_final_eps
-    ):
-        return "epsilon"
-    return None
 
 
 def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> int:
@@ -224,7 +210,9 @@ def _learn(agent: Agent, agent_steps: int, callbacks: list[BaseCallback], *, is_
         agent.learn(agent_steps, callbacks, log_interval=None, reset_num_timesteps=is_new)
     except (RuntimeError, ValueError) as error:
         check_weights(agent)
-        # What torch says of probabilities that are not finite: `multinomial`, then `Categorical`.
-        if "probability tensor" in str(error) or "Expected parameter logits" in str(error):
+        # What is said of probabilities that are not finite: by torch's `multinomial` and
+        # `Categorical`, and by NumPy, which draws the actions of an evaluation.
+        told = ("probability tensor", "Expected parameter logits", "Probabilities contain NaN")
+        if any(words in str(error) for words in told):
             raise Divergence("an action's probability", math.nan, agent.num_timesteps) from error
         raise

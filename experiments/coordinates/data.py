@@ -41,15 +41,15 @@ def split_positions(split: SplitName, canvas_size: int, seed: int) -> Split:
     if split == "quadrant":
         held_out = (positions > canvas_size // 2).all(1)
     else:
-        places = shuffle(torch.arange(len(positions)), seed)
+        places = shuffle(torch.arange(len(positions)), torch.Generator().manual_seed(seed))
         held_out = torch.zeros(len(positions), dtype=torch.bool)
         held_out[places[: round(len(positions) * _TEST_SHARE)]] = True
     return Split(positions[~held_out], positions[held_out])
 
 
-def shuffle(values: Tensor, seed: int) -> Tensor:
-    """Bring the rows of a tensor into an order that follows from a seed, on every device."""
-    order = torch.randperm(len(values), generator=torch.Generator().manual_seed(seed))
+def shuffle(values: Tensor, generator: torch.Generator) -> Tensor:
+    """Bring the rows of a tensor, on any device, into an order drawn from a CPU's generator."""
+    order = torch.randperm(len(values), generator=generator)
     return values[order.to(values.device)]
 
 

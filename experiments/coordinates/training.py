@@ -187,9 +187,8 @@ class _Trainer:
         )
         self._split = Split(*(part.to(config.device) for part in split_of(config)))
         # The examples that the curve is measured on.
-        self._samples = [
-            shuffle(part, config.split_seed)[: config.evaluate_examples] for part in self._split
-        ]
+        draws = torch.Generator().manual_seed(config.split_seed)
+        self._samples = [shuffle(part, draws)[: config.evaluate_examples] for part in self._split]
         # On the CPU time is the thread's own: other programs then take nothing from a budget in
         # seconds. A GPU is waited for, which costs no processor time.
         self._clock = time.thread_time if config.device == "cpu" else time.perf_counter
@@ -245,16 +244,16 @@ class _Trainer:
         self._say(f"  step {steps}, {self.seconds:.0f} s: {what}")
 
     def _batches(self) -> Iterator[Tensor]:
-        """Yield batches, epoch after epoch; an epoch's order follows from its number."""
+        """Yield batches, epoch after epoch, each in an order of its own."""
         config, positions, epoch = self.config, self._split.train, 0
+        generator = torch.Generator().manual_seed(config.seed)
         while True:
             if drops := config.learning_rate_drop_epochs:
                 rate = config.learning_rate * 0.1 ** min(epoch // drops, _MAX_DROPS)
                 self._optimizer.param_groups[0]["lr"] = rate
             size = min(config.batch_size, len(positions))
             whole = len(positions) // size * size  # the rest of an epoch is left out
-            seed = config.seed + (epoch << 31)
-            yield from torch.split(shuffle(positions, seed)[:whole], size)
+            yield from torch.split(shuffle(positions, generator)[:whole], size)
             epoch += 1
 
     def _step(self, positions: Tensor) -> None:

@@ -1,6 +1,32 @@
-"""What belongs to the version of the source."""
+"""What belongs to the version of the source, and where it was started."""
 
-from runtime.provenance import hash_source, strip_comments
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from runtime import provenance
+from runtime.provenance import describe_start, hash_source, strip_comments
+
+
+def test_a_checkout_around_the_source_is_not_the_sources(tmp_path: Path, monkeypatch) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    git = ["git", "-c", "user.name=n", "-c", "user.email=e@example.org", "-C", str(tmp_path)]
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "m"]):
+        subprocess.run([*git, *command], check=True)
+    monkeypatch.setattr(provenance, "_ROOT", tmp_path)
+    assert len(describe_start("cpu", 1, {})["commit"]) == 40
+    monkeypatch.setattr(provenance, "_ROOT", source)
+    assert describe_start("cpu", 1, {})["commit"] is None
+
+
+@pytest.mark.parametrize(("device", "gpu"), [("cpu", None), ("cuda:1", "GPU of cuda:1")])
+def test_a_gpu_is_named(device: str, gpu: str | None, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU of {device}")
+    start = describe_start(device, 1, {})
+    assert (start["device"], start["gpu"]) == (device, gpu)
 
 
 def test_comments_and_layout_are_not_part_of_the_source_version():

@@ -14,6 +14,7 @@ from agents.models.model_file import read_model_zip
 from agents.training.checkpoints import cut_logs
 from benchmarks.soak import compare_runs
 from runtime.run_directory import RunStatus
+from tests.refusals import refusal
 from tests.short_runs import ShortRun, short_config
 from tests.system.conftest import UPDATES
 
@@ -194,6 +195,16 @@ def test_logs_are_cut_to_where_they_were(tmp_path):
         "events.out.tfevents.1.2": b"0123456789",
         "notes.csv": b"0123456789",
     }
+
+
+def test_a_log_that_is_a_link_cuts_nothing_elsewhere(tmp_path):
+    (tmp_path / "elsewhere").write_text("kept")
+    (tmp_path / "run").mkdir()
+    link = tmp_path / "run" / "episodes.csv"
+    link.symlink_to(tmp_path / "elsewhere")
+    fault = f"{link} is a link; put the file itself in its place."
+    assert refusal(cut_logs, tmp_path / "run", {"episodes.csv": 0}) == fault
+    assert (tmp_path / "elsewhere").read_text() == "kept"
 
 
 @pytest.mark.parametrize("name", ["config.json", "events.out.tfevents.1/../config.json"])

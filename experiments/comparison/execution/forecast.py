@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.training.progress import format_seconds
 from agents.training.requirements import count_needs
 from configs.run_config import RunConfig
 from configs.settings import load_preset
@@ -15,6 +14,7 @@ from experiments.comparison.report.records import find_runs, read_progress, read
 from experiments.comparison.report.stages import StageWatch
 from experiments.comparison.statistics.sequential import SequentialDesign
 from experiments.comparison.statistics.simulate import judge_until_decided
+from runtime.command_line import format_seconds
 from runtime.run_directory import RunDirectory
 
 PROCESS_BYTES = 600_000_000  # of the program itself, in one training process

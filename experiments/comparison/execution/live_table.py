@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from agents.training.progress import format_seconds
 from configs.run_config import RunConfig
 from experiments.comparison.execution.forecast import find_rate
 from experiments.comparison.plan import ComparisonPlan
 from experiments.comparison.report.records import RunProgress, read_progress, read_run
 from experiments.comparison.statistics.curves import final_score
-from runtime.command_line import align_columns
+from runtime.command_line import align_columns, format_seconds
 from runtime.run_directory import RunDirectory
 
 SECONDS_BETWEEN_REDRAWS = 2.0

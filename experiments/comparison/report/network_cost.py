@@ -80,10 +80,10 @@ def compute_network_cost(network: NetworkSettings) -> NetworkCost:
 def find_weight_shares(
     directory: RunDirectory, network: NetworkSettings
 ) -> dict[int, float] | None:
-    """The shares of a trained run's weights, packed or not; None if it has no final model.
+    """The shares of a run's weights at its end, packed or not; None if it has none.
 
     Raises:
-        ValueError: If a packed run is damaged; one line.
+        OSError, ValueError: If the model, or a packed run, cannot be read; one line.
     """
     if directory.is_packed():
         shares = directory.read_json(SHARES_NAME)
@@ -97,16 +97,19 @@ def find_weight_shares(
         raise ValueError(
             f"{directory.packed_path}: {SHARES_NAME} are not shares; restore the file."
         )
-    if network.extractor:
-        return None
+    status = directory.read_status()
+    if network.extractor or status is None or status.state != "finished":
+        return None  # one that was made longer and diverged has the model of its earlier end
     try:
         return read_weight_shares(directory.final_path, network)
-    except (OSError, ValueError):
-        return None  # a diverged run has no final model
+    except FileNotFoundError:
+        return None
 
 
-def read_weight_shares(model: Path, network: NetworkSettings) -> dict[int, float]:
+def read_weight_shares(model: Path, network: NetworkSettings) -> dict[int, float] | None:
     """The L2 norm of the position's weights over that of all, by convolution, of a saved model.
+
+    None where they are no numbers, or all zero.
 
     Raises:
         OSError: If there is no such file; one line.
@@ -127,6 +130,4 @@ def read_weight_shares(model: Path, network: NetworkSettings) -> dict[int, float
         index: layer.coordinate_weight_share()
         for index, layer in extractor.position_layers().items()
     }
-    if not all(map(math.isfinite, shares.values())):
-        raise ValueError(f"{model} has weights that are no numbers, or all zero.")
-    return shares
+    return shares if all(map(math.isfinite, shares.values())) else None

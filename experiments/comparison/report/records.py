@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from agents.training.run import find_schedule
 from configs.comparison import default_criteria
 from configs.run_config import BASELINE, RunConfig, experiment_differences
 from configs.settings import load_preset
@@ -57,7 +56,7 @@ class RunRecord:
 
     @property
     def machines(self) -> list[str]:
-        """The processors that trained it, in order, each once; "with cuda" where a GPU did."""
+        """The processors that trained it, in order, each once, "with" the GPU where one did."""
         return list(dict.fromkeys(map(_describe_machine, self.starts))) or ["unknown"]
 
     @property
@@ -176,7 +175,9 @@ def read_starts(directory: RunDirectory) -> list[dict[str, Any]]:
 
 def _describe_machine(start: Mapping[str, Any]) -> str:
     processor, device = (str(start.get(name) or "unknown") for name in ("processor", "device"))
-    return processor if device in ("cpu", "unknown") else f"{processor} with {device}"
+    # Earlier releases did not record which GPU it was.
+    gpu = start.get("gpu") or device.partition(":")[0]
+    return processor if device in ("cpu", "unknown") else f"{processor} with {gpu}"
 
 
 def describe_source(starts: Sequence[dict[str, Any]]) -> str:
@@ -258,7 +259,7 @@ def as_planned(record: RunRecord, plan: ComparisonPlan | None) -> RunRecord:
     """A run as the plan sees it: one that is shorter, and can be made longer, has not ended."""
     if plan is None or record.config.run.total_agent_steps >= plan.total_agent_steps:
         return record
-    if record.directory.is_packed() or find_schedule(record.config):
+    if record.directory.is_packed() or record.config.find_schedule():
         return record
     config = record.config.with_total_agent_steps(plan.total_agent_steps)
     return replace(record, config=config, state="interrupted" if record.has_ended else record.state)

@@ -120,6 +120,12 @@ def test_a_bomb_that_does_unpack_costs_nothing(forge, name, honest):
     assert_refused(path, f"member {name!r} {fault}", peak=8 << 20)
 
 
+@pytest.mark.parametrize("value", [b"[],", b"{},", b"0,0,"])
+def test_values_that_would_take_many_times_their_text_are_not_parsed(forge, value):
+    path = forge({"data": b'{"a": [' + value * 501_000 + b"0]}"})
+    assert_refused(path, "it has over 1,000,000 values", "data", peak=8 << 20)
+
+
 @pytest.mark.parametrize(
     ("name", "size", "limit"),
     [("config.json", (1 << 20) + 1, "1,048,576"), ("data", (256 << 20) + 1, "268,435,456")],

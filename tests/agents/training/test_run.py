@@ -2,15 +2,19 @@
 
 import csv
 import json
+import math
 import shutil
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import stable_baselines3
 import torch
 
+from agents.algorithms.divergence import Divergence
 from agents.models.model_file import read_model_zip, read_newest_checkpoint
-from agents.training.run import plan_run
+from agents.training.run import _learn, plan_run
 from benchmarks.soak import compare_runs, read_games, read_scalars
 from configs.run_config import RunConfig
 from runtime.episodes import EPISODE_COLUMNS
@@ -195,3 +199,23 @@ def test_other_threads_are_told(tmp_path, capsys):
         f"{config.name}: resumed at 110 agent steps. `threads` is 2, and was 1: from here on the "
         "weights are not, to the last bit, those of a run without the change.\n"
     ) in capsys.readouterr().out
+
+
+NAN = torch.full((2,), math.nan)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: torch.multinomial(NAN, 1),
+        lambda: torch.distributions.Categorical(logits=NAN),
+        lambda: np.random.default_rng(0).choice(2, p=NAN.numpy()),  # as an evaluation does
+    ],
+)
+def test_probabilities_that_are_not_finite_are_a_divergence(draw):
+    def learn(*_, **__):
+        draw()
+
+    agent: Any = SimpleNamespace(policy=torch.nn.Linear(1, 1), num_timesteps=7, learn=learn)
+    with pytest.raises(Divergence, match="an action's probability"):
+        _learn(agent, 1, [], is_new=True)

@@ -14,7 +14,7 @@ from configs.run_config import RunConfig, parse_arm
 from experiments.comparison.archive import main as archive
 from experiments.comparison.execution.pool import find_unfinished
 from experiments.comparison.plan import ComparisonPlan, save_plan
-from experiments.comparison.report.network_cost import make_extractor
+from experiments.comparison.report.network_cost import find_weight_shares, make_extractor
 from experiments.comparison.report.position_use import ablate_runs
 from experiments.comparison.report.render import write_report
 from runtime.run_directory import RunDirectory
@@ -237,6 +237,27 @@ def test_weights_that_are_no_numbers_have_no_share_and_stop_nothing(tmp_path, mo
     )
     runs, _, packed = write_and_pack(tmp_path, plan_of().run_of("Pong", "coordconv", 0))
     assert read_outputs(packed) == read_outputs(runs)
+
+
+def test_a_damaged_model_is_named_and_its_run_not_packed_without_its_share(tmp_path, capsys):
+    directory = write_run(tmp_path / "runs", plan_of().run_of("Pong", "coordconv", 0), [1.0])
+    directory.final_path.write_bytes(b"damaged")
+    assert archive([str(tmp_path / "runs"), str(tmp_path / "packed")]) == 1
+    name, fault = directory.path.relative_to(tmp_path / "runs"), "checksum is missing or wrong"
+    told = f"not packed: {name}: {directory.final_path} is damaged (its {fault})"
+    assert told in capsys.readouterr().err
+    assert refusal(write_report, tmp_path / "runs").startswith(str(directory.final_path))
+    directory.final_path.unlink()
+    assert archive([str(tmp_path / "runs"), str(tmp_path / "packed")]) == 0
+
+
+def test_a_run_that_diverged_has_no_share_of_a_model_from_before(tmp_path, trained):
+    config = plan_of().run_of("Pong", "coordconv", 0)
+    directory = write_run(tmp_path, config, [1.0], state="diverged")
+    shutil.copy(trained / config.name / "final.zip", directory.final_path)
+    assert find_weight_shares(directory, config.network) is None
+    directory.write_status("finished", config.run.total_agent_steps)
+    assert find_weight_shares(directory, config.network) is not None
 
 
 @pytest.mark.parametrize("shares", [{"0": "nan"}, {"1": 0.5}, {"0": 1.5}, {"x": 0.5}, {}, [0.5]])

@@ -78,7 +78,9 @@ def test_a_finished_run_is_ablated_once_and_reported(tmp_path, monkeypatch, caps
     (use,) = json.loads((tmp_path / "report.json").read_text())["coordinate_use"]
     assert use["ablated_scores"]["intact"] == ablation["intact"][0]
     assert use["ablated_standard_errors"]["intact"] is None
-    share = read_weight_shares(directory.final_path, parse_arm("coordconv"))[0]
+    shares = read_weight_shares(directory.final_path, parse_arm("coordconv"))
+    assert shares is not None
+    share = shares[0]
     assert use["weight_share"] == {"0": share}
     assert 0.5 < share < 0.65  # at the start 1 / sqrt(3): two of six channels of the same scale
     ablation |= {"intact": [1, 3], "zeroed": [10, 10], "shuffled": [0, 6]}

@@ -86,7 +86,7 @@ def test_pairs_say_where_they_were_trained_if_not_all_in_one_place(tmp_path: Pat
         ("coordconv", 2): [(None, None)],
         ("cnn", 3): [("A", "cpu")],
         ("coordconv", 3): [("A", "cpu")],
-        ("cnn", 4): [("B", "cuda")],
+        ("cnn", 4): [("B", "cuda:1")],
         ("coordconv", 4): [("B", "cuda")],
         ("cnn", 5): [("B", "cuda")],
         ("coordconv", 5): [("B", "cuda")],

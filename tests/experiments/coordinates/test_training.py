@@ -152,6 +152,14 @@ def test_the_same_seed_gives_the_same_weights_and_curve(tmp_path: Path, model: M
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_every_epoch_has_all_examples_in_an_order_of_its_own() -> None:
+    config = small("classification", "coordconv", batch_size=16)
+    batches = training._Trainer(config, lambda _: None)._batches()
+    orders = [torch.cat([next(batches) for _ in range(3)]).tolist() for _ in range(6)]  # of 48
+    assert all(sorted(order) == sorted(orders[0]) for order in orders)
+    assert len({str(order) for order in orders}) == 6
+
+
 def test_tensorboard_shows_the_curve_of_the_last_training(tmp_path: Path) -> None:
     for steps in (10, 20):
         result = train(tmp_path, small("regression", "cnn", total_steps=steps))
