@@ -58,7 +58,7 @@ def _run(configs: Sequence[CellConfig], runs: Path, budget_is_asked: bool) -> in
     status = 0
     if not budget_is_asked:
         _say(
-            f"{len(configs)} trainings of 15 to 45 s of processor time each, longer by the clock\n"
+            f"{len(configs)} trainings of 15 to 90 s of processor time each, longer by the clock\n"
             "where other programs want the core; --seconds sets a limit.\n"
             "What is finished is skipped."
         )
