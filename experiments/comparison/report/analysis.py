@@ -349,8 +349,18 @@ def _describe_cost(comparison: Comparison, arm: str) -> CostRow:
     )
 
 
+def _find_shares(run: RunRecord) -> dict[int, float] | None:
+    """The shares of a run's weights; none of a model that cannot be read, as the verdicts can."""
+    try:
+        return find_weight_shares(run.directory, run.config.network)
+    except (OSError, ValueError):
+        if run.directory.is_packed():
+            raise
+        return None
+
+
 def _describe_use(game: str, arm: str, runs: list[RunRecord]) -> PositionUseRow:
-    found = [find_weight_shares(run.directory, run.config.network) for run in runs]
+    found = [_find_shares(run) for run in runs]
     shares = [share for share in found if share is not None]
     ablations = [ablation for run in runs if (ablation := read_ablation(run)) is not None]
     return PositionUseRow(

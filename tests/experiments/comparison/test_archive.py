@@ -243,10 +243,10 @@ def test_a_damaged_model_is_named_and_its_run_not_packed_without_its_share(tmp_p
     directory = write_run(tmp_path / "runs", plan_of().run_of("Pong", "coordconv", 0), [1.0])
     directory.final_path.write_bytes(b"damaged")
     assert archive([str(tmp_path / "runs"), str(tmp_path / "packed")]) == 1
-    name, fault = directory.path.relative_to(tmp_path / "runs"), "checksum is missing or wrong"
-    told = f"not packed: {name}: {directory.final_path} is damaged (its {fault})"
+    name, fault = directory.path.relative_to(tmp_path / "runs"), "it is not a zip archive"
+    told = f"not packed: {name}: {directory.final_path} cannot be loaded: {fault}"
     assert told in capsys.readouterr().err
-    assert refusal(write_report, tmp_path / "runs").startswith(str(directory.final_path))
+    write_report(tmp_path / "runs")
     directory.final_path.unlink()
     assert archive([str(tmp_path / "runs"), str(tmp_path / "packed")]) == 0
 

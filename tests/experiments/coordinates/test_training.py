@@ -102,7 +102,7 @@ def test_judging_in_passes_equals_judging_at_once(monkeypatch: pytest.MonkeyPatc
 
 def test_coordconv_becomes_perfect_where_the_plain_network_does_not(tmp_path: Path) -> None:
     ours = train(tmp_path / "a", small("classification", "coordconv", total_steps=400))
-    plain = train(tmp_path / "b", small("classification", "cnn", total_steps=150))
+    plain = train(tmp_path / "b", small("classification", "cnn", total_steps=50))
     assert ours["train_accuracy"] == ours["test_accuracy"] == 1
     assert ours["train_error_pixels"] == ours["test_error_pixels"] == 0
     assert ours["stopped"] == "perfect"
