@@ -72,13 +72,12 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The source's commit, with "+changes" if files differ from it; None outside a checkout."""
+    """The source's commit, with "+changes" if files differ from it; None if it is no checkout."""
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"],
             cwd=_ROOT,
-            env=os.environ
-            | {"GIT_CEILING_DIRECTORIES": str(_ROOT.parent)},  # no checkout around it
+            env=os.environ | {"GIT_CEILING_DIRECTORIES": str(_ROOT.parent)},
             capture_output=True,
             text=True,
             timeout=10,

@@ -38,7 +38,7 @@ _CHECKSUM_DIGITS = 64
 _CHUNK_BYTES = 1 << 20
 
 _MAX_DATA_BYTES = 256 << 20  # SB3 keeps the last observations in it: 39 MB of 1,024 environments
-_MAX_DATA_VALUES = 1_000_000  # which take a hundred times the memory of their text
+_MAX_DATA_VALUES = 1_000_000  # which may take over twenty times the memory of their text
 _MAX_CONFIG_BYTES = 1 << 20
 _MAX_MEMBER_BYTES = 1 << 30
 

@@ -138,7 +138,7 @@ def _read_contents(run: RunRecord) -> dict[str, Any]:
     for name in _EVALUATIONS:
         with suppress(FileNotFoundError):
             contents[name] = _without_command(run.directory.read_json(name))
-    shares = find_weight_shares(run.directory, run.config.network)
+    shares = find_weight_shares(run)
     contents[SHARES_NAME] = None if shares is None else {str(k): v for k, v in shares.items()}
     return contents
 

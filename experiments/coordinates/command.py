@@ -58,8 +58,8 @@ def _run(configs: Sequence[CellConfig], runs: Path, budget_is_asked: bool) -> in
     status = 0
     if not budget_is_asked:
         _say(
-            f"{len(configs)} trainings of 15 to 90 s of processor time each, longer by the clock\n"
-            "where other programs want the core; --seconds sets a limit.\n"
+            f"{len(configs)} trainings of 15 s to 2 min of processor time each, longer by the\n"
+            "clock where other programs want the core; --seconds sets a limit.\n"
             "What is finished is skipped."
         )
     for directory, group in itertools.groupby(configs, lambda c: (runs / c.name).parents[1]):
@@ -115,8 +115,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="python -m experiments.coordinates",
         description="Train the plain network and the CoordConv network on a coordinate task, and "
-        "draw what they learned. Without arguments: classification, a demonstration of about a "
-        "minute. The same command again skips what is finished.",
+        "draw what they learned. Without arguments: classification, a demonstration of one to "
+        "three minutes. The same command again skips what is finished.",
     )
     add = parser.add_argument
     add(

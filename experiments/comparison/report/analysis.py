@@ -350,9 +350,9 @@ def _describe_cost(comparison: Comparison, arm: str) -> CostRow:
 
 
 def _find_shares(run: RunRecord) -> dict[int, float] | None:
-    """The shares of a run's weights; none of a model that cannot be read, as the verdicts can."""
+    """The shares of a run's weights; a model that cannot be read has none, and stops no report."""
     try:
-        return find_weight_shares(run.directory, run.config.network)
+        return find_weight_shares(run)
     except (OSError, ValueError):
         if run.directory.is_packed():
             raise

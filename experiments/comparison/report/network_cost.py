@@ -16,8 +16,8 @@ from agents.models.model_file import read_model_zip
 from agents.models.own_extractor import OBSERVATIONS
 from configs.run_config import NetworkSettings
 from configs.settings import Settings
+from experiments.comparison.report.records import RunRecord
 from policies.extractors import NatureCoordCNN
-from runtime.run_directory import RunDirectory
 
 SHARES_NAME = "weight_shares.json"  # in a packed run
 _EXTRACTORS = ("features_extractor.", "q_net.features_extractor.")  # of A2C, of DQN
@@ -77,14 +77,13 @@ def compute_network_cost(network: NetworkSettings) -> NetworkCost:
     return NetworkCost(parameters, per_observation, per_update)
 
 
-def find_weight_shares(
-    directory: RunDirectory, network: NetworkSettings
-) -> dict[int, float] | None:
+def find_weight_shares(run: RunRecord) -> dict[int, float] | None:
     """The shares of a run's weights at its end, packed or not; None if it has none.
 
     Raises:
         OSError, ValueError: If the model, or a packed run, cannot be read; one line.
     """
+    directory, network = run.directory, run.config.network
     if directory.is_packed():
         shares = directory.read_json(SHARES_NAME)
         if shares is None:
@@ -97,8 +96,7 @@ def find_weight_shares(
         raise ValueError(
             f"{directory.packed_path}: {SHARES_NAME} are not shares; restore the file."
         )
-    status = directory.read_status()
-    if network.extractor or status is None or status.state != "finished":
+    if network.extractor or run.state != "finished":
         return None  # one that was made longer and diverged has the model of its earlier end
     try:
         return read_weight_shares(directory.final_path, network)

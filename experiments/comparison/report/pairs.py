@@ -40,11 +40,11 @@ class MachineRow:
 def list_pairs(comparison: Comparison, candidate: str) -> list[PairRow]:
     """The pairs of the baseline and a candidate, game by game and seed by seed."""
     return [
-        row for game in comparison.plan.games for row in _list_pairs(comparison, game, candidate)
+        row for game in comparison.plan.games for row in _pairs_of_game(comparison, game, candidate)
     ]
 
 
-def _list_pairs(comparison: Comparison, game: str, candidate: str) -> list[PairRow]:
+def _pairs_of_game(comparison: Comparison, game: str, candidate: str) -> list[PairRow]:
     plan = comparison.plan
     arms = (comparison.ended_runs(game, arm) for arm in (plan.arms[0], candidate))
     rows = []

@@ -16,6 +16,7 @@ from experiments.comparison.execution.pool import find_unfinished
 from experiments.comparison.plan import ComparisonPlan, save_plan
 from experiments.comparison.report.network_cost import find_weight_shares, make_extractor
 from experiments.comparison.report.position_use import ablate_runs
+from experiments.comparison.report.records import read_run
 from experiments.comparison.report.render import write_report
 from runtime.run_directory import RunDirectory
 from tests import synthetic_runs
@@ -255,9 +256,9 @@ def test_a_run_that_diverged_has_no_share_of_a_model_from_before(tmp_path, train
     config = plan_of().run_of("Pong", "coordconv", 0)
     directory = write_run(tmp_path, config, [1.0], state="diverged")
     shutil.copy(trained / config.name / "final.zip", directory.final_path)
-    assert find_weight_shares(directory, config.network) is None
+    assert find_weight_shares(read_run(directory)) is None
     directory.write_status("finished", config.run.total_agent_steps)
-    assert find_weight_shares(directory, config.network) is not None
+    assert find_weight_shares(read_run(directory)) is not None
 
 
 @pytest.mark.parametrize("shares", [{"0": "nan"}, {"1": 0.5}, {"0": 1.5}, {"x": 0.5}, {}, [0.5]])
