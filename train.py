@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,6 +52,7 @@ class _Pool(Settings):
 
 _RUN = flags_of(RunSettings, NetworkSettings, *HYPERPARAMETERS.values())
 _EXECUTION = flags_of(ExecutionSettings)
+_CRITERIA = [*Criteria.model_fields, *StoppingRule.model_fields]
 _OF_ONE_RUN = {"game": "--game", "seed": "--seed", "coordconv": "--coordconv"} | {
     name: flag.name for name, (flag, _) in flags_of(NetworkSettings).items()
 }
@@ -114,7 +115,7 @@ def _compare(options: argparse.Namespace, runs: Path) -> int:
     algo = options.algo or (_DEFAULT_ALGO if saved is None else saved.template.run.algo)
     plan = make_plan(
         algo,
-        _overrides(options, algo, Criteria.model_fields | StoppingRule.model_fields),
+        _overrides(options, algo, _CRITERIA),
         options.preset,
         saved,
         **read_flags(options, flags_of(Design)),
@@ -142,16 +143,19 @@ def _check_mode(options: argparse.Namespace) -> None:
             )
 
 
-def _overrides(
-    options: argparse.Namespace, algo: str, more: Mapping[str, Any] | None = None
-) -> Any:
+def _overrides(options: argparse.Namespace, algo: str, more: Iterable[str] = ()) -> Any:
     """The settings of a run that the command line gives, and `more` that --set reaches."""
     given = read_flags(options, _RUN | _EXECUTION)
     if options.coordconv:
-        given.setdefault("coord_layers", Argument("0", "--coordconv"))
+        if "coord_layers" in given:
+            raise ValueError("--coordconv is short for --coord-layers 0; give one of them.")
+        given["coord_layers"] = Argument("0", "--coordconv")
     if not given.get("coord_layers", "0").strip():
         raise ValueError("--coord-layers must name convolutions, 0 to 2, got none.")
-    return parse_assignments(options.set, [*default_settings(algo), *(more or {})], given)
+    elsewhere = {
+        name: f"--algo {other}" for other in HYPERPARAMETERS for name in default_settings(other)
+    } | dict.fromkeys(_CRITERIA, "--compare")
+    return parse_assignments(options.set, [*default_settings(algo), *more], given, elsewhere)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -199,9 +199,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--game", default="Pong")
     parser.add_argument("--rounds", type=int, default=15)
     names = [contestant.name for contestant in CONTESTANTS]
-    parser.add_argument("--contestants", nargs="+", choices=names)
+    parser.add_argument(
+        "--contestants", nargs="+", choices=names, metavar="NAME", help=", ".join(names)
+    )
     parser.add_argument("--side-by-side", type=int, default=2, help="what N is in x N")
-    parser.add_argument("--against", choices=names, help="compare all with this one")
+    parser.add_argument(
+        "--against", choices=names, metavar="NAME", help="compare all with this one"
+    )
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     return parser
 

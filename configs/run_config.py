@@ -31,8 +31,15 @@ CONVOLUTIONS = 3
 BASELINE = "cnn"
 PRESET_PREFIX = "preset="
 _PRESET = re.compile(PRESET_PREFIX + "[a-z0-9_-]+")
+_DEVICE = re.compile("auto|cpu|cuda(:[0-9]+)?")
 _ARM = re.compile(r"(coordconv|bias-map|random-channels)(?:(-all)|-layer([0-9]+))?(-r)?(-zero)?")
 _OF_COORDINATES = ("position", "with_radius", "coord_init")  # settings of a layer that has them
+_TOLD = {  # with what is typed for them
+    "coord_layers": "`coord_layers` (--coordconv, --coord-layers)",
+    "position": "`position`",
+    "with_radius": "`with_radius` (--radius)",
+    "coord_init": "`coord_init` (--coord-init)",
+}
 
 Factor = Annotated[float, Field(ge=0, le=LARGEST)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -103,7 +110,7 @@ class NetworkSettings(Settings):
             check_name(self.extractor)
             if self.coord_layers or changed:
                 name = "coord_layers" if self.coord_layers else changed[0]
-                raise ValueError(f"`extractor` is a whole network; leave out `{name}`.")
+                raise ValueError(f"`extractor` is a whole network; leave out {_TOLD[name]}.")
             if arm_name(self) in (BASELINE, "coordconv"):  # the only ones that can name a class
                 raise ValueError(
                     f"`extractor`: a run of {self.extractor} would be taken for this project's "
@@ -117,7 +124,8 @@ class NetworkSettings(Settings):
                 f"{show(list(self.coord_layers))}."
             )
         if changed and not self.coord_layers:
-            raise ValueError(f"`{changed[0]}` needs a layer with coordinates; add --coordconv.")
+            what = _TOLD[changed[0]]
+            raise ValueError(f"{what} needs a layer with coordinates; add --coordconv.")
         if self.with_radius and self.position != "coordinates":
             raise ValueError(f"`with_radius` goes with coordinates, not with {self.position}.")
         if self.position == "bias-map" and self.coord_init == "zero":
@@ -176,6 +184,13 @@ class ExecutionSettings(Settings):
     # Configs that were saved before there were these lack them.
     evaluate_every_agent_steps: Annotated[int, Field(ge=0, le=10**12)] = 0
     evaluation_games: Annotated[int, Field(ge=1, le=100_000)] = 1
+
+    @field_validator("device")
+    @classmethod
+    def _check_device(cls, device: str) -> str:
+        if not _DEVICE.fullmatch(device):
+            raise ValueError(f"`device` must be auto, cpu, cuda or cuda:N, got {show(device)}.")
+        return device
 
 
 HYPERPARAMETERS: Mapping[str, type[A2CHyperparameters] | type[DQNHyperparameters]] = {

@@ -190,9 +190,14 @@ def override(sections: Mapping[str, dict[str, Any]], overrides: Mapping[str, Any
 
 
 def parse_assignments(
-    assignments: Iterable[str], known: Collection[str], flags: Mapping[str, Any]
+    assignments: Iterable[str],
+    known: Collection[str],
+    flags: Mapping[str, Any],
+    elsewhere: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Read the `key=value` texts of `--set`, whose keys must be known, and add what flags have set.
+
+    Settings that some other option makes known are `elsewhere`, with that option.
 
     Raises:
         ValueError: For a text without `=`, or an unknown or repeated key; one line.
@@ -202,6 +207,8 @@ def parse_assignments(
         name, equals, text = (part.strip() for part in assignment.partition("="))
         if not equals or not name:
             raise ValueError(f"--set takes key=value, got {assignment!r}.")
+        if name not in known and elsewhere and name in elsewhere:
+            raise ValueError(f"--set: `{name}` goes with {elsewhere[name]}, which is not given.")
         if name not in known:
             raise ValueError(f"--set: {describe_unknown(name, known)}")
         if name in values:

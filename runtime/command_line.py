@@ -27,15 +27,20 @@ class WorkFailure(RuntimeError):
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, and which takes no abbreviations."""
+    """An argument parser whose errors are one line, and which takes no abbreviations.
+
+    A description of several paragraphs keeps its lines.
+    """
 
     def __init__(self, **options: object) -> None:
+        if "\n\n" in str(options.get("description")):
+            options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(allow_abbrev=False, **options)  # type: ignore[arg-type]
 
     def error(self, message: str) -> NoReturn:
         """Print the error and the way to help, and exit with status 2."""
         line = " ".join(message.split())
-        print(f"{self.prog}: {line}; see {self.prog} --help.", file=sys.stderr)
+        print(f"error: {line}; see {self.prog} --help.", file=sys.stderr)
         sys.exit(USER_ERROR)
 
 

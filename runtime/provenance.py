@@ -38,15 +38,23 @@ def describe_start(device: str, threads: int, protocol: dict[str, Any]) -> dict[
     }
 
 
-@cache
 def hash_source() -> str:
-    """The SHA-256 of the source that decides what an agent learns, its first 12 digits.
+    """The version of the source that decides what an agent learns, by `hash_modules`."""
+    return hash_modules(*_LEARNING_ROOMS, begin=repr(load_preset("protocols")))
+
+
+@cache
+def hash_modules(*places: str, begin: str = "") -> str:
+    """The SHA-256 of a text and of modules, files or whole folders; its first 12 digits.
 
     Comments, docstrings and layout do not count. Python versions may write the same source
     differently and so give another hash.
     """
-    digest = hashlib.sha256(repr(load_preset("protocols")).encode())
-    for path in sorted(path for room in _LEARNING_ROOMS for path in (_ROOT / room).rglob("*.py")):
+    digest, found = hashlib.sha256(begin.encode()), set[Path]()
+    for place in places:
+        path = _ROOT / place
+        found.update(path.rglob("*.py") if path.is_dir() else [path])
+    for path in sorted(found):
         digest.update(path.relative_to(_ROOT).as_posix().encode() + b"\0")
         digest.update(strip_comments(path.read_text(encoding="utf-8")).encode() + b"\0")
     return digest.hexdigest()[:12]

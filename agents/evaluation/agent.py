@@ -164,8 +164,8 @@ def _make_policy(file: ModelFile, game: Game, config: RunConfig | None) -> Polic
         found = infer_architecture(file)
         if found.frames != STACKED_FRAMES:
             raise ValueError(
-                f"{file.path} sees {found.frames} frames at once; give an agent that sees "
-                f"{STACKED_FRAMES}."
+                f"{file.path} sees {found.frames} channels at once; give an agent that sees "
+                f"{STACKED_FRAMES} frames and no coordinates, or a run of this project."
             )
         if found.actions != actions:
             remedy = "name the game it was trained on with --game"

@@ -19,7 +19,7 @@ from agents.evaluation.agent import TrainedAgent
 from agents.evaluation.games import PlayedGame, play_games
 from agents.evaluation.video import find_ffmpeg, replay_game, write_gif, write_video
 from runtime.command_line import align_columns
-from runtime.files import remove_stale_temporaries, write_json
+from runtime.files import exists, read_json, remove_stale_temporaries, write_json
 from runtime.provenance import describe_start
 
 FORMAT_VERSION = 1
@@ -76,6 +76,7 @@ def evaluate(
         find_ffmpeg()
     epsilon = _find_epsilon(agent, deterministic)
     with _prepare_folder(folder):
+        _check_earlier(agent, folder)
         played = _play(agent, games, seed, epsilon)
         report = _describe_agent(agent, epsilon, seed)
         report |= _describe_games(agent, epsilon, played) | dict.fromkeys(PICTURES)
@@ -213,6 +214,23 @@ def _write_picture(
         "return": game.raw_return,
         "length_frames": game.length_frames,
     }
+
+
+def _check_earlier(agent: TrainedAgent, folder: Path) -> None:
+    """Refuse a folder where files would be replaced that are of no evaluation of this agent."""
+    names = [RETURNS_NAME, *(name for name, _ in PICTURES.values())]
+    there = [folder / name for name in names if exists(folder / name)]
+    if not there:
+        return
+    try:
+        report = read_json(folder / RETURNS_NAME)
+        earlier = report["run"] or report["model"]
+    except (OSError, ValueError, LookupError, TypeError):
+        raise ValueError(
+            f"{there[0]} is of no evaluation, and would be replaced; choose another --out folder."
+        ) from None
+    if earlier != agent.name:
+        raise ValueError(f"{folder} has the evaluation of {earlier}; choose another --out folder.")
 
 
 @contextmanager

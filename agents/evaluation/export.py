@@ -19,9 +19,10 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(f"{out} exists; choose another name.")
         if not out.parent.is_dir():
             raise FileNotFoundError(f"there is no folder {out.parent}; make it first.")
-        write_shared_agent(
-            out, find_model(RunDirectory(parse_path(options.run, "RUN_DIR", "a run")))
-        )
+        run = parse_path(options.run, "RUN_DIR", "a run")
+        if run.is_file():
+            raise ValueError(f"{run} is a file; give the directory of the run that it is of.")
+        write_shared_agent(out, find_model(RunDirectory(run)))
         print(f"written: {out}, {out.stat().st_size / 1e6:.1f} MB")
     return 0
 

@@ -85,7 +85,8 @@ def infer_architecture(file: ModelFile) -> Architecture:
     if not (frames and actions and features_dim) or shapes != expected:
         raise ValueError(
             f"{file.path} is not an A2C, PPO or DQN agent of Stable-Baselines3 with the Nature CNN "
-            "on 84x84 frames; give such a model, or a run of this project."
+            "on 84x84 frames and no layer behind it (`net_arch`); give such a model, or a run of "
+            "this project."
         )
     return Architecture(
         kind=kind,

@@ -9,7 +9,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from configs.run_config import RunConfig, experiment_differences
 from envs.atari_vec_env import AtariVecEnv
 from runtime.command_line import shown_meanwhile
 from runtime.files import naming_write_errors, parse_json, remove_stale_temporaries
+from runtime.provenance import hash_source
 from runtime.run_directory import RunDirectory
 from runtime.stop_request import StopRequest, TrainingStopped
 
@@ -61,6 +62,7 @@ def save_checkpoint(
         "updates": agent._n_updates,
         "episodes": agent._episode_num,
         "progress_remaining": agent._current_progress_remaining,
+        "source": hash_source(),
         "environment": env.get_state(),
         "action_space_generator": agent.action_space.np_random.bit_generator.state,
         "numpy_generator": [kind, np.asarray(keys).tolist(), *position],
@@ -125,7 +127,7 @@ def make_or_restore(
             shutil.rmtree(directory.replay_path)
         agent = make_agent(config, env, device, directory.replay_path)
         return agent, {"episodes": {}, "rows": {}, "file_sizes": {}}
-    changed_threads = _check_origin(checkpoint, config, directory)
+    saved = _check_origin(checkpoint, config, directory)
     agent = make_agent(config, env, device, directory.replay_path)
     rebuilding = Watchdog(
         config.execution.hang_timeout_seconds + REBUILD_SECONDS_PER_ENVIRONMENT * env.num_envs,
@@ -133,7 +135,7 @@ def make_or_restore(
     )
     told = "going on: the unfinished games are played again, up to where they were"
     with rebuilding.watch(), shown_meanwhile(told):
-        logs = _restore(checkpoint, agent, env)
+        state = _restore(checkpoint, agent, env)
     if isinstance(agent, DQN):
         _check_slack(agent, config)
     for path in directory.list_checkpoints():
@@ -142,11 +144,13 @@ def make_or_restore(
             with naming_write_errors(set_aside):
                 path.rename(set_aside)
             print(f"{path.name} is kept as {set_aside.name}.", flush=True)
-    print(
-        f"{config.name}: resumed at {agent.num_timesteps:_} agent steps.{changed_threads}",
-        flush=True,
-    )
-    return agent, logs
+    print(f"{config.name}: resumed at {agent.num_timesteps:_} agent steps.", flush=True)
+    for change in _find_changes(saved, config, state.get("source")):
+        print(
+            f"{change}: from here on the weights are not those of a run without the change.",
+            flush=True,
+        )
+    return agent, state["logs"]
 
 
 def _check_nothing_is_lost(directory: RunDirectory) -> None:
@@ -182,8 +186,8 @@ def refill_replay(agent: DQN, env: AtariVecEnv, watchdog: Watchdog, stop: StopRe
         watchdog.feed()
 
 
-def _check_origin(checkpoint: ModelFile, config: RunConfig, directory: RunDirectory) -> str:
-    """Refuse a checkpoint of another run; returns what is to be said of one with other threads."""
+def _check_origin(checkpoint: ModelFile, config: RunConfig, directory: RunDirectory) -> RunConfig:
+    """Refuse a checkpoint of another run; returns its config."""
     saved = RunConfig.from_mapping(checkpoint.config, f"{checkpoint.path}: config.json")
     differing = experiment_differences(saved, config)
     if differing:
@@ -191,13 +195,19 @@ def _check_origin(checkpoint: ModelFile, config: RunConfig, directory: RunDirect
             f"{checkpoint.path} is of a run of other settings ({', '.join(differing)}); delete "
             f"{directory.path} to start again."
         )
+    return saved
+
+
+def _find_changes(saved: RunConfig, config: RunConfig, source: str | None) -> Iterator[str]:
+    """What changes the weights to come, if only in their last bits, though it is the same run.
+
+    `source` is the version of the learning code it was trained by; older checkpoints have none.
+    """
     before, now = saved.execution.threads, config.execution.threads
-    if before == now:
-        return ""
-    return (
-        f" `threads` is {now}, and was {before}: from here on the weights are not, to the last "
-        "bit, those of a run without the change."
-    )
+    if before != now:
+        yield f"`threads` is {now}, and was {before}"
+    if source not in (None, hash_source()):
+        yield f"the learning code is version {hash_source()}, and was {source}"
 
 
 def _check_slack(agent: DQN, config: RunConfig) -> None:
@@ -218,9 +228,10 @@ def _restore(file: ModelFile, agent: Agent, env: AtariVecEnv) -> dict[str, Any]:
     files are not those of the checkpoint stays empty. Raises as `make_or_restore` does.
 
     Returns:
-        What was given to `save_checkpoint` as `logs`, and the logs' `file_sizes` in bytes.
+        The checkpoint's `resume.json`: as `logs` what was given to `save_checkpoint`, and the logs'
+        `file_sizes` in bytes; as `source` the version of the code that wrote it.
     """
-    state = parse_json(file.read_member("resume.json"), f"{file.path}: resume.json")
+    state: dict[str, Any] = parse_json(file.read_member("resume.json"), f"{file.path}: resume.json")
     arrays = dict(np.load(io.BytesIO(file.read_member("resume.npz")), allow_pickle=False))
     load_policy_state(agent.policy, file.policy_state, source=str(file.path))
     assert agent.policy.optimizer is not None
@@ -244,8 +255,7 @@ def _restore(file: ModelFile, agent: Agent, env: AtariVecEnv) -> dict[str, Any]:
     torch.set_rng_state(torch.from_numpy(arrays["torch_generator"]))
     if agent.device.type == "cuda" and "cuda_generator" in arrays:
         torch.cuda.set_rng_state(torch.from_numpy(arrays["cuda_generator"]), agent.device)
-    logs: dict[str, Any] = state["logs"]
-    return logs
+    return state
 
 
 def cut_logs(folder: Path, sizes: Mapping[str, int]) -> None:

@@ -35,6 +35,10 @@ class Progress(BaseCallback):
         self._pause = SECONDS_BETWEEN_REDRAWS if self._on_terminal else SECONDS_BETWEEN_LINES
         self._shown = deque([(time.monotonic(), done_agent_steps)], maxlen=LINES_PER_RATE)
 
+    def _on_training_start(self) -> None:
+        """Count from here: the first games have been started."""
+        self._shown[0] = (time.monotonic(), self.num_timesteps)
+
     def _on_step(self) -> bool:
         self._call_on_step()
         if time.monotonic() - self._shown[-1][0] >= self._pause:

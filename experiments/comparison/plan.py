@@ -12,8 +12,10 @@ from configs.run_config import (
     PRESET_PREFIX,
     A2CHyperparameters,
     DQNHyperparameters,
+    ExecutionSettings,
     NetworkSettings,
     RunConfig,
+    RunSettings,
     arm_name,
     experiment_differences,
     make_config,
@@ -25,6 +27,7 @@ from configs.settings import (
     Argument,
     SavedSettings,
     describe_unknown,
+    differing_keys,
     load_preset,
     override,
     show,
@@ -260,6 +263,10 @@ def _vary(shared: Hyperparameters, settings: Sequence[str]) -> Hyperparameters:
         name, equals, text = setting.partition("=")
         if not equals:
             raise ValueError(f"--arms: after its network an arm takes key=value, got {setting!r}.")
+        if name in RunSettings.model_fields or name in ExecutionSettings.model_fields:
+            raise ValueError(
+                f"--arms: `{name}` is the same in all runs of a comparison; give it by --set."
+            )
         if name not in type(shared).model_fields:
             raise ValueError(f"--arms: {describe_unknown(name, type(shared).model_fields)}")
         if name in changes:
@@ -310,8 +317,9 @@ def continue_plan(saved: ComparisonPlan, asked: ComparisonPlan, *, judged: bool)
     Raises:
         ValueError: If they differ in anything else; one line.
     """
-    parts = ("games", "arms", "extractors", "criteria")
+    parts = ("games", "arms", "extractors")
     differing = [name for name in parts if getattr(saved, name) != getattr(asked, name)]
+    differing += differing_keys(dict(saved.criteria), dict(asked.criteria))
     if saved.template.run.algo != asked.template.run.algo:
         differing.append("algo")
     else:

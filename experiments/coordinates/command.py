@@ -21,7 +21,13 @@ from experiments.coordinates.config import (
 )
 from experiments.coordinates.pictures import draw_group
 from experiments.coordinates.table import format_table
-from experiments.coordinates.training import CellDirectory, Divergence, find_result, train_cell
+from experiments.coordinates.training import (
+    CellDirectory,
+    Divergence,
+    check_device,
+    find_result,
+    train_cell,
+)
 from runtime.command_line import (
     FAILED,
     OneLineParser,
@@ -30,6 +36,7 @@ from runtime.command_line import (
     parse_path,
     read_flags,
 )
+from runtime.run_directory import check_folder
 
 WORTH_A_WORD_SECONDS = 5
 
@@ -50,7 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for split in (SPLITS if options.split == "all" else (options.split,))
             for model in models
         ]
-        return _run(configs, parse_path(options.runs, "--runs"), asks_for_budget(overrides))
+        runs = parse_path(options.runs, "--runs")
+        check_folder(runs)
+        check_device(configs[0])  # the same for all
+        return _run(configs, runs, asks_for_budget(overrides))
 
 
 def _run(configs: Sequence[CellConfig], runs: Path, budget_is_asked: bool) -> int:

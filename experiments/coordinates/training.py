@@ -28,7 +28,7 @@ from experiments.coordinates.tasks import (
 )
 from runtime.files import read_bytes, read_json, write_atomically, write_json
 from runtime.process_settings import choose_threads
-from runtime.provenance import describe_start
+from runtime.provenance import describe_start, hash_modules
 from runtime.run_directory import RunDirectory
 
 Say = Callable[[str], None]
@@ -37,6 +37,11 @@ _MAX_BYTES = 1 << 30  # of weights.pth
 _MAX_DROPS = 4  # of the learning rate, as in the released code
 _LINE_EVERY_SECONDS = 3.0
 _IDENTITY = {"task", "split", "model", "seed"}  # of a cell, in its result
+# What decides the figures of a cell, beside its config.
+_SOURCE = (
+    "policies/coordconv.py",
+    *(f"experiments/coordinates/{name}.py" for name in ("data", "networks", "tasks", "training")),
+)
 
 
 class Divergence(Exception):
@@ -106,7 +111,8 @@ def find_result(
     A budget that is not asked for is a default, which only ever makes a cell longer.
 
     Raises:
-        ValueError: If the directory holds a finished cell of other settings, or a longer one.
+        ValueError: If the directory holds a finished cell of other settings, or a longer one, or
+            one that other code has trained.
     """
     if not directory.is_finished():
         return None
@@ -115,6 +121,11 @@ def find_result(
         raise ValueError(
             f"{directory.path} holds a run of other settings ({', '.join(differing)}); choose "
             "another --runs folder, or delete it."
+        )
+    if result.get("source") != hash_modules(*_SOURCE):
+        raise ValueError(
+            f"{directory.path} was trained by another version of this code; choose another --runs "
+            "folder, or delete it."
         )
     if asked.budget == saved.budget:
         return result
@@ -127,6 +138,12 @@ def find_result(
     return result if reached or result.get("stopped") == "perfect" else None
 
 
+def check_device(config: CellConfig) -> None:
+    """Refuse by a ValueError a GPU that is not there."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("`device` is cuda, but no GPU is available; use cpu.")
+
+
 def train_cell(directory: CellDirectory, config: CellConfig, say: Say = print) -> dict[str, Any]:
     """Train a cell from its start to its end, and write its files; returns its `result.json`.
 
@@ -136,8 +153,6 @@ def train_cell(directory: CellDirectory, config: CellConfig, say: Say = print) -
     """
     threads, _ = choose_threads(config.threads)
     config = config.replace(threads=threads)
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("`device` is cuda, but no GPU is available; use cpu.")
     torch.set_num_threads(threads)
     with directory.lock():
         directory.record_start(describe_start(config.device, threads, {}))
@@ -220,6 +235,7 @@ class _Trainer:
         steps, seconds = self.perfect_at or (None, None)
         return {
             **self.config.model_dump(include=_IDENTITY),
+            "source": hash_modules(*_SOURCE),
             "parameters": count_parameters(self.network),
             "steps": self.steps,
             "seconds": self.seconds,

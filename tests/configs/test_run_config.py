@@ -206,10 +206,10 @@ def test_wrong_names_of_own_networks_are_refused(arguments, message):
 
 def test_an_own_network_goes_with_neither_coordinates_nor_bf16():
     assert refusal(own, coord_layers=[0]) == (
-        "`extractor` is a whole network; leave out `coord_layers`."
+        "`extractor` is a whole network; leave out `coord_layers` (--coordconv, --coord-layers)."
     )
     assert refusal(own, with_radius=True) == (
-        "`extractor` is a whole network; leave out `with_radius`."
+        "`extractor` is a whole network; leave out `with_radius` (--radius)."
     )
     assert refusal(own, precision="bf16") == (
         "`precision` bf16 is for this project's own networks; leave it out with mynets:Impala."

@@ -93,6 +93,22 @@ def test_an_evaluation_takes_the_place_of_the_one_before(run, tmp_path, monkeypa
     assert second["evaluation_seed"] == 5
 
 
+def test_what_is_no_evaluation_of_this_agent_is_not_replaced(run, tmp_path, refuse):
+    arguments = [str(run), "--episodes", "1", "--out", str(tmp_path), "--device", "cpu"]
+    video, returns = tmp_path / "game.mp4", tmp_path / "returns.json"
+    video.write_text("mine")
+    foreign = "is of no evaluation, and would be replaced; choose another --out folder."
+    assert refuse(*arguments) == f"{video} {foreign}"
+    returns.write_text("[1, 2]")
+    assert refuse(*arguments) == f"{returns} {foreign}"
+    theirs = '{"run": null, "model": "theirs.zip"}'
+    returns.write_text(theirs)
+    assert refuse(*arguments) == (
+        f"{tmp_path} has the evaluation of theirs.zip; choose another --out folder."
+    )
+    assert (video.read_text(), returns.read_text()) == ("mine", theirs)
+
+
 @pytest.mark.parametrize(("flags", "epsilon"), [([], 0.25), (["--deterministic"], 0.0)])
 def test_dqn_acts_at_random_as_at_the_end_of_its_training(dqn_model, monkeypatch, flags, epsilon):
     change_protocols(monkeypatch, max_frames_per_game=100)

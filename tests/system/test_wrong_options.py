@@ -79,9 +79,11 @@ with 100_000 agent steps nothing would be learned: DQN acts at random for the fi
 
 VALUES = f"""
 --radius
-    `with_radius` needs a layer with coordinates; add --coordconv.
+    `with_radius` (--radius) needs a layer with coordinates; add
+    --coordconv.
 --coord-init zero
-    `coord_init` needs a layer with coordinates; add --coordconv.
+    `coord_init` (--coord-init) needs a layer with coordinates; add
+    --coordconv.
 --coordconv --coord-init ''
     --coord-init: `coord_init` must be one of default, zero, got ''.
 --coordconv --set position=bias-map --coord-init zero
@@ -101,8 +103,15 @@ VALUES = f"""
     --set: unknown setting 'größe'; known: threads, precision, gae_lambda, rms_prop_eps,
     coord_layers, ...
 --set tau=1
-    --set: unknown setting 'tau'; known: with_radius, threads, extractor, gamma, evaluation_games,
-    ...
+    --set: `tau` goes with --algo dqn, which is not given.
+--set margin_fraction=0.1
+    --set: `margin_fraction` goes with --compare, which is not given.
+--coordconv --coord-layers 1
+    --coordconv is short for --coord-layers 0; give one of them.
+--coordconv --extractor file:Net
+    `extractor` is a whole network; leave out `coord_layers` (--coordconv, --coord-layers).
+--device gpu --dry-run
+    `device` must be auto, cpu, cuda or cuda:N, got 'gpu'.
 --set seed=1 --seed 1
     --seed and --set seed=... both set `seed`; give one of them.
 """
@@ -171,7 +180,7 @@ def test_wrong_values(refuse, typed, message):
 )
 def test_wrong_options(refuse, typed, message):
     line = refuse(train.main, typed.split())
-    assert re.fullmatch(rf"\S+: {message}; see \S+ --help\.", line), line
+    assert re.fullmatch(rf"error: {message}; see \S+ --help\.", line), line
 
 
 @pytest.fixture
@@ -207,6 +216,8 @@ RAY = "--ray must be the address of a cluster, or auto"
 # More than the machine has: 0.6 GB a process, 0.5 MB a sample, 1.2 MB an environment; 90 runs of
 # four files of 30 MB, and half a byte an agent step.
 COMPARISONS = f"""
+--arms cnn 'cnn precision=bf16'
+    --arms: `precision` is the same in all runs of a comparison; give it by --set.
 --arms cnn file:Net,x=1
     file:Net: there is no module file in the current directory or on Python's path; go to its
     folder, or set PYTHONPATH.
@@ -281,7 +292,7 @@ def test_wrong_comparisons(refuse, monkeypatch, typed, message):
 def test_options_of_a_comparison(refuse, option):
     several = "at least one argument" if option in ("--games", "--arms") else "one argument"
     line = refuse(train.main, ["--compare", option])
-    assert re.fullmatch(rf"\S+: argument {option}: expected {several}; see \S+ --help\.", line)
+    assert re.fullmatch(rf"error: argument {option}: expected {several}; see \S+ --help\.", line)
     line = refuse(train.main, ["--game", "Pong", option, "2"])
     assert line == f"error: {option} is for a comparison; add --compare."
 
@@ -289,6 +300,7 @@ def test_options_of_a_comparison(refuse, option):
 # --- reports --------------------------------------------------------------------------------------
 
 NO_RUNS = "has no runs; train some first: python train.py --compare."
+NO_FOLDER = "is not a folder; give the folder that was --runs."
 
 
 @pytest.mark.usefixtures("folder")
@@ -296,7 +308,7 @@ NO_RUNS = "has no runs; train some first: python train.py --compare."
     ("typed", "message"),
     [
         ("''", "RUNS must name a folder, got ''."),
-        *((f"'{runs}'", f"{runs} {NO_RUNS}") for runs in ("nowhere", "file", "Schach é")),
+        *((f"'{runs}'", f"{runs} {NO_FOLDER}") for runs in ("nowhere", "file", "Schach é")),
         (". --ablate", f". {NO_RUNS}"),
         (LONG, f"cannot use {LONG} (File name too long); choose another folder."),
         *((f". {typed}", told) for typed, told in each("--episodes", EPISODES, NO_WHOLE_NUMBERS)),
@@ -320,4 +332,4 @@ def test_wrong_reports(refuse, typed, message):
 )
 def test_wrong_options_of_a_report(refuse, typed, message):
     program = "python -m experiments.comparison"
-    assert refuse(report.main, typed.split()) == f"{program}: {message}; see {program} --help."
+    assert refuse(report.main, typed.split()) == f"error: {message}; see {program} --help."

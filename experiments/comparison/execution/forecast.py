@@ -80,7 +80,7 @@ def describe_power(plan: ComparisonPlan) -> str:
         return "none, of a single arm"
     criteria, smallest = plan.criteria, plan.detectable_beyond_margin
     if smallest is None:
-        return f"none possible with {len(plan.seeds)} seeds; 3 or more are needed"
+        return "none possible with fewer than 3 seeds"
     return (
         f"with {criteria.power:.0%} probability a game is told better or worse if the arms differ "
         f"by {criteria.margin_fraction:.0%} of the baseline's gain (the margin) plus "

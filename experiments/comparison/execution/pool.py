@@ -176,7 +176,7 @@ def execute(
                 for job in active:
                     job.worker.terminate()
                 told_to_stop = True
-                table.say(f"stopping: {len(active)} runs are being saved.")
+                table.say(f"stopping; runs to be saved: {len(active)}.")
             for job in list(active):
                 code = job.worker.poll()
                 if code is None:
@@ -223,7 +223,7 @@ def _end(jobs: Sequence[_Job], runs: Path, table: LiveTable) -> list[Failure]:
     try:
         for job in jobs:
             job.worker.terminate()
-        table.say(f"{len(jobs)} runs are being saved; Ctrl-C ends them unsaved.")
+        table.say(f"runs to be saved: {len(jobs)}; Ctrl-C ends them unsaved.")
         deadline = time.monotonic() + SECONDS_FOR_SAVING
         while any(job.worker.poll() is None for job in jobs) and time.monotonic() < deadline:
             time.sleep(SECONDS_BETWEEN_LOOKS)

@@ -66,7 +66,7 @@ def ablate_runs(runs: Path, games: int, seeds: int) -> None:
             {"trained_agent_steps": run.config.run.total_agent_steps, **returns},
         )
         means = ", ".join(f"{variant} {np.mean(returns[variant]):.1f}" for variant in VARIANTS)
-        print(f"{run.config.name}: mean return of {games} games: {means}", flush=True)
+        print(f"{run.config.name}: mean return ({games} games each): {means}", flush=True)
 
 
 def read_ablation(run: RunRecord) -> dict[Variant, Sequence[int]] | None:

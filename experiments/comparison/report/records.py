@@ -235,6 +235,8 @@ def gather(runs: Path) -> Comparison:
         ValueError: If the plan is damaged; one line.
     """
     plan = load_plan(runs)
+    if not runs.is_dir():
+        raise FileNotFoundError(f"{runs} is not a folder; give the folder that was --runs.")
     records, faults = read_runs(find_runs(runs))
     left_out = [LeftOutRun(path.relative_to(runs).as_posix(), fault) for path, fault in faults]
     records, is_declared = [as_planned(run, plan) for run in records], plan is not None

@@ -316,6 +316,10 @@ def test_a_directory_with_another_runs_model_is_refused(tmp_path, finished_run):
     )
 
 
+CHANNELS = (
+    "{path} sees 3 channels at once; give an agent that sees 4 frames and no coordinates, or a run "
+    "of this project."
+)
 OTHER_ACTIONS = (
     "{{path}} chooses among {} actions, Pong has 6; name the game it was trained on with --game"
 )
@@ -324,7 +328,7 @@ OTHER_ACTIONS = (
 @pytest.mark.parametrize(
     ("space", "game", "message"),
     [
-        ({"frames": 3}, "Breakout", "{path} sees 3 frames at once; give an agent that sees 4."),
+        ({"frames": 3}, "Breakout", CHANNELS),
         ({"actions": 4}, "Pong", OTHER_ACTIONS.format(4) + "."),
         (
             {"actions": 18},

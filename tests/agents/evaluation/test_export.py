@@ -73,6 +73,14 @@ LEAST_RETURNS = {
 }
 
 
+def test_a_model_is_no_run(tmp_path, refuse):
+    model = tmp_path / "theirs.zip"
+    model.touch()
+    assert refuse(export.main, [str(model), str(tmp_path / "out.zip")]) == (
+        f"error: {model} is a file; give the directory of the run that it is of."
+    )
+
+
 @pytest.mark.parametrize("name", LEAST_RETURNS)
 def test_the_agents_in_the_repository_play(tmp_path, name):
     games, least = LEAST_RETURNS[name]

@@ -19,6 +19,7 @@ from benchmarks.soak import compare_runs, read_games, read_scalars
 from configs.run_config import RunConfig
 from runtime.episodes import EPISODE_COLUMNS
 from runtime.files import write_atomically
+from runtime.provenance import hash_source
 from runtime.run_directory import RunDirectory, RunStatus
 from tests.refusals import refusal
 from tests.short_runs import ShortRun, short_config, train
@@ -191,14 +192,18 @@ def test_a_finished_run_can_be_extended(uninterrupted, tmp_path):
     assert steps[-1] == 720
 
 
-def test_other_threads_are_told(tmp_path, capsys):
+def test_other_threads_and_other_code_are_told(tmp_path, capsys, monkeypatch):
     config = config_of("a2c", total_agent_steps=200)
     ShortRun(tmp_path, config).stop_after(11)
+    monkeypatch.setattr("agents.training.checkpoints.hash_source", lambda: "0123456789ab")
     train(tmp_path, config.with_execution(threads=2))
+    change = "from here on the weights are not those of a run without the change."
     assert (
-        f"{config.name}: resumed at 110 agent steps. `threads` is 2, and was 1: from here on the "
-        "weights are not, to the last bit, those of a run without the change.\n"
+        f"{config.name}: resumed at 110 agent steps.\n`threads` is 2, and was 1: {change}\n"
+        f"the learning code is version 0123456789ab, and was {hash_source()}: {change}\n"
     ) in capsys.readouterr().out
+    train(tmp_path, config.with_total_agent_steps(220).with_execution(threads=2))
+    assert change not in capsys.readouterr().out
 
 
 NAN = torch.full((2,), math.nan)

@@ -103,7 +103,7 @@ def test_the_estimate_uses_measured_rates(tmp_path, capsys):
     assert f"1 min 40 s at 10 agent steps/s a job (median of 1 run below {tmp_path})" in out
     assert "2 of which" not in out
     assert "2, of which 1 have ended; 1 at a time" in out
-    assert "none possible with 1 seeds; 3 or more are needed" in out
+    assert "none possible with fewer than 3 seeds" in out
     assert main([*options, "--arms=cnn", "--runs", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "\narms       cnn; nothing to compare it with\n" in out

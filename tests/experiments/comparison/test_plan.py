@@ -268,7 +268,7 @@ UNTIL_DECIDED = plan_of(most_seeds=4)
         (
             plan_of(),
             plan_of("Pong Breakout", gamma=0.5, alpha=0.1, total_agent_steps=900),
-            OTHER.format("games, criteria, gamma"),
+            OTHER.format("games, alpha, gamma"),
         ),
         (
             plan_of(),

@@ -150,6 +150,20 @@ def test_damaged_files_are_one_line(
     assert error == f"error: CELL/{name}{' ' * line.startswith('is')}{line}\n"
 
 
+@pytest.mark.parametrize("source", [None, "0123456789ab"])
+def test_a_result_of_other_code_is_refused(
+    finished: Path, error_of: Ask, source: str | None
+) -> None:
+    path = finished / "result.json"
+    result = json.loads(path.read_text()) | {"source": source}
+    path.write_text(json.dumps(result))
+    assert error_of("--model coordconv --steps 2") == (
+        "error: CELL was trained by another version of this code; choose another --runs folder, or "
+        "delete it.\n"
+    )
+    assert json.loads(path.read_text()) == result
+
+
 def test_a_diverging_cell_is_one_line_and_the_next_is_trained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
