@@ -125,5 +125,5 @@ def test_other_shapes_are_refused(a2c_state, change):
     file = ModelFile(Path("m.zip"), {}, state, None, None)
     assert refusal(infer_architecture, file) == (
         "m.zip is not an A2C, PPO or DQN agent of Stable-Baselines3 with the Nature CNN on 84x84 "
-        "frames; give such a model, or a run of this project."
+        "frames and no layer behind it (`net_arch`); give such a model, or a run of this project."
     )

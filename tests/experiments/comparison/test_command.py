@@ -128,7 +128,7 @@ def test_a_declared_plan_is_carried_out_without_saying_it_again(tmp_path, capsys
         assert capsys.readouterr().out.splitlines()[:7] == said
     for other, name in (
         ("--games=Qbert", "games"),
-        ("--set=power=0.8", "criteria"),
+        ("--set=power=0.8", "power"),
         ("--set=gamma=0.8", "gamma"),
     ):
         line = refuse(main, [*options, other, "--dry-run"])
