@@ -39,6 +39,7 @@ from runtime.command_line import (
     add_flags,
     align_columns,
     exit_on_user_error,
+    format_steps,
     parse_path,
     print_result,
     read_flags,
@@ -178,14 +179,19 @@ def format_table(lines: dict[str, list[RunRecord]], every: int) -> str:
             f"{-(-longest // _MOST_MARKS):_}."
         )
     marks = np.arange(every, longest + 1, every)
-    rows = [["game", "line", "seed", "agent steps", "games", *map(show, marks.tolist()), "last"]]
+    rows = [["game", "line", "seed", "steps", "games", *map(show, marks.tolist()), "last"]]
     for name, run in sorted(runs, key=lambda pair: (pair[1].config.run.game, pair[0])):
         episodes = run.episodes
         means = means_at(marks, episodes.agent_steps, episodes.returns)
         means[marks > run.agent_steps] = np.nan
         rows.append(
             [
-                *(run.config.run.game, name, str(run.config.run.seed), show(run.agent_steps)),
+                *(
+                    run.config.run.game,
+                    name,
+                    str(run.config.run.seed),
+                    format_steps(run.agent_steps),
+                ),
                 str(len(episodes.returns)),
                 *("-" if np.isnan(mean) else f"{mean:.1f}" for mean in means),
                 f"{final_score(episodes.returns):.1f}",

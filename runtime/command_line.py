@@ -257,3 +257,11 @@ def format_seconds(seconds: float) -> str:
     if whole >= 60:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole} s"
+
+
+def format_steps(steps: int) -> str:
+    """A number of steps, short: "600", "12.3k", "1.235M"."""
+    for multiple, letter in ((1_000_000, "M"), (1_000, "k")):
+        if steps >= multiple:
+            return f"{steps / multiple:.4g}{letter}"
+    return str(steps)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.training.callbacks import EpisodeLog
-from runtime.command_line import format_seconds, redraw_line
+from runtime.command_line import format_seconds, format_steps, redraw_line
 
 SECONDS_BETWEEN_LINES, SECONDS_BETWEEN_REDRAWS = 30.0, 0.5
 LINES_PER_RATE = 60  # the rate is that since so many lines ago: DQN's falls when it begins to learn
@@ -77,11 +77,3 @@ def describe_progress(
         f"{format_steps(done)} of {format_steps(total)} steps ({min(done / total, 1):.1%}), "
         f"{steps_per_second:.0f}/s, {format_seconds(left)} left"
     )
-
-
-def format_steps(steps: int) -> str:
-    """A number of steps, short: "600", "12.3k", "1.235M"."""
-    for multiple, letter in ((1_000_000, "M"), (1_000, "k")):
-        if steps >= multiple:
-            return f"{steps / multiple:.4g}{letter}"
-    return str(steps)
