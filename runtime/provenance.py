@@ -38,6 +38,7 @@ def describe_start(device: str, threads: int, protocol: dict[str, Any]) -> dict[
     }
 
 
+@cache  # of what the process began with, whatever is edited meanwhile
 def hash_source() -> str:
     """The version of the source that decides what an agent learns, by `hash_modules`."""
     return hash_modules(*_LEARNING_ROOMS, begin=repr(load_preset("protocols")))

@@ -151,6 +151,7 @@ def train_cell(directory: CellDirectory, config: CellConfig, say: Say = print) -
         Divergence: If the loss is not finite.
         ValueError: If the cell cannot be trained here; one line.
     """
+    check_device(config)
     threads, _ = choose_threads(config.threads)
     config = config.replace(threads=threads)
     torch.set_num_threads(threads)
