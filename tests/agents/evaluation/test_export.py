@@ -66,9 +66,9 @@ def test_what_cannot_be_shared(tmp_path, refuse, out, line):
 # Pong, 163.9 in Qbert.
 LEAST_RETURNS = {
     "Breakout-a2c-coordconv-seed0": (3, 15),
-    "Pong-a2c-coordconv-seed0": (3, -18),
-    "Pong-a2c-coordconv-zoo-seed0": (2, 0),
-    "Pong-dqn-coordconv-seed0": (2, -10),
+    "Pong-a2c-coordconv-seed0": (1, -18),
+    "Pong-a2c-coordconv-zoo-seed0": (1, 0),
+    "Pong-dqn-coordconv-seed0": (1, -10),
     "Qbert-a2c-coordconv-seed0": (3, 300),
 }
 
