@@ -41,7 +41,7 @@ from experiments.comparison.statistics.verdicts import (
 
 FORMAT_VERSION = 1
 _SEED = 0  # of every bootstrap
-_CIRCUMSTANCES = ("commit", "python", "platform", "processor", "cores", "device", "threads")
+_CIRCUMSTANCES = ("commit", "python", "platform", "cores", "device", "threads")
 
 
 @dataclass(frozen=True)
@@ -405,6 +405,7 @@ def _describe_settings(comparison: Comparison) -> dict[str, Any]:
         "hyperparameters": template.hyperparameters.model_dump(),
         "protocol": load_protocol(template.run.protocol).model_dump(),
         "source_version": comparison.plan.source,
+        "machines": sorted({name for run in comparison.runs.values() for name in run.machines}),
         "packages": {name: _distinct(packages, name) for name in names},
         **{name: _distinct(starts, name) for name in _CIRCUMSTANCES},
     }

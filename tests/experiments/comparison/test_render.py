@@ -116,6 +116,19 @@ def test_pairs_say_where_they_were_trained_if_not_all_in_one_place(tmp_path: Pat
     assert row.startswith("| Breakout | 6 | 21 (")
     interval = f"{4 - half_width:.4g} to {4 + half_width:.4g}"
     assert row.endswith(f"| 4 | 4 ({interval}) | 1.5 (2) | 6.5 (2) |")
+    assert "\n| machines | A; B with cuda; unknown |\n" in text
+
+
+def test_the_gpu_that_trained_everything_is_named(tmp_path: Path) -> None:
+    plan = plan_of("Breakout")
+    for config in plan.runs():
+        write_run(tmp_path, config, [10.0] * 100)
+        start = {"source": plan.source, "processor": "B", "device": "cuda:0", "gpu": "C"}
+        (tmp_path / config.name / "provenance.json").write_text(json.dumps({"starts": [start]}))
+    save_plan(plan, tmp_path)
+    text = render(analyse(gather(tmp_path)), FIGURES, "markdown")
+    assert "\n| machines | B with C |\n" in text
+    assert "trained on" not in text
 
 
 def test_arms_of_two_machines_leave_no_pair_of_one(tmp_path: Path) -> None:
