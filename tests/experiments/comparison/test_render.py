@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,11 +12,12 @@ import pytest
 from scipy import stats
 
 from configs.run_config import make_config
-from experiments.comparison.plan import save_plan
+from experiments.comparison.plan import ComparisonPlan, save_plan
 from experiments.comparison.report.analysis import Analysis, TimeToScore, analyse
 from experiments.comparison.report.records import LeftOutRun, gather
 from experiments.comparison.report.render import _show_time_to_score, render
 from experiments.comparison.statistics.intervals import Estimate
+from runtime.run_directory import RunDirectory
 from tests.synthetic_runs import plan_of, write_run
 
 FIGURES = {"learning-curves": b"png", "differences-coordconv": b"png"}
@@ -75,6 +77,14 @@ def test_a_pair_is_listed_once_both_runs_have_ended(tmp_path: Path) -> None:
     assert "\n".join(rows) in text
 
 
+def record_starts(
+    directory: RunDirectory, plan: ComparisonPlan, *starts: Mapping[str, str | None]
+) -> None:
+    """Let a run of the plan have been trained on these machines, one after the other."""
+    recorded = [{"source": plan.source, **start} for start in starts]
+    directory.provenance_path.write_text(json.dumps({"starts": recorded}))
+
+
 def test_pairs_say_where_they_were_trained_if_not_all_in_one_place(tmp_path: Path) -> None:
     plan = plan_of("Breakout", seeds=6)
     places: dict[tuple[str, int], list[tuple[str | None, str | None]]] = {
@@ -94,13 +104,12 @@ def test_pairs_say_where_they_were_trained_if_not_all_in_one_place(tmp_path: Pat
     gains = (1, 50, 60, 2, 6, 7)  # of the second and the third two kinds of machine
     for config in plan.runs():
         gain = gains[config.run.seed] if config.arm == "coordconv" else 0
-        write_run(tmp_path, config, [10.0 + gain] * 100)
+        directory = write_run(tmp_path, config, [10.0 + gain] * 100)
         starts = [
-            {"source": plan.source, "processor": processor, "device": device}
+            {"processor": processor, "device": device}
             for processor, device in places[config.arm, config.run.seed]
         ]
-        path = tmp_path / config.name / "provenance.json"
-        path.write_text(json.dumps({"starts": starts}))
+        record_starts(directory, plan, *starts)
     save_plan(plan, tmp_path)
     text = render(analyse(gather(tmp_path)), FIGURES, "markdown")
     assert "| cnn, final | coordconv, final | trained on |" in text
@@ -122,9 +131,8 @@ def test_pairs_say_where_they_were_trained_if_not_all_in_one_place(tmp_path: Pat
 def test_the_gpu_that_trained_everything_is_named(tmp_path: Path) -> None:
     plan = plan_of("Breakout")
     for config in plan.runs():
-        write_run(tmp_path, config, [10.0] * 100)
-        start = {"source": plan.source, "processor": "B", "device": "cuda:0", "gpu": "C"}
-        (tmp_path / config.name / "provenance.json").write_text(json.dumps({"starts": [start]}))
+        directory = write_run(tmp_path, config, [10.0] * 100)
+        record_starts(directory, plan, {"processor": "B", "device": "cuda:0", "gpu": "C"})
     save_plan(plan, tmp_path)
     text = render(analyse(gather(tmp_path)), FIGURES, "markdown")
     assert "\n| machines | B with C |\n" in text
@@ -134,9 +142,8 @@ def test_the_gpu_that_trained_everything_is_named(tmp_path: Path) -> None:
 def test_arms_of_two_machines_leave_no_pair_of_one(tmp_path: Path) -> None:
     plan = plan_of("Breakout", seeds=3)
     for config in plan.runs():
-        write_run(tmp_path, config, [10.0 + config.run.seed] * 100)
-        start = {"source": plan.source, "processor": config.arm, "device": "cpu"}
-        (tmp_path / config.name / "provenance.json").write_text(json.dumps({"starts": [start]}))
+        directory = write_run(tmp_path, config, [10.0 + config.run.seed] * 100)
+        record_starts(directory, plan, {"processor": config.arm, "device": "cpu"})
     save_plan(plan, tmp_path)
     text = render(analyse(gather(tmp_path)), FIGURES, "markdown")
     assert text.split("### Pairs of one machine\n\n")[1].startswith(
