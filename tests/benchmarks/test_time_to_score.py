@@ -47,7 +47,7 @@ def test_a_race_is_run_and_not_run_again(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(time_to_score, "SECONDS_BETWEEN_LOOKS", 0.2)
     names = ["a2c-cnn", "zoo-ppo"]
     arguments = [str(tmp_path), "--contestants", *names, "--games", "Breakout", "--jobs", "2"]
-    arguments += ["--limit", "0.001", "--set", "n_envs=2"]
+    arguments += ["--limit", "0.001", "--set", "n_envs=2", "--set", "log_every_agent_steps=200"]
     assert main(arguments) == 0
     for of_threshold in read_times(tmp_path).values():
         assert of_threshold.keys() == set(names)
