@@ -32,18 +32,18 @@ PICTURES = {"video": ("game.mp4", write_video), "gif": ("game.gif", write_gif)}
 def summarise_returns(returns: Sequence[int]) -> dict[str, Any]:
     """Mean, sample standard deviation, and Student's 95 % interval of the mean.
 
-    The last two are None for a single game.
+    The last two are None for a single game. Equal returns have no interval either, as they do not
+    show how much others vary; `no_interval_because` says so.
     """
     count, mean = len(returns), fmean(returns)
-    if count == 1:
-        return {"mean_return": mean, "standard_deviation": None, "interval_95": None}
-    deviation = stdev(returns)
+    deviation = stdev(returns) if count > 1 else None
+    summary = {"mean_return": mean, "standard_deviation": deviation}
+    if not deviation:
+        reason = "one game" if deviation is None else "all returns are equal"
+        return summary | {"interval_95": None, "no_interval_because": reason}
     margin = float(stdtrit(count - 1, 0.975)) * deviation / math.sqrt(count)
-    return {
-        "mean_return": mean,
-        "standard_deviation": deviation,
-        "interval_95": [mean - margin, mean + margin],
-    }
+    interval = [mean - margin, mean + margin]
+    return summary | {"interval_95": interval, "no_interval_because": None}
 
 
 def find_median_game(returns: Sequence[int]) -> int:
@@ -180,12 +180,10 @@ def _describe_games(
     returns = [game.raw_return for game in played]
     different = len({(game.actions, game.raw_return, game.length_frames) for game in played})
     summary = summarise_returns(returns)
-    reason = "one game" if len(played) == 1 else None
     if epsilon == 0 and agent.protocol.sticky_action_probability == 0:
         reason = "no chance but the no-ops; leave out --deterministic"
-        summary["interval_95"] = None
+        summary |= {"interval_95": None, "no_interval_because": reason}
     return summary | {
-        "no_interval_because": reason,
         "different_games": different,
         "human_normalised_score": agent.game.human_normalised_score(summary["mean_return"]),
         "returns": returns,

@@ -351,7 +351,6 @@ def test_a_model_that_cannot_play_the_game_is_refused(tmp_path, space, game, mes
     [
         ([1, 2, 3], 2.0, 1.0, 4.302653 / 3**0.5),  # t of 2 degrees of freedom, from tables
         ([0, 0, 0, 8], 2.0, 4.0, 3.182446 * 4 / 2),  # of 3
-        ([-21, -21], -21.0, 0.0, 0.0),
     ],
 )
 def test_the_interval_is_students(returns, mean, deviation, margin):
@@ -359,6 +358,20 @@ def test_the_interval_is_students(returns, mean, deviation, margin):
     assert summary["mean_return"] == mean
     assert summary["standard_deviation"] == deviation
     assert summary["interval_95"] == pytest.approx([mean - margin, mean + margin], abs=1e-5)
+    assert summary["no_interval_because"] is None
+
+
+@pytest.mark.parametrize(
+    ("returns", "deviation", "reason"),
+    [([7], None, "one game"), ([-21, -21], 0.0, "all returns are equal")],
+)
+def test_what_shows_no_variation_has_no_interval(returns, deviation, reason):
+    assert summarise_returns(returns) == {
+        "mean_return": returns[0],
+        "standard_deviation": deviation,
+        "interval_95": None,
+        "no_interval_because": reason,
+    }
 
 
 @pytest.mark.parametrize(
@@ -391,7 +404,6 @@ def test_the_median_game_is_one_that_was_played(returns, game):
                 "model": "theirs.zip",
                 "trained_agent_steps": None,
                 "different_games": 1,
-                "no_interval_because": "one game",
                 "human_normalised_score": None,
             },
             [-20],
