@@ -153,8 +153,14 @@ def _overrides(options: argparse.Namespace, algo: str, more: Iterable[str] = ())
     if not given.get("coord_layers", "0").strip():
         raise ValueError("--coord-layers must name convolutions, 0 to 2, got none.")
     elsewhere = {
-        name: f"--algo {other}" for other in HYPERPARAMETERS for name in default_settings(other)
-    } | dict.fromkeys(_CRITERIA, "--compare")
+        **{name: f"is given by {flag}" for name, flag in _OF_A_COMPARISON.items()},
+        **dict.fromkeys(_CRITERIA, "goes with --compare, which is not given"),
+        **{
+            name: f"goes with --algo {other}, which is not given"
+            for other in HYPERPARAMETERS
+            for name in default_settings(other)
+        },
+    }
     return parse_assignments(options.set, [*default_settings(algo), *more], given, elsewhere)
 
 

@@ -197,7 +197,7 @@ def parse_assignments(
 ) -> dict[str, Any]:
     """Read the `key=value` texts of `--set`, whose keys must be known, and add what flags have set.
 
-    Settings that some other option makes known are `elsewhere`, with that option.
+    Settings that are set in some other way are `elsewhere`, with words that say how.
 
     Raises:
         ValueError: For a text without `=`, or an unknown or repeated key; one line.
@@ -208,7 +208,7 @@ def parse_assignments(
         if not equals or not name:
             raise ValueError(f"--set takes key=value, got {assignment!r}.")
         if name not in known and elsewhere and name in elsewhere:
-            raise ValueError(f"--set: `{name}` goes with {elsewhere[name]}, which is not given.")
+            raise ValueError(f"--set: `{name}` {elsewhere[name]}.")
         if name not in known:
             raise ValueError(f"--set: {describe_unknown(name, known)}")
         if name in values:

@@ -78,8 +78,12 @@ def evaluate(
     with _prepare_folder(folder):
         _check_earlier(agent, folder)
         played = _play(agent, games, seed, epsilon)
-        report = _describe_agent(agent, epsilon, seed)
-        report |= _describe_games(agent, epsilon, played) | dict.fromkeys(PICTURES)
+        report = _describe_agent(agent, epsilon, seed) | {"deterministic": deterministic}
+        report |= _describe_games(agent, played) | dict.fromkeys(PICTURES)
+        if epsilon == 0 and agent.protocol.sticky_action_probability == 0:
+            remedy = "; leave out --deterministic" if deterministic else ""
+            reason = f"no chance but the no-ops{remedy}"
+            report |= {"interval_95": None, "no_interval_because": reason}
         for name, _ in PICTURES.values():  # they show a game of an earlier evaluation
             (folder / name).unlink(missing_ok=True)
         write_json(folder / RETURNS_NAME, report)
@@ -168,21 +172,15 @@ def _describe_agent(agent: TrainedAgent, epsilon: float | None, seed: int) -> di
         "trained_agent_steps": agent.trained_agent_steps,
         "protocol": agent.protocol_name,
         "evaluation_seed": seed,
-        "deterministic": epsilon == 0,
         "epsilon": epsilon,  # null: actions are sampled from the policy
         "provenance": describe_start(device, torch.get_num_threads(), protocol),
     }
 
 
-def _describe_games(
-    agent: TrainedAgent, epsilon: float | None, played: Sequence[PlayedGame]
-) -> dict[str, Any]:
+def _describe_games(agent: TrainedAgent, played: Sequence[PlayedGame]) -> dict[str, Any]:
     returns = [game.raw_return for game in played]
     different = len({(game.actions, game.raw_return, game.length_frames) for game in played})
     summary = summarise_returns(returns)
-    if epsilon == 0 and agent.protocol.sticky_action_probability == 0:
-        reason = "no chance but the no-ops; leave out --deterministic"
-        summary |= {"interval_95": None, "no_interval_because": reason}
     return summary | {
         "different_games": different,
         "human_normalised_score": agent.game.human_normalised_score(summary["mean_return"]),
@@ -215,20 +213,30 @@ def _write_picture(
 
 
 def _check_earlier(agent: TrainedAgent, folder: Path) -> None:
-    """Refuse a folder where files would be replaced that are of no evaluation of this agent."""
+    """Refuse a folder where files would be replaced that are of no evaluation of this agent.
+
+    A run's checkpoints and its final model are one agent, its best model is another.
+    """
     names = [RETURNS_NAME, *(name for name, _ in PICTURES.values())]
     there = [folder / name for name in names if exists(folder / name)]
     if not there:
         return
     try:
         report = read_json(folder / RETURNS_NAME)
-        earlier = report["run"] or report["model"]
-    except (OSError, ValueError, LookupError, TypeError):
+        earlier = _name_agent(report["run"], report["model"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         raise ValueError(
             f"{there[0]} is of no evaluation, and would be replaced; choose another --out folder."
         ) from None
-    if earlier != agent.name:
+    if earlier != _name_agent(agent.config and agent.config.name, agent.model_name):
         raise ValueError(f"{folder} has the evaluation of {earlier}; choose another --out folder.")
+
+
+def _name_agent(run: str | None, model: str) -> str:
+    if run is None:
+        return model
+    is_newest = model == "final.zip" or model.startswith("checkpoints/")
+    return run if is_newest else f"{run} ({model})"
 
 
 @contextmanager

@@ -129,10 +129,11 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
         if obstacle := agent.find_obstacle():
             print(f"{config.name}: SB3's own passes are used: {obstacle}.", flush=True)
         cut_logs(directory.path, logs["file_sizes"])
+        # Before the config: a finished run that is made longer is not finished at the new length.
+        directory.write_status("running", done)
         write_atomically(directory.config_path, config.to_json())
         circumstances = describe_start(str(device), threads, protocol.model_dump())
         directory.record_start(circumstances | cost)
-        directory.write_status("running", done)
 
         episodes = EpisodeLog(directory.episodes_path, **logs["episodes"])
         stack.callback(episodes.close)
@@ -162,8 +163,9 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
             callbacks: list[BaseCallback] = [episodes, progress, rows, evaluation, checkpoints]
             _learn(agent, total - done, callbacks, is_new=done == 0)
             save_agent(directory.final_path, config, agent)
-            if not config.execution.keep_replay and directory.replay_path.exists():
-                shutil.rmtree(directory.replay_path)
+            if not config.execution.keep_replay:
+                # On NFS what is still mapped leaves its folder behind until the process ends.
+                shutil.rmtree(directory.replay_path, ignore_errors=True)
         return agent.num_timesteps
 
 

@@ -16,6 +16,8 @@ from experiments.coordinates.config import (
     TASKS,
     CellConfig,
     asks_for_budget,
+    cell_differences,
+    load_config,
     make_config,
     settable_names,
 )
@@ -40,6 +42,7 @@ from runtime.run_directory import check_folder
 
 WORTH_A_WORD_SECONDS = 5
 
+_DATA = {"canvas_size", "split_seed"}
 _FLAGS = flags_of(CellConfig)
 _say = partial(print, flush=True)
 
@@ -92,6 +95,7 @@ def _run(configs: Sequence[CellConfig], runs: Path, budget_is_asked: bool) -> in
 def _train(directory: CellDirectory, config: CellConfig, budget_is_asked: bool) -> dict[str, Any]:
     """Train one cell if it is not finished, and return its result."""
     result = find_result(directory, config, budget_is_asked=budget_is_asked)
+    _check_other_network(directory, config)
     if result is not None:
         _say(f"{directory.path}: finished")
         return result
@@ -101,6 +105,24 @@ def _train(directory: CellDirectory, config: CellConfig, budget_is_asked: bool) 
     more = f", and {waited:.0f} s of waiting for the core" if waited > WORTH_A_WORD_SECONDS else ""
     _say(f"  finished, {result['steps']:_} steps in {result['seconds']:.1f} s{more}")
     return result
+
+
+def _check_other_network(directory: CellDirectory, config: CellConfig) -> None:
+    """Refuse data other than that of the group's other network, which is tabled and drawn beside it.
+
+    Raises:
+        ValueError: If they differ; one line.
+    """
+    for model in MODELS:
+        other = CellDirectory(directory.path.parents[1] / model / directory.path.name)
+        if model == config.model or not other.is_finished():
+            continue
+        saved = load_config(other.config_path)
+        if differing := _DATA & set(cell_differences(saved, config)):
+            raise ValueError(
+                f"{other.path}, which is drawn beside this, holds a run of other data "
+                f"({', '.join(sorted(differing))}); choose another --runs folder, or delete it."
+            )
 
 
 def _give_time_of_coordconv(config: CellConfig, runs: Path) -> CellConfig:

@@ -1,6 +1,6 @@
 """The config of one cell of the table: a task, a split, a model and a seed.
 
-Everything but the budget and the execution identifies a cell; a longer budget extends it.
+Everything but the budget and the execution identifies a cell; a longer budget trains it anew.
 """
 
 from collections.abc import Mapping

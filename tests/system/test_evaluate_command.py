@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,23 @@ def test_what_is_no_evaluation_of_this_agent_is_not_replaced(run, tmp_path, refu
     assert (video.read_text(), returns.read_text()) == ("mine", theirs)
 
 
+def test_a_runs_best_model_is_another_agent(run, tmp_path, monkeypatch, refuse):
+    change_protocols(monkeypatch, max_frames_per_game=40)
+    best, out = tmp_path / "best.zip", tmp_path / "out"
+    shutil.copy(run / "final.zip", best)
+    arguments = ["--episodes", "1", "--out", str(out), "--device", "cpu"]
+    assert evaluate.main([str(run), *arguments]) == 0
+    assert evaluate.main([str(run / "final.zip"), *arguments]) == 0
+    name = "Breakout/a2c-coordconv,n_envs=1/seed0"
+    line = f"{out} has the evaluation of {{}}; choose another --out folder."
+    assert refuse(str(best), *arguments) == line.format(name)
+    other = ["--episodes", "1", "--out", str(tmp_path / "best"), "--device", "cpu"]
+    assert evaluate.main([str(best), *other]) == 0
+    assert refuse(str(run), *other) == (
+        f"{tmp_path / 'best'} has the evaluation of {name} (best.zip); choose another --out folder."
+    )
+
+
 @pytest.mark.parametrize(("flags", "epsilon"), [([], 0.25), (["--deterministic"], 0.0)])
 def test_dqn_acts_at_random_as_at_the_end_of_its_training(dqn_model, monkeypatch, flags, epsilon):
     change_protocols(monkeypatch, max_frames_per_game=100)
@@ -116,6 +134,15 @@ def test_dqn_acts_at_random_as_at_the_end_of_its_training(dqn_model, monkeypatch
     report = read_report(dqn_model.with_name("final-evaluation"))
     assert (report["algo"], report["epsilon"]) == ("dqn", epsilon)
     assert report["deterministic"] is bool(flags)
+
+
+def test_epsilon_0_is_no_chance_either(tmp_path, monkeypatch):
+    change_protocols(monkeypatch, max_frames_per_game=40)
+    model = write_run(tmp_path / "run", "dqn", exploration_final_eps=0).final_path
+    assert evaluate.main([str(model), "--episodes", "2", "--device", "cpu"]) == 0
+    report = read_report(model.with_name("final-evaluation"))
+    assert (report["deterministic"], report["epsilon"]) == (False, 0)
+    assert report["no_interval_because"] == "no chance but the no-ops"
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,8 @@ VALUES = f"""
     --set: `tau` goes with --algo dqn, which is not given.
 --set margin_fraction=0.1
     --set: `margin_fraction` goes with --compare, which is not given.
+--set most_seeds=20
+    --set: `most_seeds` is given by --max-seeds.
 --coordconv --coord-layers 1
     --coordconv is short for --coord-layers 0; give one of them.
 --coordconv --extractor file:Net
@@ -216,6 +218,8 @@ RAY = "--ray must be the address of a cluster, or auto"
 # More than the machine has: 0.6 GB a process, 0.5 MB a sample, 1.2 MB an environment; 90 runs of
 # four files of 30 MB, and half a byte an agent step.
 COMPARISONS = f"""
+--until-decided --set most_seeds=20
+    --set: `most_seeds` is given by --max-seeds.
 --arms cnn 'cnn precision=bf16'
     --arms: `precision` is the same in all runs of a comparison; give it by --set.
 --arms cnn file:Net,x=1

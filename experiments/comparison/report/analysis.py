@@ -103,7 +103,7 @@ class ScoresOverGames:
     """Interquartile means of the final human-normalised scores of all games, by arm.
 
     Of the games whose human score is known, and of the same seeds in each (see `_common_seeds`).
-    Empty as long as a game is not complete.
+    Empty as long as a game is not complete, and for fewer than two games or `MIN_SEEDS` seeds.
     """
 
     games: list[str]
@@ -158,7 +158,7 @@ class Analysis:
     scores_over_games: ScoresOverGames
     cost: list[CostRow]
     coordinate_use: list[PositionUseRow]
-    settings: dict[str, Any]  # that all runs share, and what their starts say of the machine
+    settings: dict[str, Any]  # of all runs, or "by arm", and what their starts say of the machine
     runs: list[RunRow]  # in the order of the plan
     left_out: list[LeftOutRun]
     format_version: int = FORMAT_VERSION
@@ -279,7 +279,8 @@ def _summarise_arms(
     is_complete = not any(
         None in arm.final_score for by_arm in scores.values() for arm in by_arm.values()
     )
-    if not known or not is_complete:
+    # The seeds of one game, drawn anew, vary too little: 3 gave 76 % intervals.
+    if len(known) < 2 or count < MIN_SEEDS or not is_complete:
         return ScoresOverGames([], [], {}, {})
     by_arm = {
         arm: [scores[game][arm].final_human_normalised[:count] for game in known]
@@ -396,15 +397,20 @@ def _standard_error(games_of_runs: Sequence[Sequence[int]]) -> float | None:
 
 
 def _describe_settings(comparison: Comparison) -> dict[str, Any]:
-    template = comparison.plan.template
+    plan, template = comparison.plan, comparison.plan.template
+    by_arm = [plan.run_of(plan.games[0], arm, plan.seeds[0]).hyperparameters for arm in plan.arms]
+    hyperparameters = {
+        name: value if all(getattr(arm, name) == value for arm in by_arm) else "by arm"
+        for name, value in by_arm[0].model_dump().items()
+    }
     starts = [start for run in comparison.runs.values() for start in run.starts]
     packages = [start.get("packages") for start in starts]
     names = sorted({name for found in packages if isinstance(found, dict) for name in found})
     return {
         "run": template.run.model_dump(exclude={"game", "seed"}),
-        "hyperparameters": template.hyperparameters.model_dump(),
+        "hyperparameters": hyperparameters,
         "protocol": load_protocol(template.run.protocol).model_dump(),
-        "source_version": comparison.plan.source,
+        "source_version": plan.source,
         "machines": sorted({name for run in comparison.runs.values() for name in run.machines}),
         "packages": {name: _distinct(packages, name) for name in names},
         **{name: _distinct(starts, name) for name in _CIRCUMSTANCES},

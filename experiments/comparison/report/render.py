@@ -43,7 +43,7 @@ def write_report(runs: Path) -> Path:
     figures = draw_figures(comparison, analysis)
     markdown = render(analysis, figures, "markdown")
     (runs / FIGURE_FOLDER).mkdir(exist_ok=True)
-    for outdated in (runs / FIGURE_FOLDER).glob("*.png"):
+    for outdated in (runs / FIGURE_FOLDER).glob("differences-*.png"):
         if outdated.stem not in figures:
             outdated.unlink()
     for name, png in figures.items():

@@ -34,6 +34,9 @@ def write_tensorboard(
         *(_make_image(f"report/{name}", png) for name, png in figures.items()),
     ]
     _write_events(runs / FOLDER / "report", [Event(summary=summary) for summary in summaries])
+    for outdated in (runs / FOLDER).glob(f"*/{_FILE_NAME}"):
+        if outdated.parent.name not in ("report", *comparison.plan.arms):
+            outdated.unlink()
     total = comparison.plan.total_agent_steps
     for arm in comparison.plan.arms:
         events = []

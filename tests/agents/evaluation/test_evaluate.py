@@ -60,9 +60,8 @@ def make_decided(policy) -> None:
 
 def make_ours(algo: str, **overrides):
     """A config, and its agent."""
-    settings = {"n_envs": 1, "coord_layers": [0]} | overrides
-    if algo == "dqn":
-        settings |= {"buffer_size": 10, "exploration_final_eps": 0.25}
+    special = {"buffer_size": 10, "exploration_final_eps": 0.25} if algo == "dqn" else {}
+    settings = {"n_envs": 1, "coord_layers": [0]} | special | overrides
     config = make_config("Breakout", algo, settings)
     agent = make_agent(config, FramesOfGame(), CPU)
     agent.num_timesteps = 1234
@@ -70,9 +69,11 @@ def make_ours(algo: str, **overrides):
     return config, agent
 
 
-def write_run(path: Path, algo: str = "a2c", state: State = "finished") -> RunDirectory:
+def write_run(
+    path: Path, algo: str = "a2c", state: State = "finished", **overrides
+) -> RunDirectory:
     """A run's directory with a model in it: the final one, or else checkpoints of 100 and 200."""
-    config, agent = make_ours(algo)
+    config, agent = make_ours(algo, **overrides)
     directory = RunDirectory(path)
     path.mkdir(parents=True)
     directory.config_path.write_text(config.to_json())

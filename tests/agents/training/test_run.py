@@ -192,6 +192,19 @@ def test_a_finished_run_can_be_extended(uninterrupted, tmp_path):
     assert steps[-1] == 720
 
 
+def test_an_extension_that_fails_at_its_start_is_not_finished(tmp_path):
+    config = config_of("a2c", total_agent_steps=100)
+    directory = train(tmp_path, config)
+    longer = config.with_total_agent_steps(200)
+    directory.provenance_path.write_text("damaged")
+    with pytest.raises(ValueError, match="is not valid JSON"):
+        train(tmp_path, longer)
+    assert not plan_run(directory, longer).is_finished
+    directory.provenance_path.unlink()
+    train(tmp_path, longer)
+    assert directory.read_status() == RunStatus(state="finished", agent_steps=200)
+
+
 def test_other_threads_and_other_code_are_told(tmp_path, capsys, monkeypatch):
     config = config_of("a2c", total_agent_steps=200)
     ShortRun(tmp_path, config).stop_after(11)

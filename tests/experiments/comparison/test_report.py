@@ -11,7 +11,7 @@ from scipy import stats
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from configs.run_config import make_config, parse_arm, parse_own_arm
-from experiments.comparison.plan import ComparisonPlan, save_plan
+from experiments.comparison.plan import ComparisonPlan, make_plan, save_plan
 from experiments.comparison.report.network_cost import compute_network_cost
 from experiments.comparison.report.records import gather, read_progress
 from experiments.comparison.report.render import write_report
@@ -399,6 +399,46 @@ def test_tensorboard_gets_the_charts_the_text_and_the_pictures(reported):
     curve = arm.Scalars("mean_return/Breakout")
     assert len(curve) == 100
     assert (curve[0].step, curve[0].value) == (5, pytest.approx(401.5))
+
+
+def test_a_report_removes_what_it_has_no_more_and_nothing_of_the_users(tmp_path):
+    for coord_layers in ([], [0], [0, 1, 2]):
+        config = make_config("Breakout", "a2c", {"coord_layers": coord_layers})
+        write_run(tmp_path, config, [3.0, 5.0])
+    write_report(tmp_path)
+    figures, charts = tmp_path / "figures", tmp_path / "tensorboard"
+    mine = [figures / "mine.png", charts / "coordconv-all" / "mine"]
+    for path in mine:
+        path.touch()
+    shutil.rmtree(tmp_path / "Breakout/a2c-coordconv-all")
+    write_report(tmp_path)
+    names = ["differences-coordconv.png", "learning-curves.png", "mine.png"]
+    assert sorted(path.name for path in figures.iterdir()) == names
+    assert sorted(path.parent.name for path in charts.glob("*/events*")) == [
+        "cnn",
+        "coordconv",
+        "report",
+    ]
+    assert all(path.exists() for path in mine)
+
+
+def test_what_differs_by_arm_is_not_said_of_all(tmp_path):
+    plan = make_plan("a2c", {}, arms=["cnn", "cnn gamma=0.9"], games=["Breakout"])
+    save_plan(plan, tmp_path)
+    write_run(tmp_path, plan.runs()[0], [3.0])
+    hyperparameters = read_report(tmp_path)["settings"]["hyperparameters"]
+    assert (hyperparameters["gamma"], hyperparameters["n_steps"]) == ("by arm", 5)
+
+
+@pytest.mark.parametrize(("games", "seeds"), [("Breakout", 3), ("Breakout Qbert", 2)])
+def test_one_game_or_too_few_seeds_have_no_interquartile_mean(tmp_path, games, seeds):
+    plan = plan_of(games, seeds=seeds)
+    save_plan(plan, tmp_path)
+    for config in plan.runs():
+        write_run(tmp_path, config, [200.0 + config.run.seed] * 20)
+    report = read_report(tmp_path)
+    assert report["comparisons"][0]["is_complete"]
+    assert report["scores_over_games"]["interquartile_mean"] == {}
 
 
 def test_a_network_of_a_users_own_is_reported_without_its_code(tmp_path):

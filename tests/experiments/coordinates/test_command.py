@@ -119,6 +119,11 @@ def test_what_does_not_fit_the_cell_on_disk_is_one_line(finished: Path, error_of
         f"error: CELL has trained for 2 steps and {seconds:.1f} s, longer than the 1 steps asked "
         "for; ask for more.\n"
     )
+    assert error_of("--model cnn --steps 1 --set split_seed=5") == (
+        "error: CELL, which is drawn beside this, holds a run of other data (split_seed); choose "
+        "another --runs folder, or delete it.\n"
+    )
+    assert not finished.parents[1].joinpath("cnn").exists()
     with CellDirectory(finished).lock():
         assert error_of("--model coordconv --steps 3") == (
             "error: CELL is being written by another process; wait for it or stop it.\n"
