@@ -228,7 +228,8 @@ def _check_earlier(agent: TrainedAgent, folder: Path) -> None:
         raise ValueError(
             f"{there[0]} is of no evaluation, and would be replaced; choose another --out folder."
         ) from None
-    if earlier != _name_agent(agent.config and agent.config.name, agent.model_name):
+    run = None if agent.config is None else agent.config.name
+    if earlier != _name_agent(run, agent.model_name):
         raise ValueError(f"{folder} has the evaluation of {earlier}; choose another --out folder.")
 
 

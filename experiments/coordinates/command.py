@@ -108,7 +108,7 @@ def _train(directory: CellDirectory, config: CellConfig, budget_is_asked: bool) 
 
 
 def _check_other_network(directory: CellDirectory, config: CellConfig) -> None:
-    """Refuse data other than that of the group's other network, which is tabled and drawn beside it.
+    """Refuse other data than those of the group's other network, which is drawn beside it.
 
     Raises:
         ValueError: If they differ; one line.

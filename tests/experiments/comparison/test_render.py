@@ -13,7 +13,7 @@ from scipy import stats
 
 from configs.run_config import make_config
 from experiments.comparison.plan import ComparisonPlan, save_plan
-from experiments.comparison.report.analysis import Analysis, TimeToScore, analyse
+from experiments.comparison.report.analysis import Analysis, ScoresOverGames, TimeToScore, analyse
 from experiments.comparison.report.records import LeftOutRun, gather
 from experiments.comparison.report.render import _show_time_to_score, render
 from experiments.comparison.statistics.intervals import Estimate
@@ -185,7 +185,12 @@ class Page(HTMLParser):
 
 
 def test_html_is_well_formed_and_its_contents_lead_to_the_sections(analysis: Analysis) -> None:
-    text = render(analysis, FIGURES, "html")
+    mean = Estimate(0.125, (0.1, 0.2))
+    over_games = ScoresOverGames(
+        ["Breakout", "Pong"], [0, 1, 2], {"cnn": mean}, {"coordconv": mean}
+    )
+    text = render(replace(analysis, scores_over_games=over_games), FIGURES, "html")
+    assert '<td>coordconv less cnn</td><td class="number">0.125 (0.100 to 0.200)</td>' in text
     page = Page(text)
     assert page.open == []
     assert len(page.links) == 7
