@@ -113,11 +113,16 @@ def soak(case: Case, runs: Path, kills: int, steps: int) -> list[int]:
     expected, actual = case.directory(alone), case.directory(killed)
     if differences := compare_runs(expected, actual):
         raise SoakFailure(f"{case.name}: the killed run differs: {', '.join(differences)}")
-    finished = {game.split(",")[1] for game in read_games(expected)}
+    check_games(case, expected)
+    return killed_at
+
+
+def check_games(case: Case, run: RunDirectory) -> None:
+    """Raise a SoakFailure if an environment finished no game: equal runs would prove little."""
+    finished = {game.split(",")[1] for game in read_games(run)}
     idle = [environment for environment in range(case.n_envs) if str(environment) not in finished]
     if idle:
         raise SoakFailure(f"{case.name}: environments {idle} finished no game; train longer")
-    return killed_at
 
 
 def _train_with_kills(case: Case, runs: Path, kills: int, steps: int) -> list[int]:

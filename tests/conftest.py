@@ -13,6 +13,7 @@ from runtime.process_settings import count_cores, prepare_process
 
 prepare_process()  # before torch is imported, as the commands do: idle threads do not spin
 
+import hypothesis  # noqa: E402
 import torch  # noqa: E402
 
 from tests import own_networks  # noqa: E402
@@ -21,6 +22,10 @@ from tests import own_networks  # noqa: E402
 # more than they bring.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of the commands that tests start
+
+# A deadline is of the wall clock, which other processes share.
+hypothesis.settings.register_profile("shared", deadline=None)
+hypothesis.settings.load_profile("shared")
 
 # Shells without job control, and nohup, let what they start ignore these, and so would the commands
 # that tests start and interrupt.

@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from agents.training.tensorboard import EventFile
-from benchmarks.soak import CASES, SoakFailure, are_equal, read_scalars, soak, watch_growth
+from benchmarks.soak import (
+    CASES,
+    SoakFailure,
+    are_equal,
+    check_games,
+    read_scalars,
+    soak,
+    watch_growth,
+)
 from runtime.run_directory import RunDirectory
 
 
@@ -18,9 +26,10 @@ def test_killed_runs_end_as_if_they_had_not_been(case, kills, tmp_path):
 
 
 def test_runs_in_which_no_game_ends_prove_nothing(tmp_path):
-    message = r"^a2c-cnn: environments \[0\] finished no game; train longer$"
+    (tmp_path / "episodes.csv").write_text("head\n10,0,1,400,100,0,1.0\n20,3,1,400,100,0,2.0\n")
+    message = r"^a2c-coordconv: environments \[1, 2\] finished no game; train longer$"
     with pytest.raises(SoakFailure, match=message):
-        soak(CASES[0], tmp_path, kills=0, steps=5)
+        check_games(CASES[1], RunDirectory(tmp_path))
 
 
 def test_memory_files_and_threads_do_not_grow(tmp_path):

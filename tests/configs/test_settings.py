@@ -3,7 +3,7 @@ import math
 from typing import Annotated, Any, Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
@@ -55,14 +55,12 @@ examples = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(examples, st.integers())
 def test_a_file_holds_what_was_saved(example, number):
     saved = Saved(part=example, number=number)
     assert Saved.from_mapping(json.loads(saved.to_json()), "file") == saved
 
 
-@settings(deadline=None)
 @given(examples)
 def test_what_is_typed_is_what_is_built(example):
     """Text with spaces around it is trimmed, so such texts are left out."""
@@ -87,7 +85,6 @@ json_values = st.recursive(
 ) | st.sampled_from([10**400, -(10**400), 10**30])
 
 
-@settings(deadline=None)
 @given(st.sampled_from(sorted(VALUES)), json_values)
 def test_parse_gives_a_valid_object_or_one_line(name, value):
     try:
@@ -104,7 +101,6 @@ def test_parse_gives_a_valid_object_or_one_line(name, value):
         assert set(built.layers) <= {0, 1, 2}
 
 
-@settings(deadline=None)
 @given(st.lists(st.text() | st.builds("{}={}".format, st.sampled_from(list(VALUES)), st.text())))
 def test_assignments_raise_nothing_but_one_line(assignments):
     try:

@@ -74,7 +74,7 @@ def cases(draw: st.DrawFn) -> tuple[dict[str, Any], int, int]:
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(cases(), st.sampled_from([torch.contiguous_format, torch.channels_last]))
 def test_equals_the_concatenated_form_in_outputs_and_gradients(case, layout):
     options, height, width = case

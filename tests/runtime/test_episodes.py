@@ -4,7 +4,7 @@ import lzma
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.episodes import EPISODE_COLUMNS, moving_means, read_episodes
@@ -18,7 +18,6 @@ def test_means_of_the_games_before():
     assert moving_means([1, 2], 3).size == 0
 
 
-@settings(deadline=None)  # of the wall clock, which other processes share
 @given(st.text() | st.text('0123456789,.-einfa\n"').map(HEADER.__add__))
 def test_a_table_of_games_is_read_or_refused_with_one_line(tmp_path_factory, text):
     path = tmp_path_factory.getbasetemp() / "episodes.csv"

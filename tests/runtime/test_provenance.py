@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from runtime import provenance
-from runtime.provenance import describe_start, hash_source, strip_comments
+from runtime.provenance import describe_start, hash_modules, hash_source, strip_comments
 
 
 def test_a_checkout_around_the_source_is_not_the_sources(tmp_path: Path, monkeypatch) -> None:
@@ -34,4 +34,24 @@ def test_comments_and_layout_are_not_part_of_the_source_version():
     assert strip_comments(one) == strip_comments("import os\ndef f(x): return x + 1")
     assert strip_comments(one) != strip_comments(one.replace("1", "2"))
     assert strip_comments('def f():\n    "Doc."\n') == strip_comments("def f(): pass")
-    assert len(hash_source()) == 12
+
+
+def test_the_source_version_is_of_the_learning_rooms_and_the_protocols(tmp_path, monkeypatch):
+    learning = ["envs/a.py", "policies/a.py", "agents/algorithms/a.py"]
+    for place in (*learning, "agents/training/a.py"):
+        (tmp_path / place).parent.mkdir(parents=True)
+        (tmp_path / place).write_text("x = 1\n")
+    monkeypatch.setattr(provenance, "_ROOT", tmp_path)
+    monkeypatch.setattr(provenance, "hash_modules", hash_modules.__wrapped__)
+    first = hash_source.__wrapped__()
+    assert len(first) == 12
+    (tmp_path / "agents/training/a.py").write_text("x = 2\n")
+    (tmp_path / "envs/a.py").write_text("x = 1  # why\n")
+    assert hash_source.__wrapped__() == first
+    versions = [first]
+    for place in (*learning, "envs/another.py"):
+        (tmp_path / place).write_text("x = 2\n")
+        versions.append(hash_source.__wrapped__())
+    monkeypatch.setattr(provenance, "load_preset", lambda name: {name: "changed"})
+    versions.append(hash_source.__wrapped__())
+    assert len(set(versions)) == 6

@@ -22,9 +22,11 @@ def test_signals_become_a_request(signals):
 
 @pytest.mark.parametrize("first", [[SIGINT], [SIGTERM], [SIGHUP, SIGTERM]])
 def test_a_second_one_acts_at_once(first):
+    before = signal.getsignal(SIGTERM)
     with StopRequest().on_signals():
         for each in first:
             signal.raise_signal(each)
+        assert signal.getsignal(SIGTERM) == before
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(SIGINT)
 

@@ -31,6 +31,7 @@ def imported_modules(path: Path) -> set[str]:
             assert node.level == 0, f"{path} imports relatively"
             assert node.module is not None
             names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
 
@@ -55,7 +56,9 @@ def test_imports_point_one_way(part):
     ],
 )
 def test_the_rooms_of_agents_know_nothing_of_later_ones(room, later):
-    for path in (ROOT / "agents" / room).rglob("*.py"):
+    files = list((ROOT / "agents" / room).rglob("*.py"))
+    assert files
+    for path in files:
         for name in imported_modules(path):
             assert not name.startswith(later), path
 
@@ -69,9 +72,13 @@ def test_the_configs_know_nothing_of_learning():
         )
 
 
-def test_coordconv_imports_torch_alone():
+def test_coordconv_imports_torch_alone_and_the_extractors_sb3_too():
+    standard = set(sys.stdlib_module_names)
     names = top_level(imported_modules(ROOT / "policies" / "coordconv.py"))
-    assert names - set(sys.stdlib_module_names) == {"torch"}
+    assert names - standard == {"torch"}
+    for path in (ROOT / "policies").glob("*.py"):
+        names = top_level(imported_modules(path))
+        assert names - standard <= {"torch", "stable_baselines3", "gymnasium", "policies"}, path
 
 
 def test_the_coordinate_tasks_load_neither_sb3_nor_gymnasium():

@@ -138,9 +138,7 @@ def test_what_is_too_large_is_not_read_and_not_called_damaged(forge, name, size,
     )
 
 
-@settings(
-    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damage_anywhere_is_refused_in_one_line_or_harmless(foreign, tmp_path, a2c, data):
     content = bytearray(foreign.read_bytes())

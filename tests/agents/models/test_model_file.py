@@ -93,9 +93,7 @@ def _damage_message(path: Path) -> str:
     return f"{path} is damaged (its checksum is missing or wrong); use an earlier file."
 
 
-@settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_every_flipped_bit_is_found(ours, place, bit):
     verify_checksum(ours)

@@ -11,12 +11,17 @@ import numpy as np
 import pytest
 import stable_baselines3
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.algorithms.divergence import Divergence
+from agents.evaluation.agent import load_agent
 from agents.models.model_file import read_model_zip, read_newest_checkpoint
 from agents.training.run import _learn, plan_run
 from benchmarks.soak import compare_runs, read_games, read_scalars
+from configs.protocols import load_protocol
 from configs.run_config import RunConfig
+from envs.atari_vec_env import AtariVecEnv
+from envs.games import find_game
 from runtime.episodes import EPISODE_COLUMNS
 from runtime.files import write_atomically
 from runtime.provenance import hash_source
@@ -103,6 +108,16 @@ def test_tensorboard_has_sb3s_tags_and_the_games(uninterrupted):
     assert mean == pytest.approx(sum(returns) / len(returns))
 
 
+def test_tensorboard_has_the_config_a_chart_and_the_maps(uninterrupted):
+    events = EventAccumulator(str(uninterrupted.path)).Reload()
+    (text,) = events.Tensors("config/text_summary")
+    assert uninterrupted.read_config().to_json().encode() in text.tensor_proto.string_val[0]
+    (layout,) = events.Tensors("custom_scalars__config__")
+    assert b"^return/Breakout$" in layout.tensor_proto.string_val[0]
+    assert next(image.step for image in events.Images("train/coordinate_map_layer0")) == 0
+    assert "hparams" in events.summary_metadata["_hparams_/experiment"].plugin_data.plugin_name
+
+
 def test_stopping_changes_nothing(uninterrupted, again):
     for updates in (13, 1, 29):
         again.stop_after(updates)
@@ -118,8 +133,33 @@ def test_going_back_to_an_older_checkpoint_changes_nothing(uninterrupted, again)
 
 def test_another_seed_gives_another_run(uninterrupted, tmp_path):
     config = config_of(uninterrupted.read_config().run.algo, seed=1, total_agent_steps=400)
-    first, *_ = read_games(train(tmp_path, config))
+    other = train(tmp_path, config)
+    first, *_ = read_games(other)
     assert first not in read_games(uninterrupted)
+    assert compare_runs(uninterrupted, other) == [
+        "weights",
+        "optimiser state",
+        "episodes.csv",
+        "TensorBoard scalars",
+    ]
+
+
+def test_the_games_are_those_of_the_runs_seed_and_protocol(tmp_path, monkeypatch):
+    made = []
+
+    def record(*arguments: Any) -> AtariVecEnv:
+        made.append(arguments)
+        return AtariVecEnv(*arguments)
+
+    monkeypatch.setattr("agents.training.run.AtariVecEnv", record)
+    config = short_config(seed=5, protocol="machado", total_agent_steps=20)
+    directory = train(tmp_path, config)
+    protocol = load_protocol("machado")
+    assert made == [(find_game("Breakout"), protocol, 2, 5)]
+    (start,) = json.loads(directory.provenance_path.read_text())["starts"]
+    assert start["protocol"] == protocol.model_dump()
+    agent = load_agent(directory.path, None, None, torch.device("cpu"))
+    assert (agent.protocol_name, agent.protocol) == ("machado", protocol)
 
 
 def test_plain_sb3_opens_checkpoints_and_the_final_model(uninterrupted):
@@ -177,6 +217,16 @@ def test_a_run_whose_schedules_depend_on_its_length_is_not_made_longer(
         f"{tmp_path} is a run of 600 agent steps, over which its {falls} falls, and going on to "
         "800 would raise it again; choose another --runs folder for the longer run."
     )
+
+
+def test_a_run_goes_on_with_as_many_threads_as_it_had(tmp_path):
+    config = config_of("a2c", threads=3)
+    directory = RunDirectory(tmp_path)
+    write_atomically(directory.config_path, config.to_json())
+    directory.write_status("interrupted", 400)
+    for asked, threads in ((0, 3), (2, 2)):
+        plan = plan_run(directory, config.with_execution(threads=asked))
+        assert plan.config.execution.threads == threads
 
 
 def test_a_finished_run_can_be_extended(uninterrupted, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,7 +67,10 @@ def test_the_report_of_packed_runs_is_that_of_the_runs(trained, tmp_path, capsys
     files = read_packed(packed)
     assert len(files) == 2 * 4 + 1
     assert files["comparison.json"] == (trained / "comparison.json").read_bytes()
-    assert not any(str(trained).encode() in content for content in files.values())
+    starts = [path.read_text() for path in trained.glob("*/*/*/provenance.json")]
+    assert len(starts) == 4
+    assert all('"argv"' in start for start in starts)
+    assert not any(b'"argv"' in content for content in files.values())
     expected = read_outputs(trained)
     use = json.loads(expected["report.json"])["coordinate_use"]
     assert [row["runs"] for row in use] == [row["ablated_runs"] for row in use] == [1, 1]
@@ -87,7 +91,15 @@ def test_the_nine_games_report_is_that_of_their_packed_runs(tmp_path):
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copy)
     write_report(tmp_path)
-    assert (tmp_path / "report.md").read_bytes() == (results / "report.md").read_bytes()
+    report = (tmp_path / "report.md").read_text()
+    assert report == (results / "report.md").read_text()
+    found = re.search(r"have ended: (\d+)\. Pairs in which coordconv had .*: (\d+)\.", report)
+    assert found is not None
+    pairs, ahead = map(int, found.groups())
+    for page in ("README.md", "docs/nine-games.md"):
+        text = " ".join((results.parents[1] / page).read_text().split())
+        assert f"{pairs} pairs have ended" in text, page
+        assert f"had the higher mean return over the training in {pairs - ahead}" in text, page
 
 
 def test_a_comparison_goes_on_where_only_packed_runs_are_left(trained, tmp_path, capsys):

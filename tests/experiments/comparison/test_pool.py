@@ -275,3 +275,14 @@ def test_the_table_fits_its_terminal_and_is_redrawn_whole(tmp_path, monkeypatch,
     size = os.terminal_size((30, 24))
     table.say("a line")
     assert capsys.readouterr().out == "\x1b[5Fa line\n".replace("F", "F\x1b[J")
+
+
+def test_a_new_run_gets_its_share_of_the_threads_and_one_that_goes_on_keeps_its_own(tmp_path):
+    plan, cluster = plan_of("Breakout", seeds=1), Cluster()
+    _, interrupted = plan.runs()
+    write_run(tmp_path, interrupted, [1.0], state="interrupted")
+    run(plan, tmp_path, cluster)
+    threads = {config.name: config.execution.threads for config in cluster.started}
+    assert threads.pop(interrupted.name) == 0  # as it was
+    (share,) = threads.values()
+    assert share >= 1

@@ -1,10 +1,13 @@
 """Taking an agent's position away after training."""
 
 import json
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 
+from agents.evaluation.games import PlayedGame, play_games
 from configs.run_config import parse_arm
 from experiments.comparison.__main__ import main as write_reports
 from experiments.comparison.report.network_cost import make_extractor, read_weight_shares
@@ -66,7 +69,19 @@ def test_shuffled_keeps_each_maps_values_and_loses_their_places(arm):
 def test_a_finished_run_is_ablated_once_and_reported(tmp_path, monkeypatch, capsys):
     change_protocols(monkeypatch, max_frames_per_game=100)
     directory = train(tmp_path, short_config(coord_layers=[0], total_agent_steps=40))
+    layers = []
+
+    def play(policy: Any, *arguments: Any) -> Iterator[tuple[int, PlayedGame]]:
+        layers.append(policy.features_extractor.cnn[0])
+        return play_games(policy, *arguments)
+
+    monkeypatch.setattr("experiments.comparison.report.position_use.play_games", play)
     ablate_runs(tmp_path, 1, 1)
+    intact, zeroed, shuffled = (layer.bias_map for layer in layers)
+    assert intact.any()
+    assert not zeroed.any()
+    assert torch.equal(*(values.flatten(1).sort().values for values in (intact, shuffled)))
+    assert not torch.equal(intact, shuffled)
     path = directory.evaluation_path / "ablation.json"
     ablation = json.loads(path.read_text())
     assert ablation["trained_agent_steps"] == 40
