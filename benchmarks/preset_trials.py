@@ -4,8 +4,8 @@
 
 Every folder holds the runs of one variant, `<Game>/<arm>/seed<k>/`, and is called what the variant
 is called. A cell is the mean over the seeds that have come so far: of all games that ended in the
-first so many agent steps, and of the last 100 games. Live are those filters of the first
-convolution (of 32) that are above zero anywhere in the newest checkpoint's 16 observations.
+first so many agent steps, and of the last 100 games. Live are those filters of each convolution
+(of 32, 64 and 64) that are above zero anywhere in the newest checkpoint's 16 observations.
 """
 
 import argparse
@@ -63,7 +63,8 @@ def format_trials(variants: Sequence[Path], marks: Sequence[float]) -> list[str]
             name = variant.name if arm == "cnn" else f"{variant.name}, {arm}"
             cells = [game, name, *_cells_of(list(runs), marks)]
             rows.append((game, f"| {' | '.join(cells)} |"))
-    heads = [*(f"first {mark:g}M" for mark in marks), f"last {FINAL_GAMES} games", "live"]
+    heads = [*(f"first {mark:g}M" for mark in marks), f"last {FINAL_GAMES} games"]
+    heads += [f"live {number}" for number in (1, 2, 3)]
     return [
         f"| game | variant | seeds | {' | '.join(heads)} |",
         "|---|---|---|" + "---:|" * len(heads),
@@ -86,12 +87,12 @@ def _cells_of(runs: Sequence[RunRecord], marks: Sequence[float]) -> list[str]:
     scores = [final_score(run.episodes.returns) for run in runs]
     at = f" (at {min(trained) / 1e6:.2g}M)" if min(trained) < marks[-1] * 1e6 else ""
     cells.append(_show([score for score in scores if score is not None], len(runs)) + at)
-    live = [count for run in runs if (count := count_live(run)) is not None]
-    return [*cells, _show(live, len(runs))]
+    live = [counts for run in runs if (counts := count_live(run)) is not None]
+    return [*cells, *(_show([counts[layer] for counts in live], len(runs)) for layer in range(3))]
 
 
-def count_live(run: RunRecord) -> int | None:
-    """Live filters of the first convolution of the newest checkpoint, which has observations.
+def count_live(run: RunRecord) -> list[int] | None:
+    """Live filters of each convolution of the newest checkpoint, which has observations.
 
     None without a checkpoint, and of networks that are not this project's.
     """
@@ -102,7 +103,7 @@ def count_live(run: RunRecord) -> int | None:
     of_dqn = "q_net." if run.config.run.algo == "dqn" else ""
     extractor = policy.get_submodule(f"{of_dqn}features_extractor")
     assert isinstance(extractor, NatureCNN)
-    return count_live_filters(extractor, read_last_images(checkpoint))[0]
+    return count_live_filters(extractor, read_last_images(checkpoint))
 
 
 def read_last_images(checkpoint: ModelFile) -> Tensor:
