@@ -64,7 +64,7 @@ def format_trials(variants: Sequence[Path], marks: Sequence[float]) -> list[str]
             cells = [game, name, *_cells_of(list(runs), marks)]
             rows.append((game, f"| {' | '.join(cells)} |"))
     heads = [*(f"first {mark:g}M" for mark in marks), f"last {FINAL_GAMES} games"]
-    heads += [f"live {number}" for number in (1, 2, 3)]
+    heads += [f"live, layer {layer}" for layer in range(3)]
     return [
         f"| game | variant | seeds | {' | '.join(heads)} |",
         "|---|---|---|" + "---:|" * len(heads),

@@ -21,6 +21,7 @@ from agents.evaluation.video import find_ffmpeg, replay_game, write_gif, write_v
 from runtime.command_line import align_columns
 from runtime.files import exists, read_json, remove_stale_temporaries, write_json
 from runtime.provenance import describe_start
+from runtime.run_directory import RunDirectory
 
 FORMAT_VERSION = 1
 RETURNS_NAME = "returns.json"
@@ -79,11 +80,8 @@ def evaluate(
         _check_earlier(agent, folder)
         played = _play(agent, games, seed, epsilon)
         report = _describe_agent(agent, epsilon, seed) | {"deterministic": deterministic}
-        report |= _describe_games(agent, played) | dict.fromkeys(PICTURES)
-        if epsilon == 0 and agent.protocol.sticky_action_probability == 0:
-            remedy = "; leave out --deterministic" if deterministic else ""
-            reason = f"no chance but the no-ops{remedy}"
-            report |= {"interval_95": None, "no_interval_because": reason}
+        report |= _describe_games(agent, epsilon, played, deterministic=deterministic)
+        report |= dict.fromkeys(PICTURES)
         for name, _ in PICTURES.values():  # they show a game of an earlier evaluation
             (folder / name).unlink(missing_ok=True)
         write_json(folder / RETURNS_NAME, report)
@@ -177,10 +175,16 @@ def _describe_agent(agent: TrainedAgent, epsilon: float | None, seed: int) -> di
     }
 
 
-def _describe_games(agent: TrainedAgent, played: Sequence[PlayedGame]) -> dict[str, Any]:
+def _describe_games(
+    agent: TrainedAgent, epsilon: float | None, played: Sequence[PlayedGame], *, deterministic: bool
+) -> dict[str, Any]:
     returns = [game.raw_return for game in played]
     different = len({(game.actions, game.raw_return, game.length_frames) for game in played})
     summary = summarise_returns(returns)
+    if epsilon == 0 and agent.protocol.sticky_action_probability == 0:
+        remedy = "; leave out --deterministic" if deterministic else ""
+        reason = f"no chance but the no-ops{remedy}"
+        summary |= {"interval_95": None, "no_interval_because": reason}
     return summary | {
         "different_games": different,
         "human_normalised_score": agent.game.human_normalised_score(summary["mean_return"]),
@@ -224,7 +228,7 @@ def _check_earlier(agent: TrainedAgent, folder: Path) -> None:
     try:
         report = read_json(folder / RETURNS_NAME)
         earlier = _name_agent(report["run"], report["model"])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError):
         raise ValueError(
             f"{there[0]} is of no evaluation, and would be replaced; choose another --out folder."
         ) from None
@@ -236,7 +240,8 @@ def _check_earlier(agent: TrainedAgent, folder: Path) -> None:
 def _name_agent(run: str | None, model: str) -> str:
     if run is None:
         return model
-    is_newest = model == "final.zip" or model.startswith("checkpoints/")
+    files, path = RunDirectory(Path()), Path(model)
+    is_newest = path == files.final_path or path.parent == files.checkpoints_path
     return run if is_newest else f"{run} ({model})"
 
 

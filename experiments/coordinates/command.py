@@ -113,26 +113,30 @@ def _check_other_network(directory: CellDirectory, config: CellConfig) -> None:
     Raises:
         ValueError: If they differ; one line.
     """
-    for model in MODELS:
-        other = CellDirectory(directory.path.parents[1] / model / directory.path.name)
-        if model == config.model or not other.is_finished():
-            continue
-        saved = load_config(other.config_path)
-        if differing := _DATA & set(cell_differences(saved, config)):
-            raise ValueError(
-                f"{other.path}, which is drawn beside this, holds a run of other data "
-                f"({', '.join(sorted(differing))}); choose another --runs folder, or delete it."
-            )
+    (other_model,) = set(MODELS) - {config.model}
+    other = _cell_beside(directory.path, other_model)
+    if not other.is_finished():
+        return
+    saved = load_config(other.config_path)
+    if differing := _DATA & set(cell_differences(saved, config)):
+        raise ValueError(
+            f"{other.path}, which is drawn beside this, holds a run of other data "
+            f"({', '.join(sorted(differing))}); choose another --runs folder, or delete it."
+        )
 
 
 def _give_time_of_coordconv(config: CellConfig, runs: Path) -> CellConfig:
     """Give a plain network at least the time that CoordConv had on the same task."""
-    plain = runs / config.name
-    other = CellDirectory(plain.parents[1] / "coordconv" / plain.name)
+    other = _cell_beside(runs / config.name, "coordconv")
     if not other.is_finished():
         return config
     seconds = math.ceil(other.read_result()["seconds"])
     return config.replace(total_seconds=max(config.total_seconds, seconds))
+
+
+def _cell_beside(cell: Path, model: str) -> CellDirectory:
+    """The cell of another network for the same task, split and seed."""
+    return CellDirectory(cell.parents[1] / model / cell.name)
 
 
 def _overrides(options: argparse.Namespace) -> dict[str, Any]:

@@ -18,7 +18,7 @@ def test_table_of_variants(tmp_path):
         write_run(tmp_path / variant, make_config("Pong", "a2c", steps), returns)
     assert format_trials([tmp_path / "fast", tmp_path / "slow"], [0.5, 1]) == [
         "| game | variant | seeds | first 0.5M | first 1M | last 100 games "
-        "| live 1 | live 2 | live 3 |",
+        "| live, layer 0 | live, layer 1 | live, layer 2 |",
         "|---|---|---|---:|---:|---:|---:|---:|---:|",
         "| Pong | fast | 100, 101 | 1 (1 to 1) | 6 [1 of 2] | 6 (1 to 11) (at 0.6M) | - | - | - |",
         "| Pong | slow | 100 | - | - | - (at 0.001M) | - | - | - |",

@@ -3,12 +3,16 @@
 import json
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 import evaluate
+from agents.evaluation.evaluate import _play
+from agents.evaluation.games import PlayedGame
 from configs.run_config import make_config
 from envs.games import find_game
 from tests.agents.evaluation.test_evaluate import change_protocols, save_foreign, write_run
@@ -174,6 +178,22 @@ def test_games_without_chance_have_no_interval(tmp_path, capsys, monkeypatch, pr
     if protocol == "baselines":
         assert report["different_games"] == 2
         assert "\ngames               8, 2 different\n" in out
+
+
+def test_sticky_actions_are_chance_enough_for_an_interval(tmp_path, monkeypatch):
+    def play_with_scores(*arguments: Any) -> list[PlayedGame]:
+        return [replace(game, raw_return=n) for n, game in enumerate(_play(*arguments))]
+
+    monkeypatch.setattr("agents.evaluation.evaluate._play", play_with_scores)
+    change_protocols(monkeypatch, max_frames_per_game=40)
+    model = tmp_path / "theirs.zip"
+    save_foreign(model, "A2C")
+    flags = ["--game=Breakout", "--protocol=machado", "--episodes=3", "--deterministic"]
+    assert evaluate.main([str(model), *flags, "--device=cpu"]) == 0
+    report = read_report(tmp_path / "theirs-evaluation")
+    assert report["returns"] == [0, 1, 2]
+    assert report["no_interval_because"] is None
+    assert report["interval_95"] is not None
 
 
 def test_an_agent_that_is_stuck_is_heard_of(run, tmp_path, capsys, monkeypatch):

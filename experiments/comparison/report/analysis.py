@@ -279,7 +279,7 @@ def _summarise_arms(
     is_complete = not any(
         None in arm.final_score for by_arm in scores.values() for arm in by_arm.values()
     )
-    # The seeds of one game, drawn anew, vary too little: 3 gave 76 % intervals.
+    # The bootstrap's interval covers too little with the seeds of one game.
     if len(known) < 2 or count < MIN_SEEDS or not is_complete:
         return ScoresOverGames([], [], {}, {})
     by_arm = {

@@ -23,8 +23,9 @@ def estimate_interquartile_mean(scores: Sequence[ArrayLike], rng: np.random.Gene
     bootstrap draws seeds anew within each game. With few seeds its plain percentiles lie too close
     together (measured on the nine games of `simulate.py` with 3 seeds: 88 % coverage), so they are
     moved outwards (95.7 %): the expanded percentile interval of Hesterberg 2015, "What Teachers
-    Should Know About the Bootstrap". With 3 seeds of two or three games they still cover 90 % alone
-    (normal scores), of one game 76 %; with 5 seeds 95 %.
+    Should Know About the Bootstrap". With 3 seeds of one game they cover 75 % at most, as all
+    three lie on one side of the truth one time in four; of two games about 90 % (a test measures
+    it).
 
     `scores` are, for each game, the (human-normalised) ones of its seeds; shapes (S_g,).
     """

@@ -357,6 +357,22 @@ def test_interquartile_mean_by_hand():
     assert by_hand.value == (3 + 4 + 5 + 6) / 4
 
 
+@pytest.mark.parametrize(
+    ("games", "seeds", "lowest", "highest"), [(1, 3, 0.7, 0.8), (2, 3, 0.85, 0.95), (2, 5, 0.93, 1)]
+)
+def test_how_often_the_interval_covers_the_interquartile_mean(games, seeds, lowest, highest):
+    """Of normal scores with mean 0: with one game's 3 seeds at most 1 - 2 / 2^3."""
+    rng = np.random.default_rng(0)
+    hits = []
+    for _ in range(300):
+        interval = estimate_interquartile_mean(
+            list(rng.normal(size=(games, seeds))), rng
+        ).interval_95
+        assert interval is not None
+        hits.append(interval[0] <= 0 <= interval[1])
+    assert lowest <= np.mean(hits) <= highest
+
+
 def test_probability_of_improvement_by_hand_and_by_mann_whitney():
     rng = np.random.default_rng(0)
     # First game 3 wins and a tie of 4 pairs; second game none of 4.
