@@ -63,6 +63,14 @@ def refuse(capsys) -> Callable[[Any, list[str]], str]:
 
 
 @pytest.fixture
+def no_figures(monkeypatch) -> None:
+    """Reports without drawing, which takes a second."""
+    monkeypatch.setattr(
+        "experiments.comparison.report.render.draw_figures", lambda *_: {"learning-curves": b""}
+    )
+
+
+@pytest.fixture
 def here(tmp_path, monkeypatch) -> Path:
     """An empty folder, as the working directory."""
     monkeypatch.chdir(tmp_path)

@@ -24,10 +24,12 @@ def run_script(script: str, **options: Any) -> str:
     return str(out)
 
 
-def wait_for(condition: Callable[[], object], process: "subprocess.Popen[str]") -> None:
-    """Wait until something is so, which a process that goes on brings about."""
+def wait_for(
+    condition: Callable[[], object], process: "subprocess.Popen[str] | None" = None
+) -> None:
+    """Wait until something is so; fail if the process that brings it about has ended."""
     deadline = time.monotonic() + 900
     while not condition():
-        assert process.poll() is None, process.communicate()
+        assert process is None or process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -54,18 +54,17 @@ def command_line(config: RunConfig, runs: Path) -> list[str]:
 class Interruption(StopRequest):
     """Asks to stop, or does something else, when it is asked after a number of updates."""
 
-    def __init__(self, updates: float, act: Callable[[], bool] = lambda: True) -> None:
+    def __init__(self, updates: int, act: Callable[[], bool] = lambda: True) -> None:
         super().__init__()
         self._left = updates
         self._act = act
+        self._stopped = False
 
     def __bool__(self) -> bool:
         self._left -= 1
-        return self._left == -1 and self._act()
-
-
-def never() -> Interruption:
-    return Interruption(float("inf"))
+        if self._left == -1:
+            self._stopped = self._act()
+        return self._stopped
 
 
 @dataclass(frozen=True)
@@ -82,14 +81,14 @@ class ShortRun:
     def train(self, stop: StopRequest | None = None) -> RunDirectory:
         """Train it as `train.py` would, in this process."""
         planned = plan_run(self.directory, self.config).config
-        train_run(self.directory, planned, never() if stop is None else stop)
+        train_run(self.directory, planned, StopRequest() if stop is None else stop)
         return self.directory
 
-    def stop_after(self, updates: float) -> None:
+    def stop_after(self, updates: int) -> None:
         with pytest.raises(TrainingStopped):
             self.train(Interruption(updates))
 
-    def die_after(self, updates: float) -> None:
+    def die_after(self, updates: int) -> None:
         """As by a signal that nobody catches."""
 
         def die() -> bool:

@@ -160,7 +160,7 @@ def test_parse_names_what_is_wrong(values, message):
         ("text", " a b ", " a b "),
     ],
 )
-def test_text(name, text, value):
+def test_text_becomes_a_value_of_the_settings_kind(name, text, value):
     class Values(Settings):
         number: int = 0
         free: float = 0.0

@@ -174,19 +174,19 @@ class Difference:
 
 
 @pytest.mark.parametrize(
-    ("game", "lives_lost", "games_over"),
+    ("game", "steps", "lives_lost", "games_over"),
     [
-        ("Breakout", 40, 8),  # FIRE, lives
-        ("Pong", 0, 1),  # FIRE, no lives
-        ("MsPacman", 5, 2),  # no FIRE, lives
-        ("Seaquest", 8, 2),
-        ("Qbert", 12, 4),
-        ("SpaceInvaders", 5, 2),
-        ("Freeway", 0, 0),  # no FIRE, no lives
+        ("Breakout", 500, 20, 4),  # FIRE, lives
+        ("Pong", 1000, 0, 1),  # FIRE, no lives
+        ("MsPacman", 1000, 5, 2),  # no FIRE, lives
+        ("Seaquest", 1000, 8, 2),
+        ("Qbert", 1000, 12, 4),
+        ("SpaceInvaders", 1000, 5, 2),
+        ("Freeway", 250, 0, 0),  # no FIRE, no lives
     ],
 )
-def test_games_agree(game, lives_lost, games_over):
-    """2,000 agent steps: 1,000 of each of two environments."""
+def test_games_agree(game, steps, lives_lost, games_over):
+    """Two environments; `steps` of each."""
     ours = make_env(game, WITHOUT_NO_OPS, 2)
     sb3, grey = make_sb3_env(game, 2), make_grey_sb3_env(game, 2)
     pooling, ending = Difference(), Difference()
@@ -197,7 +197,7 @@ def test_games_agree(game, lives_lost, games_over):
     first = ours.reset()
     np.testing.assert_array_equal(first, grey.reset())
     pooling.add(first, sb3.reset())
-    for actions in draw_actions(ours, 1000):
+    for actions in draw_actions(ours, steps):
         one, other = step_both(ours, sb3, actions)
         reference = Step(*grey.step(actions))
         np.testing.assert_array_equal(one.observations, reference.observations)

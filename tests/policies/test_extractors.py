@@ -1,3 +1,4 @@
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ ARMS: list[dict[str, Any]] = [
     {"coord_layers": (0, 1, 2), "position": "random-channels"},
     {"coord_layers": (0,), "position": "random-channels", "coord_init": "zero"},
 ]
+WITH_RADIUS, BIAS_MAPS, RANDOM_CHANNELS = ARMS[3], ARMS[5], ARMS[6]
 all_arms = pytest.mark.parametrize("arm", ARMS, ids=str)
 
 
@@ -40,12 +42,8 @@ def build_plain(seed: int = 0) -> NatureCNN:
     return NatureCNN(IMAGES, 16)
 
 
-def initialise_orthogonally(module: nn.Module) -> None:
-    """Do to a layer what SB3's ActorCriticPolicy does."""
-    if isinstance(module, nn.Linear | nn.Conv2d):
-        nn.init.orthogonal_(module.weight, gain=2**0.5)
-        if module.bias is not None:
-            module.bias.data.fill_(0.0)
+# As SB3 initialises the layers of a policy.
+initialise_orthogonally = partial(ActorCriticPolicy.init_weights, gain=2**0.5)
 
 
 def assert_shared_weights_equal(network: nn.Module, plain: nn.Module) -> None:
@@ -180,11 +178,9 @@ def test_images_of_another_shape_work_and_position_matters(arm):
         assert layer.bias is not None
         layer.bias.data.zero_()
         layer.weight.data[:, layer.in_channels :] = 1
-    first = extractor.cnn[0](torch.rand(1, 3, 60, 92))
-    if arm.get("position") == "bias-map":
-        assert first.count_nonzero() == 0
-    elif 0 in arm.get("coord_layers", ()):
-        assert first.std() > 0.1
+    for index, layer in extractor.position_layers().items():
+        added = layer.coordinate_map(*extractor.input_sizes()[index])
+        assert (added.std() > 0.1) == (arm.get("position") != "bias-map"), index
 
 
 # With Stable-Baselines3
@@ -221,7 +217,7 @@ def test_agents_of_all_arms_start_paired(algorithm, arm):
 
 
 @pytest.mark.parametrize("algorithm", [A2C, DQN])
-@pytest.mark.parametrize("arm", [ARMS[3], ARMS[5], ARMS[6]], ids=str)
+@pytest.mark.parametrize("arm", [WITH_RADIUS, BIAS_MAPS, RANDOM_CHANNELS], ids=str)
 def test_agents_learn_and_survive_saving(algorithm, arm, tmp_path):
     agent = build_agent(algorithm, arm)
     if isinstance(agent, DQN):

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from runtime.command_line import align_columns, shown_meanwhile
+from tests.processes import ROOT
 
-ROOT = Path(__file__).parents[2]
 PROLOGUE = (
     "import os, sys\n"
     "from runtime.command_line import WorkFailure, exit_on_user_error, print_result\n"

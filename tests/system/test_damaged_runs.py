@@ -30,7 +30,7 @@ def test_what_dead_writers_left_is_removed(stopped):
     left = [Path(name.format(folder)) for folder in folders]
     for path in left:
         path.write_bytes(b"half")
-    run.train()
+    run.stop_after(1)
     assert not any(path.exists() for path in left)
 
 
@@ -45,7 +45,7 @@ def test_a_second_process_is_refused(stopped, capsys):
             f"error: {path} is being written by another process; wait for it or stop it.\n",
         )
         assert {file: file.stat().st_mtime_ns for file in contents(path)} == before
-    run.train()
+    run.stop_after(0)
 
 
 # --- checkpoints ----------------------------------------------------------------------------------

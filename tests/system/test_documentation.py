@@ -11,8 +11,14 @@ import evaluate
 import train
 from experiments.comparison.__main__ import main as write_report
 from tests.processes import ROOT
+from tests.saved_agents import change_protocols
 
 PAGES = ("README.md", "docs/guide.md")
+SHORTER = (
+    (r"\.learn\([\d_]+\)", ".learn(200)"),  # DQN begins to learn after 100
+    (r"\bn_envs=\d+", "n_envs=2"),
+    ("n_steps=128, batch_size=256", "n_steps=16, batch_size=32"),  # of PPO
+)
 
 
 def snippets() -> list[tuple[str, str]]:
@@ -22,6 +28,7 @@ def snippets() -> list[tuple[str, str]]:
         for match in re.finditer(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
             line = text[: match.start()].count("\n") + 1
             found.append((f"{page}:{line}", match.group(1)))
+    assert {place.partition(":")[0] for place, _ in found} == set(PAGES)
     return found
 
 
@@ -29,8 +36,9 @@ def snippets() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("place", "code"), snippets(), ids=lambda value: value[:30].split("\n")[0])
 def test_a_snippet_runs(monkeypatch, place, code):
     monkeypatch.chdir(ROOT)
-    shorter = re.sub(r"\.learn\([\d_]+\)", ".learn(200)", code)
-    exec(compile(shorter, place, "exec"), {"__name__": "__main__"})
+    for what, shorter in SHORTER:
+        code = re.sub(what, shorter, code)
+    exec(compile(code, place, "exec"), {"__name__": "__main__"})
 
 
 def test_the_commands_of_the_page_on_own_networks(tmp_path, monkeypatch):
@@ -43,8 +51,9 @@ def test_the_commands_of_the_page_on_own_networks(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "mynets", raising=False)
     (module,) = [code for language, code in blocks if language == "python"]
     (tmp_path / "mynets.py").write_text(module)
+    change_protocols(monkeypatch, max_frames_per_game=100)
     run = ["--steps=20", "--device=cpu", "--set=threads=1"]
-    of_compare = ["--games=Breakout", "--seeds=1", "--jobs=1"]
+    of_compare = ["--games=Breakout", "--seeds=1", "--jobs=1", "--set=n_envs=2"]
     for line in "".join(code for language, code in blocks if language == "bash").splitlines():
         _, *words = shlex.split(line)
         if words[0] == "train.py":

@@ -15,19 +15,19 @@ from agents.evaluation.evaluate import _play
 from agents.evaluation.games import PlayedGame
 from configs.run_config import make_config
 from envs.games import find_game
-from tests.agents.evaluation.test_evaluate import change_protocols, save_foreign, write_run
 from tests.agents.evaluation.test_video import decode
 from tests.refusals import transcript
+from tests.saved_agents import change_protocols, save_foreign, save_run
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    return write_run(tmp_path_factory.mktemp("runs") / "run").path
+    return save_run(tmp_path_factory.mktemp("runs") / "run").path
 
 
 @pytest.fixture(scope="module")
 def dqn_model(tmp_path_factory) -> Path:
-    return write_run(tmp_path_factory.mktemp("runs") / "dqn", "dqn").path / "final.zip"
+    return save_run(tmp_path_factory.mktemp("runs") / "dqn", "dqn").path / "final.zip"
 
 
 def read_report(folder: Path):
@@ -142,7 +142,7 @@ def test_dqn_acts_at_random_as_at_the_end_of_its_training(dqn_model, monkeypatch
 
 def test_epsilon_0_is_no_chance_either(tmp_path, monkeypatch):
     change_protocols(monkeypatch, max_frames_per_game=40)
-    model = write_run(tmp_path / "run", "dqn", exploration_final_eps=0).final_path
+    model = save_run(tmp_path / "run", "dqn", exploration_final_eps=0).final_path
     assert evaluate.main([str(model), "--episodes", "2", "--device", "cpu"]) == 0
     report = read_report(model.with_name("final-evaluation"))
     assert (report["deterministic"], report["epsilon"]) == (False, 0)
@@ -250,7 +250,7 @@ WRONG = f"""
 
 @pytest.mark.parametrize(("flags", "message"), transcript(WRONG))
 def test_what_is_wrong_with_a_run_is_one_line(tmp_path, refuse, flags, message):
-    run = write_run(tmp_path / "run").path
+    run = save_run(tmp_path / "run").path
     before = sorted(run.rglob("*"))
     flags, message = (text.replace("RUN", str(run)) for text in (flags, message))
     assert refuse(run, *shlex.split(flags)) == message
@@ -288,7 +288,7 @@ def test_a_path_without_an_agent_is_one_line(tmp_path, refuse):
 
 
 def test_a_damaged_final_model_is_one_line(tmp_path, refuse):
-    path = write_run(tmp_path / "run").path / "final.zip"
+    path = save_run(tmp_path / "run").path / "final.zip"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -314,7 +314,7 @@ def test_a_stopped_evaluation_leaves_nothing(tmp_path, capsys, monkeypatch):
         yield
 
     monkeypatch.setattr("agents.evaluation.evaluate.play_games", stop)
-    run = write_run(tmp_path / "run").path
+    run = save_run(tmp_path / "run").path
     with pytest.raises(SystemExit) as stopped:
         evaluate.main([str(run)])
     assert stopped.value.code == 130
@@ -328,7 +328,7 @@ def test_returns_outlive_a_video_that_cannot_be_written(tmp_path, capsys, monkey
     ffmpeg.write_text("#!/bin/sh\necho broken >&2\nexit 1\n")
     ffmpeg.chmod(0o755)
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(ffmpeg))
-    run = write_run(tmp_path / "run").path
+    run = save_run(tmp_path / "run").path
     with pytest.raises(SystemExit, match="2"):
         evaluate.main([str(run), "--episodes", "1", "--video", "--device", "cpu"])
     path = run / "evaluation" / "game.mp4"

@@ -3,7 +3,6 @@ because a file names it."""
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -13,6 +12,8 @@ from agents.models.own_extractor import load_extractor
 from benchmarks.soak import compare_runs
 from configs.run_config import RunConfig, parse_own_arm
 from tests.own_networks import NETS, forget
+from tests.processes import ROOT
+from tests.saved_agents import change_protocols
 from tests.short_runs import ShortRun, command_line, short_config
 from tests.short_runs import train as train_run
 
@@ -36,6 +37,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(nets, algo, updates):
 
 
 def test_a_run_is_evaluated_only_where_its_network_is_named(nets, monkeypatch, capsys, refuse):
+    change_protocols(monkeypatch, max_frames_per_game=100)
     run = ShortRun(nets / "runs", own_config("a2c"))
     run.train()
     forget(monkeypatch)
@@ -91,7 +93,7 @@ def test_a_network_that_diverges_is_told_as_such(nets, capsys):
 
 
 def test_models_of_this_projects_own_networks_take_no_extractor(nets, refuse):
-    model = Path(__file__).parents[2] / "trained" / "Breakout-a2c-coordconv-seed0.zip"
+    model = ROOT / "trained" / "Breakout-a2c-coordconv-seed0.zip"
     line = refuse(evaluate.main, [str(model), "--extractor=mynets:Small"])
     assert line == f"error: {model} is not of mynets:Small; leave out --extractor."
     assert "mynets" not in sys.modules

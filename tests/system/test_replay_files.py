@@ -48,11 +48,10 @@ def test_a_damaged_replay_memory_is_refilled_and_that_is_said(stopped, damage, c
     damage(directory.replay_path)
     target = directory.path / "a file of the same size"
     before = target.read_bytes() if target.exists() else None
-    run.train()
+    capsys.readouterr()
+    run.stop_after(2)  # of which the refill takes one
     assert before is None or target.read_bytes() == before
     assert REFILLING in capsys.readouterr().out
-    assert directory.read_status() == RunStatus(state="finished", agent_steps=300)
-    assert not directory.replay_path.exists()
 
 
 def test_a_finished_runs_replay_memory_is_deleted_or_kept(tmp_path, capsys):

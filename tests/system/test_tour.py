@@ -1,12 +1,13 @@
 """The notebook runs, and what is kept of its last run is small."""
 
-from pathlib import Path
 from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
 
-TOUR = Path(__file__).parents[2] / "docs" / "tour.ipynb"
+from tests.processes import ROOT
+
+TOUR = ROOT / "docs" / "tour.ipynb"
 
 
 def shown(notebook: Any) -> list[set[str]]:

@@ -28,14 +28,6 @@ NO_OBJECT = "{path}: a config must be a JSON object; restore the file."
 # --- what a report reads --------------------------------------------------------------------------
 
 
-@pytest.fixture
-def no_figures(monkeypatch) -> None:
-    """Drawing takes a second."""
-    monkeypatch.setattr(
-        "experiments.comparison.report.render.draw_figures", lambda *_: {"learning-curves": b""}
-    )
-
-
 def make_comparison(runs: Path) -> Path:
     """A comparison of finished runs; returns one of their directories."""
     plan = make_plan(algo="a2c", overrides={"total_agent_steps": 1000}, games=["Pong"], seeds=2)

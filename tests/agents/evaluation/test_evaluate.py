@@ -1,19 +1,15 @@
 """Which games are scored, how an agent acts in them, and which models can be evaluated."""
 
 import shutil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import stable_baselines3
 import torch
-from gymnasium import spaces
 from stable_baselines3.common.torch_layers import NatureCNN
 from torch import nn
 
 import envs.atari_vec_env
-from agents.algorithms.build import make_agent
 from agents.evaluation.agent import TrainedAgent, load_agent
 from agents.evaluation.evaluate import find_median_game, format_table, summarise_returns
 from agents.evaluation.games import (
@@ -32,65 +28,16 @@ from envs.atari_vec_env import AtariVecEnv
 from envs.games import find_game
 from envs.seeding import game_seed
 from policies.extractors import NatureCoordCNN
-from runtime.run_directory import RunDirectory, State
-from tests.random_frames import RandomFrames
+from runtime.run_directory import RunDirectory
 from tests.refusals import refusal
+from tests.saved_agents import CPU, FramesOfGame, make_ours, save_foreign, save_run
 
-CPU = torch.device("cpu")
 FIFTY_ACTIONS = load_protocol("baselines").replace(max_frames_per_game=200)
-
-
-class FramesOfGame(RandomFrames):
-    """Random frames with a game's number of actions, laid out as SB3's wrappers do or as ours."""
-
-    def __init__(self, actions: int = 4, channels_last: bool = False, frames: int = 4):
-        super().__init__(1)
-        self.action_space = spaces.Discrete(actions)
-        shape = (84, 84, frames) if channels_last else (frames, 84, 84)
-        self.observation_space = spaces.Box(0, 255, shape, np.uint8)
-
-
-def make_decided(policy) -> None:
-    """Give an untrained policy opinions: its heads start near zero."""
-    generator = torch.Generator().manual_seed(5)
-    head = policy.action_net if hasattr(policy, "action_net") else policy.q_net.q_net[0]
-    with torch.no_grad():
-        head.weight.copy_(torch.randn(head.weight.shape, generator=generator) / 10)
-
-
-def make_ours(algo: str, **overrides):
-    """A config, and its agent."""
-    special = {"buffer_size": 10, "exploration_final_eps": 0.25} if algo == "dqn" else {}
-    settings = {"n_envs": 1, "coord_layers": [0]} | special | overrides
-    config = make_config("Breakout", algo, settings)
-    agent = make_agent(config, FramesOfGame(), CPU)
-    agent.num_timesteps = 1234
-    make_decided(agent.policy)
-    return config, agent
-
-
-def write_run(
-    path: Path, algo: str = "a2c", state: State = "finished", **overrides
-) -> RunDirectory:
-    """A run's directory with a model in it: the final one, or else checkpoints of 100 and 200."""
-    config, agent = make_ours(algo, **overrides)
-    directory = RunDirectory(path)
-    path.mkdir(parents=True)
-    directory.config_path.write_text(config.to_json())
-    directory.write_status(state, 200)
-    if state == "finished":
-        save_agent(directory.final_path, config, agent)
-    else:
-        directory.checkpoints_path.mkdir()
-        for steps in (100, 200):
-            agent.num_timesteps = steps
-            save_agent(directory.checkpoints_path / f"{steps:012d}.zip", config, agent)
-    return directory
 
 
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory) -> RunDirectory:
-    return write_run(tmp_path_factory.mktemp("runs") / "run")
+    return save_run(tmp_path_factory.mktemp("runs") / "run")
 
 
 @pytest.fixture(scope="module")
@@ -125,29 +72,22 @@ def test_without_randomness_the_best_action_is_taken_and_nothing_drawn():
 # --- playing --------------------------------------------------------------------------------------
 
 
-def change_protocols(monkeypatch: pytest.MonkeyPatch, **changes: int) -> None:
-    """Of what is evaluated, not of what is trained."""
-    for module in ("agents.evaluation.agent", "agents.training.evaluation"):
-        monkeypatch.setattr(
-            f"{module}.load_protocol", lambda name: load_protocol(name).replace(**changes)
-        )
-
-
 def play(agent: TrainedAgent, games: int, seed: int, protocol: Protocol = FIFTY_ACTIONS):
     return play_games(agent.policy, agent.game, protocol, games, seed, None)
 
 
-def test_a_game_is_the_same_however_many_are_played(breakout_agent):
-    """Also when it is the second of its environment, beside seven others or beside none."""
-    many = list(play(breakout_agent, 10, 3))
-    assert sorted(number for number, _ in many) == list(range(10))
-    assert len({game.actions for _, game in many}) == 10
+def test_a_game_is_the_same_however_many_are_played(breakout_agent, monkeypatch):
+    """Also when it is the second of its environment, beside two others or beside none."""
+    monkeypatch.setattr("agents.evaluation.games.GAMES_SIDE_BY_SIDE", 3)
+    many = list(play(breakout_agent, 5, 3))
+    assert sorted(number for number, _ in many) == list(range(5))
+    assert len({game.actions for _, game in many}) == 5
     assert {(len(game.actions), game.time_limit) for _, game in many} == {(50, True)}
     two = list(play(breakout_agent, 2, 3))
     assert sorted(number for number, _ in two) == [0, 1]
     assert dict(two).items() <= dict(many).items()
-    nine = dict(play(breakout_agent, 9, 3))
-    assert nine[8] == dict(many)[8]
+    four = dict(play(breakout_agent, 4, 3))
+    assert four[3] == dict(many)[3]
     for _, game in many:  # the seed and the actions are all there is to it
         assert game.actions[:2] == b"\x01\x02"  # the presses at its start
         frames = list(replay_game(breakout_agent.game, FIFTY_ACTIONS, game))
@@ -231,22 +171,6 @@ def test_our_model_file_acts_as_the_saved_agent(tmp_path, algo, arm):
     assert loaded.final_epsilon == (0.25 if algo == "dqn" else None)
 
 
-def save_foreign(path: Path, algorithm: str, policy_kwargs=None, **space):
-    """A model of plain SB3, trained by somebody on `make_atari_env` with `VecFrameStack`."""
-    settings = {"buffer_size": 10, "exploration_final_eps": 0.02} if algorithm == "DQN" else {}
-    model = getattr(stable_baselines3, algorithm)(
-        "CnnPolicy",
-        FramesOfGame(channels_last=True, **space),
-        policy_kwargs=policy_kwargs,
-        device="cpu",
-        **settings,
-    )
-    model.num_timesteps = 77
-    make_decided(model.policy)
-    model.save(path)
-    return model
-
-
 @pytest.mark.parametrize(
     ("algorithm", "policy_kwargs", "epsilon"),
     [
@@ -289,7 +213,7 @@ def test_a_model_is_found_by_the_name_given_to_sb3(tmp_path):
 
 
 def test_an_unfinished_run_gives_its_newest_good_checkpoint(tmp_path, capsys):
-    directory = write_run(tmp_path / "run", state="interrupted")
+    directory = save_run(tmp_path / "run", state="interrupted")
     shutil.copy(directory.checkpoints_path / "000000000100.zip", directory.final_path)  # outdated
     loaded = load_agent(directory.path, None, None, CPU)
     assert loaded.model_name == "checkpoints/000000000200.zip"

@@ -2,7 +2,6 @@
 
 import json
 import zipfile
-from pathlib import Path
 
 import pytest
 import stable_baselines3
@@ -11,9 +10,11 @@ import torch
 import evaluate
 from agents.evaluation import export
 from agents.models.model_file import read_model_zip
+from tests.processes import ROOT
+from tests.saved_agents import change_protocols
 from tests.short_runs import short_config, train
 
-TRAINED = Path(__file__).parents[3] / "trained"
+TRAINED = ROOT / "trained"
 
 
 @pytest.mark.parametrize("algo", ["a2c", "dqn"])
@@ -82,7 +83,8 @@ def test_a_model_is_no_run(tmp_path, refuse):
 
 
 @pytest.mark.parametrize("name", LEAST_RETURNS)
-def test_the_agents_in_the_repository_play(tmp_path, name):
+def test_the_agents_in_the_repository_play(tmp_path, monkeypatch, name):
+    change_protocols(monkeypatch, max_frames_per_game=4_000)
     games, least = LEAST_RETURNS[name]
     path = TRAINED / f"{name}.zip"
     assert path.stat().st_size < 10e6

@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from stable_baselines3 import A2C, DQN
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
-from torch import Tensor
 
 from tests.random_frames import RandomFrames
 
@@ -67,14 +65,3 @@ def forge(foreign, tmp_path) -> Callable[..., Path]:
         return path
 
     return forge
-
-
-def same(first: Any, second: Any) -> bool:
-    """Whether nested state dicts are equal, tensors bit for bit."""
-    if isinstance(first, Tensor):
-        return bool(torch.equal(first, second)) and first.dtype == second.dtype
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(first[k], second[k]) for k in first)
-    if isinstance(first, list):
-        return len(first) == len(second) and all(map(same, first, second))
-    return bool(first == second)

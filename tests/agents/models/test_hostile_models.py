@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from stable_baselines3 import A2C
 
 from agents.models.model_file import _write_with_checksum, read_model_zip
-from tests.agents.models.conftest import read_members, same
+from benchmarks.soak import are_equal
+from tests.agents.models.conftest import read_members
 from tests.refusals import refusal
 
 INTACT = "give an intact model saved by Stable-Baselines3."
@@ -152,7 +153,7 @@ def test_damage_anywhere_is_refused_in_one_line_or_harmless(foreign, tmp_path, a
     except ValueError as error:
         message = str(error)
     else:
-        assert same(state, dict(a2c.policy.state_dict()))
+        assert are_equal(state, dict(a2c.policy.state_dict()))
         return
     assert message.startswith(str(path))
     assert len(message.splitlines()) == 1

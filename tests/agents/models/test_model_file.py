@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from agents.models.architecture import Architecture, infer_architecture
 from agents.models.model_file import ModelFile, read_model_zip, verify_checksum, write_model_zip
 from agents.models.policy_state import load_policy_state
-from tests.agents.models.conftest import FEATURES, SMALL, read_members, same
+from benchmarks.soak import are_equal
+from tests.agents.models.conftest import FEATURES, SMALL, read_members
 from tests.random_frames import RandomFrames
 from tests.refusals import refusal
 
@@ -40,9 +41,9 @@ def test_what_is_written_is_read_back(ours, a2c):
     file = read_model_zip(ours, ours=True)
     assert file.path == ours
     assert file.config == {"game": "Pong"}
-    assert same(file.policy_state, dict(a2c.policy.state_dict()))
+    assert are_equal(file.policy_state, dict(a2c.policy.state_dict()))
     assert a2c.policy.optimizer is not None
-    assert same(file.optimizer_state, a2c.policy.optimizer.state_dict())
+    assert are_equal(file.optimizer_state, a2c.policy.optimizer.state_dict())
     assert file.sb3_data["num_timesteps"] == 4
     assert file.sb3_data["gamma"] == 0.99
     assert file.sb3_data["policy_kwargs"]["optimizer_kwargs"] == {"eps": 1e-5}
@@ -54,7 +55,7 @@ def test_a_foreign_file_is_read_also_packed_again(foreign, forge, a2c):
     packed = forge({}, compression=zipfile.ZIP_DEFLATED)
     for file in map(read_model_zip, (foreign, packed)):
         assert (file.config, file.optimizer_state) == (None, None)
-        assert same(file.policy_state, dict(a2c.policy.state_dict()))
+        assert are_equal(file.policy_state, dict(a2c.policy.state_dict()))
 
 
 def test_what_is_momentary_is_left_out(dqn, ours, tmp_path):
@@ -72,7 +73,7 @@ def test_a_foreign_file_of_many_environments_is_read(tmp_path, a2c):
     model = copy.copy(a2c)
     model._last_obs = np.zeros((1024, 4, 84, 84), np.uint8)
     model.save(tmp_path / "m.zip")
-    assert same(read_model_zip(tmp_path / "m.zip").policy_state, dict(a2c.policy.state_dict()))
+    assert are_equal(read_model_zip(tmp_path / "m.zip").policy_state, dict(a2c.policy.state_dict()))
 
 
 def test_weights_in_channels_last_layout_are_read(tmp_path):
@@ -83,7 +84,7 @@ def test_weights_in_channels_last_layout_are_read(tmp_path):
     write_model_zip(tmp_path / "m.zip", model, {})
     state = read_model_zip(tmp_path / "m.zip").policy_state
     assert not state["features_extractor.cnn.2.weight"].is_contiguous()
-    assert same(state, own)
+    assert are_equal(state, own)
 
 
 # --- checksum -------------------------------------------------------------------------------------
@@ -153,7 +154,7 @@ def test_a_zip_of_before_sb3_1_7_has_shared_weights_once(a2c, fresh_policy):
     file = ModelFile(Path("m.zip"), {"policy_kwargs": {}}, old, None, None)
     assert infer_architecture(file) == Architecture("actor-critic", 5, 4, FEATURES, True, True)
     load_policy_state(policy, old)
-    assert same(dict(policy.state_dict()), full)
+    assert are_equal(dict(policy.state_dict()), full)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +181,7 @@ def test_states_that_do_not_fit_change_nothing(a2c, fresh_policy, change, fault)
     state = {name: value for name, value in state.items() if value is not None}
     message = refusal(load_policy_state, policy, state, source="m.zip")
     assert message == f"m.zip does not fit: {fault}; {NETWORK}"
-    assert same(dict(policy.state_dict()), dict(fresh_policy.state_dict()))
+    assert are_equal(dict(policy.state_dict()), dict(fresh_policy.state_dict()))
 
 
 def test_different_values_for_one_shared_tensor_change_nothing(a2c, fresh_policy):
@@ -192,4 +193,4 @@ def test_different_values_for_one_shared_tensor_change_nothing(a2c, fresh_policy
         "'vf_features_extractor.linear.0.bias' differ, which this network shares; "
         "set `share_features_extractor` to False."
     )
-    assert same(dict(policy.state_dict()), dict(fresh_policy.state_dict()))
+    assert are_equal(dict(policy.state_dict()), dict(fresh_policy.state_dict()))

@@ -14,7 +14,7 @@ from agents.training.evaluation import SEED
 from benchmarks.soak import compare_runs, read_scalars
 from runtime.run_directory import RunDirectory, RunStatus
 from runtime.stop_request import StopRequest, TrainingStopped
-from tests.agents.evaluation.test_evaluate import change_protocols
+from tests.saved_agents import change_protocols
 from tests.short_runs import ShortRun, short_config, train
 
 

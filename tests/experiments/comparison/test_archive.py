@@ -21,6 +21,7 @@ from experiments.comparison.report.records import read_run
 from experiments.comparison.report.render import write_report
 from runtime.run_directory import RunDirectory
 from tests import synthetic_runs
+from tests.processes import ROOT
 from tests.refusals import refusal
 from tests.short_runs import train
 from tests.synthetic_runs import read_outputs, write_run
@@ -85,7 +86,7 @@ def test_the_report_of_packed_runs_is_that_of_the_runs(trained, tmp_path, capsys
 
 def test_the_nine_games_report_is_that_of_their_packed_runs(tmp_path):
     """What `results/nine-games` says comes from its runs, byte for byte."""
-    results = Path(__file__).parents[3] / "results/nine-games"
+    results = ROOT / "results/nine-games"
     for path in (results / "comparison.json", *results.glob("*/*/seed*/*")):
         copy = tmp_path / path.relative_to(results)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -97,20 +98,20 @@ def test_the_nine_games_report_is_that_of_their_packed_runs(tmp_path):
     assert found is not None
     pairs, ahead = map(int, found.groups())
     for page in ("README.md", "docs/nine-games.md"):
-        text = " ".join((results.parents[1] / page).read_text().split())
+        text = " ".join((ROOT / page).read_text().split())
         assert f"{pairs} pairs have ended" in text, page
         assert f"had the higher mean return over the training in {pairs - ahead}" in text, page
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_comparison_goes_on_where_only_packed_runs_are_left(trained, tmp_path, capsys):
     stopped, moved = tmp_path / "stopped", tmp_path / "moved"
     shutil.copytree(trained, stopped)
     plan = plan_of()
-    done, interrupted, missing, also_done = plan.runs()
+    done, interrupted, *_, also_done = plan.runs()
     RunDirectory(stopped / interrupted.name).write_status("interrupted", 300)
-    shutil.rmtree(stopped / missing.name)
     assert archive([str(stopped), str(moved)]) == 0
-    assert "2 runs packed, 1 not finished yet" in capsys.readouterr().out
+    assert "3 runs packed, 1 not finished yet" in capsys.readouterr().out
     assert {path.name for path in (moved / done.name).iterdir()} == {
         "packed.json",
         "episodes.csv.xz",
@@ -118,7 +119,7 @@ def test_a_comparison_goes_on_where_only_packed_runs_are_left(trained, tmp_path,
     settings = [f"--set={name}={value}" for name, value in SETTINGS.items()]
     options = ["--compare", "--games", "Breakout", "Pong", "--seeds=1", "--jobs=2", *settings]
     assert main([*options, f"--runs={moved}"]) == 0
-    assert "2 have ended, 2 to train" in capsys.readouterr().out
+    assert "3 have ended, 1 to train" in capsys.readouterr().out
     assert not (moved / also_done.name / "config.json").exists()
     write_report(trained)
     reports = [json.loads((runs / "report.json").read_text()) for runs in (moved, trained)]
@@ -252,6 +253,7 @@ def test_weights_that_are_no_numbers_have_no_share_and_stop_nothing(tmp_path, mo
     assert read_outputs(packed) == read_outputs(runs)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_damaged_model_is_named_and_its_run_not_packed_without_its_share(tmp_path, capsys):
     directory = write_run(tmp_path / "runs", plan_of().run_of("Pong", "coordconv", 0), [1.0])
     directory.final_path.write_bytes(b"damaged")

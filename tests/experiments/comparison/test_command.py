@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -135,6 +134,7 @@ def test_a_declared_plan_is_carried_out_without_saying_it_again(tmp_path, capsys
         assert f"is a plan of other settings ({name}); " in line
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_adding_seeds_to_a_complete_game_is_noted_in_the_plan(tmp_path, capsys, refuse):
     plan = plan_of("Breakout", learning_rate_schedule="constant")
     save_plan(plan.replace(seeds=(0,)), tmp_path)
@@ -203,7 +203,9 @@ def test_interrupted_and_killed(tmp_path):
     assert find_workers(runs) == []
     directories = [RunDirectory(path.parent) for path in runs.glob("*/*/*/config.json")]
     assert [status_of(directory).state for directory in directories] == ["interrupted"] * 2
-    assert {d.read_config().execution.threads for d in directories} == {1}  # conftest's
+    assert {d.read_config().execution.threads for d in directories} == {
+        1
+    }  # OMP_NUM_THREADS
     before = min(status_of(directory).agent_steps for directory in directories)
 
     process = compare(runs, 100_000)
@@ -211,13 +213,10 @@ def test_interrupted_and_killed(tmp_path):
         assert stream is not None
         stream.close()  # as when Ctrl-C ends tee, too
     logs = [directory.path / LOG_NAME for directory in directories]
-    while not all("resumed at" in log.read_text() for log in logs):
-        assert process.poll() is None
-        time.sleep(0.1)
+    wait_for(lambda: all("resumed at" in log.read_text() for log in logs), process)
     process.kill()
     process.wait()
-    while find_workers(runs):
-        time.sleep(0.1)
+    wait_for(lambda: not find_workers(runs))
     after = [status_of(directory) for directory in directories]
     assert all(status.state == "interrupted" for status in after)
     assert min(status.agent_steps for status in after) >= before
@@ -226,6 +225,7 @@ def test_interrupted_and_killed(tmp_path):
             pass
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_run_that_cannot_go_on_is_reported_and_the_others_finish_and_go_further(tmp_path, capsys):
     runs, name = tmp_path / "runs", "Breakout/a2c-cnn/seed0"
     broken = runs / name / "checkpoints"
@@ -243,17 +243,12 @@ def test_a_run_that_cannot_go_on_is_reported_and_the_others_finish_and_go_furthe
     assert states.pop(name) != "finished"
     assert states == {"Breakout/a2c-coordconv/seed0": "finished"}
     broken.unlink()
-    assert carry_out(40) == 0
-    said = capsys.readouterr()
-    assert said.out.startswith("2 runs of 40 agent steps: 1 have ended, 1 to train.\n")
-    assert said.out.endswith(f"written: {runs}/report.html\n")
-    assert set(read_states(runs).values()) == {"finished"}
     assert carry_out(60) == 0
     said = capsys.readouterr()
     assert said.out.startswith("2 runs of 60 agent steps: 0 have ended, 2 to train.\n")
-    assert f"{name}: goes on from 40 agent steps.\n" in said.out
+    assert "Breakout/a2c-coordconv/seed0: goes on from 40 agent steps.\n" in said.out
+    assert said.out.endswith(f"written: {runs}/report.html\n")
     assert set(read_states(runs).values()) == {"finished"}
-    assert "This is look 2, judged at 0.8 %. " in (runs / "report.md").read_text()
 
 
 def read_states(runs: Path) -> dict[str, str]:

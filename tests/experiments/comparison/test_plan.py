@@ -54,7 +54,7 @@ def test_an_arms_name_gives_its_network_back():
     assert all(parse_arm(arm_name(network)) == network for network in networks)
 
 
-def test_the_preset_is_the_issues():
+def test_the_default_comparison_is_nine_games_two_arms_and_five_seeds():
     plan = make_plan(algo="a2c", overrides={})
     assert " ".join(plan.games) == (
         "Asteroids BeamRider Breakout MsPacman Pong Qbert RoadRunner Seaquest SpaceInvaders"

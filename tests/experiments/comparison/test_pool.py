@@ -18,6 +18,7 @@ from runtime.provenance import hash_source
 from runtime.run_directory import RunDirectory
 from runtime.stop_request import StopRequest
 from tests.refusals import refusal
+from tests.short_runs import Interruption
 from tests.synthetic_runs import plan_of, write_run
 
 
@@ -146,15 +147,8 @@ def test_a_crash_is_tried_once_more_and_then_reported_and_divergence_is_a_result
 
 
 def test_when_stopped_all_are_told_and_none_is_started(tmp_path):
-    class StopLater(StopRequest):
-        asked = 0
-
-        def __bool__(self) -> bool:
-            self.asked += 1
-            return self.asked > 4
-
     cluster = Cluster()
-    assert run(plan_of(), tmp_path, cluster, StopLater()) == []
+    assert run(plan_of(), tmp_path, cluster, Interruption(4)) == []
     assert 1 <= len(cluster.started) <= 2
     assert all(worker.told == ["terminate"] for worker in cluster.workers)
 

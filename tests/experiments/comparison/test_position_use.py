@@ -14,8 +14,8 @@ from experiments.comparison.report.network_cost import make_extractor, read_weig
 from experiments.comparison.report.position_use import ablate_runs, take_position
 from experiments.comparison.report.render import write_report
 from policies.position_controls import BiasMapConv2d
-from tests.agents.evaluation.test_evaluate import change_protocols
 from tests.refusals import refusal
+from tests.saved_agents import change_protocols
 from tests.short_runs import short_config, train
 
 ARMS = ("coordconv", "coordconv-all-r", "bias-map", "random-channels-all")
@@ -66,6 +66,7 @@ def test_shuffled_keeps_each_maps_values_and_loses_their_places(arm):
         assert not torch.equal(old, new)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_finished_run_is_ablated_once_and_reported(tmp_path, monkeypatch, capsys):
     change_protocols(monkeypatch, max_frames_per_game=100)
     directory = train(tmp_path, short_config(coord_layers=[0], total_agent_steps=40))
@@ -109,6 +110,7 @@ def test_a_finished_run_is_ablated_once_and_reported(tmp_path, monkeypatch, caps
     assert line == f"{path}: has no games; delete the file and give --ablate again."
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_so_many_of_the_first_seeds_are_ablated(tmp_path, monkeypatch, capsys, refuse):
     change_protocols(monkeypatch, max_frames_per_game=100)
     runs = [

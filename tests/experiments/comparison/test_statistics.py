@@ -583,7 +583,7 @@ STUCK = {"baseline_final": [-1.0, 0.0, 1.0], "candidate_final": [-1.0, 0.0, 1.0]
         ),
     ],
 )
-def test_stages(differences, changes: dict[str, Any], stage, label):
+def test_when_a_game_stops_and_as_what(differences, changes: dict[str, Any], stage, label):
     game = _game(differences, **changes)
     game = replace(game, ended=[*game.ended, False][:10])  # the next seed is planned
     others = [_game([0.0] * 3, name=str(i), ended=[False] * 3) for i in range(2)]
