@@ -19,13 +19,12 @@ from runtime.run_directory import RunDirectory
 
 
 class _Play(Settings):
-    episodes: Annotated[int, Field(ge=1, le=1_000_000), Flag("--episodes", "whole games to play")]
+    episodes: Annotated[
+        int, Field(ge=1, le=1_000_000), Flag("--episodes", "whole games to play")
+    ] = 30
     seed: Annotated[
         int, Field(ge=0, le=2**31 - 1), Flag("--seed", "seed of the games and of the agent's draws")
-    ]
-
-
-_DEFAULTS = {"episodes": 30, "seed": 0}
+    ] = 0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     prepare_process()
     with exit_on_user_error():
         options = _parser().parse_args(arguments)
-        play = _Play.parse(_DEFAULTS | read_flags(options, flags_of(_Play)))
+        play = _Play.parse(read_flags(options, flags_of(_Play)))
         path = parse_path(options.model, "RUN_DIR|MODEL.zip", "a run or a model")
         if options.out is not None:
             folder = parse_path(options.out, "--out")
@@ -66,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("model", metavar="RUN_DIR|MODEL.zip", help="a run's directory, or a model saved by SB3")
-    add_flags(parser, flags_of(_Play), _DEFAULTS)
+    add_flags(parser, flags_of(_Play), dict(_Play()))
     add("--video", action="store_true", help="write a video of one of the games too")
     add("--gif", action="store_true", help="and a GIF of its first 20 seconds, under 2 MB")
     add(

@@ -143,7 +143,7 @@ def _check_mode(options: argparse.Namespace) -> None:
             )
 
 
-def _overrides(options: argparse.Namespace, algo: str, more: Iterable[str] = ()) -> Any:
+def _overrides(options: argparse.Namespace, algo: str, more: Iterable[str] = ()) -> dict[str, Any]:
     """The settings of a run that the command line gives, and `more` that --set reaches."""
     given = read_flags(options, _RUN | _EXECUTION)
     if options.coordconv:
@@ -171,7 +171,6 @@ def _parser() -> argparse.ArgumentParser:
         "CoordConv; or, with --compare, both on nine games, ending in a verdict per game.\n"
         "The same command again goes on where it stopped. Defaults are those of A2C.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     asked = parser.add_argument_group("what is asked")
     asked.add_argument(

@@ -8,7 +8,6 @@ filter's mean over all places left out, which is no more than a bias. Image: the
 what the image adds to them, its mean kept.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -30,7 +29,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser = OneLineParser(
         prog="python -m benchmarks.position_size",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR", help="A2C runs")
     parser.add_argument("--extractor", metavar="MODULE:CLASS", help="their network, if your own")

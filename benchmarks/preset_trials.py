@@ -8,12 +8,12 @@ first so many agent steps, and of the last 100 games. Live are those filters of 
 (of 32, 64 and 64) that are above zero anywhere in the newest checkpoint's 16 observations.
 """
 
-import argparse
 import io
 import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +34,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser = OneLineParser(
         prog="python -m benchmarks.preset_trials",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("variants", type=Path, nargs="+", help="folders of runs")
     parser.add_argument(
@@ -99,9 +98,8 @@ def count_live(run: RunRecord) -> list[int] | None:
     checkpoint = read_newest_checkpoint(run.directory)
     if checkpoint is None or run.config.network.extractor:
         return None
-    policy = load_agent(checkpoint.path, None, None, torch.device("cpu")).policy
-    of_dqn = "q_net." if run.config.run.algo == "dqn" else ""
-    extractor = policy.get_submodule(f"{of_dqn}features_extractor")
+    policy: Any = load_agent(checkpoint.path, None, None, torch.device("cpu")).policy
+    extractor = getattr(policy, "q_net", policy).features_extractor
     assert isinstance(extractor, NatureCNN)
     return count_live_filters(extractor, read_last_images(checkpoint))
 

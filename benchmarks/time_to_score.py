@@ -224,7 +224,6 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = OneLineParser(
         prog="python -m benchmarks.time_to_score",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add, names, games = parser.add_argument, [*OURS, *SB3], list(THRESHOLDS)
     add("folder", type=Path, help="where the runs are")

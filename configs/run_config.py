@@ -33,7 +33,6 @@ PRESET_PREFIX = "preset="
 _PRESET = re.compile(PRESET_PREFIX + "[a-z0-9_-]+")
 _DEVICE = re.compile("auto|cpu|cuda(:[0-9]+)?")
 _ARM = re.compile(r"(coordconv|bias-map|random-channels)(?:(-all)|-layer([0-9]+))?(-r)?(-zero)?")
-_OF_COORDINATES = ("position", "with_radius", "coord_init")  # settings of a layer that has them
 _TOLD = {  # with what is typed for them
     "coord_layers": "`coord_layers` (--coordconv, --coord-layers)",
     "position": "`position`",
@@ -104,13 +103,12 @@ class NetworkSettings(Settings):
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        standard = load_preset("run")["network"]
-        changed = [name for name in _OF_COORDINATES if getattr(self, name) != standard[name]]
+        standard = load_preset("run")["network"] | {"coord_layers": ()}
+        changed = [name for name in _TOLD if getattr(self, name) != standard[name]]
         if self.extractor:
             check_name(self.extractor)
-            if self.coord_layers or changed:
-                name = "coord_layers" if self.coord_layers else changed[0]
-                raise ValueError(f"`extractor` is a whole network; leave out {_TOLD[name]}.")
+            if changed:
+                raise ValueError(f"`extractor` is a whole network; leave out {_TOLD[changed[0]]}.")
             if arm_name(self) in (BASELINE, "coordconv"):  # the only ones that can name a class
                 raise ValueError(
                     f"`extractor`: a run of {self.extractor} would be taken for this project's "

@@ -214,9 +214,7 @@ def parse_assignments(
         if name in values:
             raise ValueError(f"--set: `{name}` is given twice; give it once.")
         if name in flags:
-            raise ValueError(
-                f"{flags[name].option} and --set {name}=... both set `{name}`; give one of them."
-            )
+            raise ValueError(f"--set: `{name}` is set by its option, too; give one of them.")
         values[name] = Argument(text, "--set")
     return {**values, **flags}
 

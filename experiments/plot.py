@@ -58,17 +58,14 @@ _MOST_MARKS = 1000
 
 
 class _Table(Settings):
-    every: Annotated[Steps, Flag("--every", "agent steps between the table's columns")]
-
-
-_DEFAULTS = {"every": 1_000_000}
+    every: Annotated[Steps, Flag("--every", "agent steps between the table's columns")] = 1_000_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw and write what is asked; returns the exit status."""
     with exit_on_user_error():
         options = _parser().parse_args(arguments)
-        every = _Table.parse(_DEFAULTS | read_flags(options, flags_of(_Table))).every
+        every = _Table.parse(read_flags(options, flags_of(_Table))).every
         out = parse_path(options.out, "--out", "a file")
         check_out(out)
         lines = group_by_line(find_records([parse_path(text, "RUNS") for text in options.runs]))
@@ -181,22 +178,12 @@ def format_table(lines: dict[str, list[RunRecord]], every: int) -> str:
     marks = np.arange(every, longest + 1, every)
     rows = [["game", "line", "seed", "steps", "games", *map(show, marks.tolist()), "last"]]
     for name, run in sorted(runs, key=lambda pair: (pair[1].config.run.game, pair[0])):
-        episodes = run.episodes
-        means = means_at(marks, episodes.agent_steps, episodes.returns)
+        asked, returns = run.config.run, run.episodes.returns
+        means = means_at(marks, run.episodes.agent_steps, returns)
         means[marks > run.agent_steps] = np.nan
-        rows.append(
-            [
-                *(
-                    run.config.run.game,
-                    name,
-                    str(run.config.run.seed),
-                    format_steps(run.agent_steps),
-                ),
-                str(len(episodes.returns)),
-                *("-" if np.isnan(mean) else f"{mean:.1f}" for mean in means),
-                f"{final_score(episodes.returns):.1f}",
-            ]
-        )
+        head = [asked.game, name, str(asked.seed), format_steps(run.agent_steps)]
+        shown = ["-" if np.isnan(mean) else f"{mean:.1f}" for mean in means]
+        rows.append([*head, str(len(returns)), *shown, f"{final_score(returns):.1f}"])
     note = (
         f"Mean return of the last {FINAL_GAMES} games at so many agent steps, once they have ended;"
         "\nand at the end, of as many as there are."
@@ -237,7 +224,7 @@ def _parser() -> OneLineParser:
         metavar="FILE",
         help="what to write: .png, .pdf, or .csv for the figures alone (learning-curves.png)",
     )
-    add_flags(parser, flags_of(_Table), _DEFAULTS)
+    add_flags(parser, flags_of(_Table), dict(_Table()))
     return parser
 
 

@@ -29,11 +29,11 @@ class WorkFailure(RuntimeError):
 class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, and which takes no abbreviations.
 
-    A description of several paragraphs keeps its lines.
+    A description of several lines keeps them.
     """
 
     def __init__(self, **options: object) -> None:
-        if "\n\n" in str(options.get("description")):
+        if "\n" in str(options.get("description")):
             options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(allow_abbrev=False, **options)  # type: ignore[arg-type]
 
@@ -261,7 +261,7 @@ def format_seconds(seconds: float) -> str:
 
 def format_steps(steps: int) -> str:
     """A number of steps, short: "600", "12.3k", "1.235M"."""
-    for multiple, letter in ((1_000_000, "M"), (1_000, "k")):
+    for multiple, letter in ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")):
         if steps >= multiple:
             return f"{steps / multiple:.4g}{letter}"
     return str(steps)

@@ -1,7 +1,5 @@
 """Files written whole or not at all, and JSON read without trusting it."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl
@@ -46,7 +44,7 @@ class FileWriteError(OSError):
 
 
 @contextlib.contextmanager
-def open_atomically(path: str | Path) -> Iterator[IO[bytes]]:
+def open_atomically(path: Path) -> Iterator[IO[bytes]]:
     """Open a file that appears at ``path`` complete and on disk, or not at all.
 
     The body writes to a temporary file, seekable, in the same directory, which must exist. When it
@@ -57,7 +55,6 @@ def open_atomically(path: str | Path) -> Iterator[IO[bytes]]:
         ValueError: ``path`` is a directory.
         FileWriteError: The disk is full, the directory is missing or not writable, and the like.
     """
-    path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path} is a directory; give the path of a file.")
     with naming_write_errors(path):
@@ -80,24 +77,24 @@ def open_atomically(path: str | Path) -> Iterator[IO[bytes]]:
     _sync_directory(path.parent)
 
 
-def write_atomically(path: str | Path, data: bytes | str) -> None:
+def write_atomically(path: Path, data: bytes | str) -> None:
     """Write a whole file, as `open_atomically` does; a ``str`` is written as UTF-8."""
     with open_atomically(path) as stream:
         stream.write(data.encode() if isinstance(data, str) else data)
 
 
-def write_json(path: str | Path, value: Any) -> None:
+def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically: keys sorted, indented, a newline at the end; NaN is a ValueError."""
     write_atomically(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
-def remove_stale_temporaries(directory: str | Path) -> None:
+def remove_stale_temporaries(directory: Path) -> None:
     """Remove the temporaries of `open_atomically` whose writers are dead.
 
     A writer holds a lock on its temporary, which ends with its process: a file that can be locked
     has no writer. Files of any other name, and folders below, are left alone.
     """
-    for path in list(Path(directory).iterdir()):
+    for path in list(directory.iterdir()):
         if not _TEMPORARY_NAME.fullmatch(path.name) or path.is_symlink() or not path.is_file():
             continue
         with contextlib.suppress(OSError), path.open("r+b") as stream:
@@ -135,12 +132,12 @@ def _raise_write_error(path: Path, error: OSError) -> NoReturn:
 
 
 @contextlib.contextmanager
-def naming_write_errors(path: str | Path) -> Iterator[None]:
+def naming_write_errors(path: Path) -> Iterator[None]:
     """Let a write to ``path`` that the system refuses raise what `open_atomically` would."""
     try:
         yield
     except OSError as error:
-        _raise_write_error(Path(path), error)
+        _raise_write_error(path, error)
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -158,14 +155,13 @@ def exists(path: Path) -> bool:
     return True
 
 
-def open_for_reading(path: str | Path) -> io.FileIO:
+def open_for_reading(path: Path) -> io.FileIO:
     """Open a regular file, unbuffered.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It is a directory, a pipe or a device, or may not be read.
     """
-    path = Path(path)
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
@@ -179,7 +175,7 @@ def open_for_reading(path: str | Path) -> io.FileIO:
         raise ValueError(f"{path} cannot be read ({error.strerror}); check the path.") from error
 
 
-def read_bytes(path: str | Path, *, max_bytes: int) -> bytes:
+def read_bytes(path: Path, *, max_bytes: int) -> bytes:
     """Read a whole regular file of at most ``max_bytes``.
 
     Raises:
@@ -193,7 +189,7 @@ def read_bytes(path: str | Path, *, max_bytes: int) -> bytes:
     return data
 
 
-def read_json(path: str | Path) -> Any:
+def read_json(path: Path) -> Any:
     """Read a JSON file of at most 16 MiB; raises what `read_bytes` and `parse_json` do."""
     return parse_json(read_bytes(path, max_bytes=_MAX_JSON_BYTES), str(path))
 

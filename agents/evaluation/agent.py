@@ -175,7 +175,7 @@ def _make_policy(file: ModelFile, game: Game, config: RunConfig | None) -> Polic
                 f"{file.path} chooses among {found.actions} actions, {game.name} has {actions}; "
                 f"{remedy}."
             )
-        is_dqn = found.kind == "dqn"
+        is_dqn = found.is_dqn
         arguments = {
             "features_extractor_class": NatureCNN,
             "features_extractor_kwargs": {"features_dim": found.features_dim},

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -32,7 +32,7 @@ _EXTRACTORS = {
 class Architecture:
     """What a model file tells about an SB3 ``CnnPolicy`` with the Nature CNN."""
 
-    kind: Literal["actor-critic", "dqn"]  # A2C's and PPO's, or DQN's
+    is_dqn: bool  # else an actor-critic, A2C's or PPO's
     actions: int
     frames: int  # stacked, grey
     features_dim: int  # that the CNN gives
@@ -52,8 +52,8 @@ def infer_architecture(file: ModelFile) -> Architecture:
     """
     state = file.policy_state
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    kind: Literal["actor-critic", "dqn"] = "actor-critic" if "action_net.bias" in shapes else "dqn"
-    if kind == "dqn":
+    is_dqn = "action_net.bias" not in shapes
+    if is_dqn:
         prefixes, heads = ["q_net.", "q_net_target."], ["q_net.q_net.0", "q_net_target.q_net.0"]
     else:
         prefixes, heads = ["", "pi_", "vf_"], ["action_net"]
@@ -80,7 +80,7 @@ def infer_architecture(file: ModelFile) -> Architecture:
     }
     for name in heads:
         expected |= {f"{name}.weight": (actions, features_dim), f"{name}.bias": (actions,)}
-    if kind == "actor-critic":
+    if not is_dqn:
         expected |= {"value_net.weight": (1, features_dim), "value_net.bias": (1,)}
     if not (frames and actions and features_dim) or shapes != expected:
         raise ValueError(
@@ -89,7 +89,7 @@ def infer_architecture(file: ModelFile) -> Architecture:
             "this project."
         )
     return Architecture(
-        kind=kind,
+        is_dqn=is_dqn,
         actions=actions,
         frames=frames,
         features_dim=features_dim,

@@ -6,8 +6,6 @@ and a checksum in the archive's comment. Plain ``A2C.load`` / ``DQN.load`` open 
 there. `read_model_zip` unpickles nothing but tensors, and those with `load_tensors` alone.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import math
@@ -47,12 +45,29 @@ _MAX_MEMBER_BYTES = 1 << 30
 _MOMENTARY = ("_last_obs", "_last_episode_starts", "ep_info_buffer")
 
 
+@dataclass(frozen=True, eq=False)
+class ModelFile:
+    """What is in a model file, as plain values."""
+
+    path: Path
+    # SB3's ``data``: the model's attributes that are JSON, and of others what SB3 writes in words
+    # beside the pickle, never the pickle.
+    sb3_data: dict[str, Any]
+    policy_state: dict[str, Tensor]  # on the CPU, of any shape and value
+    optimizer_state: dict[str, Any] | None  # None of a file that may be a stranger's
+    config: dict[str, Any] | None  # ``config.json``; None if somebody else wrote the file
+
+    def read_member(self, name: str) -> bytes:
+        """Read one member from the file, which is opened again; raises as `read_model_zip` does."""
+        with open_for_reading(self.path) as stream:
+            archive = open_archive(stream, str(self.path))
+            return read_member(archive, name, _MAX_MEMBER_BYTES, str(self.path))
+
+
 # --- writing --------------------------------------------------------------------------------------
 
 
-def write_model_zip(
-    path: str | Path, model: BaseAlgorithm, extra_members: Mapping[str, bytes]
-) -> None:
+def write_model_zip(path: Path, model: BaseAlgorithm, extra_members: Mapping[str, bytes]) -> None:
     """Write a model atomically, as SB3 does, with more members and a checksum.
 
     The archive is put together in memory, so that a full disk can only end the one write. The names
@@ -64,14 +79,12 @@ def write_model_zip(
     buffer = io.BytesIO()
     model.save(buffer, exclude=_MOMENTARY)
     with zipfile.ZipFile(buffer, "a", zipfile.ZIP_STORED) as archive:
-        assert not any(name.endswith(".pth") for name in extra_members)
-        assert not set(archive.namelist()) & set(extra_members)
         for name, content in extra_members.items():
             archive.writestr(name, content)
     _write_with_checksum(path, buffer)
 
 
-def write_shared_agent(path: str | Path, model: ModelFile) -> None:
+def write_shared_agent(path: Path, model: ModelFile) -> None:
     """Write what acting takes of a model; `A2C.load` and `DQN.load` open it.
 
     Half as large for A2C, a quarter for DQN. If it learns on, the optimiser starts anew, and DQN's
@@ -105,7 +118,7 @@ def write_shared_agent(path: str | Path, model: ModelFile) -> None:
     _write_with_checksum(path, buffer)
 
 
-def _write_with_checksum(path: str | Path, buffer: io.BytesIO) -> None:
+def _write_with_checksum(path: Path, buffer: io.BytesIO) -> None:
     with zipfile.ZipFile(buffer, "a") as archive:
         archive.comment = _CHECKSUM_LABEL + b"0" * _CHECKSUM_DIGITS
     body = buffer.getbuffer()[:-_CHECKSUM_DIGITS]
@@ -114,7 +127,7 @@ def _write_with_checksum(path: str | Path, buffer: io.BytesIO) -> None:
         stream.write(hashlib.sha256(body).hexdigest().encode())
 
 
-def verify_checksum(path: str | Path, *, required: bool = True) -> None:
+def verify_checksum(path: Path, *, required: bool = True) -> None:
     """Check that a file is, byte for byte, what `write_model_zip` wrote.
 
     It ends in the archive's comment, ``sha256:`` and the SHA-256 of every byte before its digits.
@@ -148,26 +161,7 @@ def _sha256_of(stream: io.FileIO, length: int) -> str:
 # --- reading --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class ModelFile:
-    """What is in a model file, as plain values."""
-
-    path: Path
-    # SB3's ``data``: the model's attributes that are JSON, and of others what SB3 writes in words
-    # beside the pickle, never the pickle.
-    sb3_data: dict[str, Any]
-    policy_state: dict[str, Tensor]  # on the CPU, of any shape and value
-    optimizer_state: dict[str, Any] | None  # None of a file that may be a stranger's
-    config: dict[str, Any] | None  # ``config.json``; None if somebody else wrote the file
-
-    def read_member(self, name: str) -> bytes:
-        """Read one member from the file, which is opened again; raises as `read_model_zip` does."""
-        with open_for_reading(self.path) as stream:
-            archive = open_archive(stream, str(self.path))
-            return read_member(archive, name, _MAX_MEMBER_BYTES, str(self.path))
-
-
-def read_model_zip(path: str | Path, *, ours: bool = False) -> ModelFile:
+def read_model_zip(path: Path, *, ours: bool = False) -> ModelFile:
     """Read an SB3 model file without running anything in it.
 
     Members are read by name into memory of bounded size, nothing is extracted and nothing unpickled
@@ -180,7 +174,6 @@ def read_model_zip(path: str | Path, *, ours: bool = False) -> ModelFile:
         FileNotFoundError: There is no such file.
         ValueError: It is not such a file, is damaged, or is built to do harm. One line.
     """
-    path = Path(path)
     source = str(path)
     verify_checksum(path, required=ours)
     with open_for_reading(path) as stream:
@@ -199,7 +192,7 @@ def read_model_zip(path: str | Path, *, ours: bool = False) -> ModelFile:
         has_config = "config.json" in archive.namelist()
         config = read_object("config.json", _MAX_CONFIG_BYTES) if has_config else None
         state = read_member(archive, "policy.pth", MAX_STATE_BYTES, source)
-        policy_state = _load_policy_state(state, f"{source}: policy.pth")
+        policy_state = _load_state_dict(state, f"{source}: policy.pth")
         optimizer_state = None
         if ours:
             state = read_member(archive, "policy.optimizer.pth", MAX_STATE_BYTES, source)
@@ -243,7 +236,7 @@ def _without_pickle(value: Any) -> Any:
     return value
 
 
-def _load_policy_state(content: bytes, source: str) -> dict[str, Tensor]:
+def _load_state_dict(content: bytes, source: str) -> dict[str, Tensor]:
     state = load_tensors(content, source)
     if type(state) not in (dict, OrderedDict) or not all(
         type(name) is str and type(tensor) is Tensor for name, tensor in dict.items(state)

@@ -90,14 +90,18 @@ def find_fault(error: BaseException, network: NetworkSettings) -> str | None:
     return _tell(network.extractor, "failed", error, loaded.files)
 
 
-def count_cost(network: NetworkSettings) -> dict[str, int]:
-    """A user's own extractor's parameters, and its multiply-adds per observation.
+def count_own_cost(network: NetworkSettings) -> dict[str, int]:
+    """What `count_cost` gives for a user's own extractor, which was loaded before."""
+    return count_cost(find_extractor(network)(OBSERVATIONS, **network.extractor_arguments))
+
+
+def count_cost(extractor: BaseFeaturesExtractor) -> dict[str, int]:
+    """An extractor's parameters, and its multiply-adds for one observation.
 
     Counted are those that torch's `FlopCounterMode` knows: convolutions and products of matrices.
     """
-    extractor = find_extractor(network)(OBSERVATIONS, **network.extractor_arguments).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        extractor(torch.zeros(1, *OBSERVATIONS.shape))
+        extractor.eval()(torch.zeros(1, *OBSERVATIONS.shape))
     parameters = sum(weight.numel() for weight in extractor.parameters())
     return {"parameters": parameters, "multiply_adds": counter.get_total_flops() // 2}
 

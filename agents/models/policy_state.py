@@ -1,7 +1,6 @@
 """Saved weights, put into a policy after every value was checked."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,9 +8,7 @@ from torch import Tensor, nn
 from agents.models.archive import format_shape, quote
 
 
-def load_policy_state(
-    policy: nn.Module, state: Mapping[str, Tensor], *, source: str = "the model file"
-) -> None:
+def load_policy_state(policy: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
     """Copy a state dict into a policy after every tensor of it was checked.
 
     Tensors that SB3 saves under several names, because its actor and critic share them, may be
@@ -49,10 +46,8 @@ def load_policy_state(
     policy.load_state_dict(state, strict=True)
 
 
-def _find_misfit(value: Any, like: Tensor) -> str | None:
+def _find_misfit(value: Tensor, like: Tensor) -> str | None:
     """What keeps ``value`` from being copied into ``like``; None if nothing does."""
-    if not isinstance(value, Tensor):
-        return "is not a tensor"
     if value.shape != like.shape:
         return f"has shape {format_shape(value)}, not {format_shape(like)}"
     if value.dtype != like.dtype:

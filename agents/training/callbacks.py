@@ -172,14 +172,14 @@ class TensorBoardRows(BaseCallback):
 
     def _describe_layers(self) -> dict[str, Any]:
         """By tag, of each convolution: live filters, position's share, now and then its map."""
-        policy, values = self.model.policy, dict[str, Any]()
-        extractor = getattr(policy, "features_extractor", None) or policy.q_net.features_extractor
-        if not isinstance(extractor, NatureCoordCNN):
-            return values
-        if type(extractor) is NatureCoordCNN:  # a pass may change what a subclass learns
-            images = policy.obs_to_tensor(self.model._last_obs)[0].float() / 255
-            for index, count in enumerate(count_live_filters(extractor, images)):
-                values[f"train/live_filters_layer{index}"] = float(count)
+        policy: Any = self.model.policy
+        extractor = getattr(policy, "q_net", policy).features_extractor
+        if type(extractor) is not NatureCoordCNN:  # a user's may have other layers, or draw
+            return {}
+        images = policy.obs_to_tensor(self.model._last_obs)[0].float() / 255
+        values: dict[str, Any] = {}
+        for index, count in enumerate(count_live_filters(extractor, images)):
+            values[f"train/live_filters_layer{index}"] = float(count)
         logged = self.logged_agent_steps
         show_maps = not logged or is_due(self.num_timesteps, logged, IMAGES_EVERY_AGENT_STEPS)
         sizes = extractor.input_sizes()

@@ -1,4 +1,4 @@
-"""The training command: plan one run, train it, and say how it began and ended."""
+"""The training command: plan one run, train it, and say how it ended."""
 
 import shlex
 import sys

@@ -14,7 +14,7 @@ from stable_baselines3.common.logger import Logger
 from agents.algorithms.device import find_device
 from agents.algorithms.divergence import Divergence
 from agents.algorithms.dqn import DQN
-from agents.models.own_extractor import count_cost, find_fault
+from agents.models.own_extractor import count_own_cost, find_fault
 from agents.training.callbacks import Checkpoints, EpisodeLog, TensorBoardRows
 from agents.training.checkpoints import (
     Agent,
@@ -49,7 +49,7 @@ class Plan(NamedTuple):
 
     is_finished: bool  # so, nothing
     config: RunConfig
-    agent_steps: int = 0  # done and saved
+    agent_steps: int = 0  # of a finished run
 
 
 def plan_run(directory: RunDirectory, asked: RunConfig) -> Plan:
@@ -75,11 +75,10 @@ def plan_run(directory: RunDirectory, asked: RunConfig) -> Plan:
             f"{asked_total:_} asked for; ask for at least as many."
         )
     status, is_packed = directory.read_status(), directory.is_packed()
-    done = 0 if status is None else status.agent_steps
     has_model = directory.final_path.exists() or is_packed
     has_ended = status is not None and status.state == "finished" and has_model
-    if has_ended and asked_total == saved_total:
-        return Plan(True, saved, done)
+    if status is not None and has_ended and asked_total == saved_total:
+        return Plan(True, saved, status.agent_steps)
     if is_packed and asked_total > saved_total:
         raise ValueError(
             f"{directory.path} is a packed run, without the agent that could be trained further; "
@@ -94,7 +93,7 @@ def plan_run(directory: RunDirectory, asked: RunConfig) -> Plan:
         )
     if asked.execution.threads == 0:  # not asked for: the same number as before
         asked = asked.with_execution(threads=saved.execution.threads)
-    return Plan(False, asked, done)
+    return Plan(False, asked)
 
 
 def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> int:
@@ -116,7 +115,7 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
     config = config.with_execution(threads=threads)
     torch.set_num_threads(threads)
     # Before the agent's generators are seeded or restored: an extractor is made for it.
-    cost = {"network_cost": count_cost(config.network)} if config.network.extractor else {}
+    cost = {"network_cost": count_own_cost(config.network)} if config.network.extractor else {}
     with ExitStack() as stack:
         # Before anything is written: not every protocol can start every game.
         env = AtariVecEnv(game, protocol, config.hyperparameters.n_envs, config.run.seed)

@@ -1,1 +1,1 @@
-"""The nine-game comparison: two networks under the same algorithm, and a verdict per game."""
+"""A comparison of networks, and settings, on games: trained, judged game by game, and reported."""

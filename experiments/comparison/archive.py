@@ -15,7 +15,11 @@ from typing import Any
 
 from configs.run_config import experiment_differences
 from experiments.comparison.plan import PLAN_NAME, ComparisonPlan, continue_plan, load_plan
-from experiments.comparison.report.network_cost import SHARES_NAME, find_weight_shares
+from experiments.comparison.report.position_use import (
+    ABLATION_NAME,
+    SHARES_NAME,
+    find_weight_shares,
+)
 from experiments.comparison.report.records import (
     RunRecord,
     as_planned,
@@ -32,7 +36,7 @@ from runtime.run_directory import RunDirectory
 
 _NEEDED = ("config.json", "status.json", "provenance.json")
 _REMEDY = "choose another ARCHIVE folder."
-_EVALUATIONS = ("evaluation/returns.json", "evaluation/ablation.json")
+_EVALUATIONS = ("evaluation/returns.json", ABLATION_NAME)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

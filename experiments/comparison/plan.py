@@ -124,10 +124,10 @@ class ComparisonPlan(SavedSettings):
         Raises:
             ValueError: If there is none; one line.
         """
-        network, _ = self._split(arm)
+        network, _ = self._read_arm(arm)
         return network
 
-    def _split(self, arm: str) -> tuple[NetworkSettings, tuple[str, ...]]:
+    def _read_arm(self, arm: str) -> tuple[NetworkSettings, tuple[str, ...]]:
         """An arm's network, and the hyper-parameters that set it apart, as `key=value`."""
         own, name = {arm_name(network): network for network in self.extractors}, arm
         while name not in own and "," in name:
@@ -137,7 +137,7 @@ class ComparisonPlan(SavedSettings):
 
     def run_of(self, game: str, arm: str, seed: int) -> RunConfig:
         """The config of one run."""
-        network, variant = self._split(arm)
+        network, variant = self._read_arm(arm)
         return self.template.replace(
             run=self.template.run.replace(game=game, seed=seed),
             network=network,
@@ -196,7 +196,7 @@ def make_plan(
             f"{PLAN_NAME} has networks that are code ({names}), which is run only if you name it: "
             "give its --arms again."
         )
-    arms = [_split_arm(arm) for arm in asked.arms]
+    arms = [_split_typed_arm(arm) for arm in asked.arms]
     own = {name: load_extractor(parse_own_arm(name)) for name, _ in arms if ":" in name}
     for name in overrides:
         if name in NetworkSettings.model_fields:
@@ -235,7 +235,7 @@ def make_plan(
     )
 
 
-def _split_arm(text: str) -> tuple[str, list[str]]:
+def _split_typed_arm(text: str) -> tuple[str, list[str]]:
     """What names the network, and the settings after it; commas are a user's own extractor's."""
     name, *settings = text.split() if ":" in text else text.replace(",", " ").split() or [text]
     return name, settings

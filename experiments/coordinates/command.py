@@ -26,7 +26,6 @@ from experiments.coordinates.table import format_table
 from experiments.coordinates.training import (
     CellDirectory,
     Divergence,
-    check_device,
     find_result,
     train_cell,
 )
@@ -62,7 +61,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ]
         runs = parse_path(options.runs, "--runs")
         check_folder(runs)
-        check_device(configs[0])  # the same for all
         return _run(configs, runs, asks_for_budget(overrides))
 
 
@@ -108,7 +106,7 @@ def _train(directory: CellDirectory, config: CellConfig, budget_is_asked: bool) 
 
 
 def _check_other_network(directory: CellDirectory, config: CellConfig) -> None:
-    """Refuse other data than those of the group's other network, which is drawn beside it.
+    """Refuse other data or code than those of the group's other network, drawn beside this one.
 
     Raises:
         ValueError: If they differ; one line.
@@ -117,6 +115,7 @@ def _check_other_network(directory: CellDirectory, config: CellConfig) -> None:
     other = _cell_beside(directory.path, other_model)
     if not other.is_finished():
         return
+    other.check_source()
     saved = load_config(other.config_path)
     if differing := _DATA & set(cell_differences(saved, config)):
         raise ValueError(

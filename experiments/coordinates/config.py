@@ -152,13 +152,7 @@ def load_config(path: Path) -> CellConfig:
         FileNotFoundError: If there is none.
         ValueError: If it is damaged or of another format version; one line.
     """
-    values = read_json(path)
-    if isinstance(values, dict):  # older files have the settings in sections
-        sections = [value for value in values.values() if isinstance(value, dict)]
-        values = {name: value for name, value in values.items() if not isinstance(value, dict)}
-        for section in sections:
-            values |= section
-    return CellConfig.from_mapping(values, str(path))
+    return CellConfig.from_mapping(read_json(path), str(path))
 
 
 def cell_differences(one: CellConfig, other: CellConfig) -> list[str]:

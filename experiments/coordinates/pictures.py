@@ -21,7 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from experiments.coordinates.config import MODELS, CellConfig
 from experiments.coordinates.data import SQUARE_RADIUS, Split
-from experiments.coordinates.table import HEADLINES, show_figure, title_of
+from experiments.coordinates.table import FIGURES, show_figure, title_of
 from experiments.coordinates.tasks import judge_positions, make_task, split_of
 from experiments.coordinates.training import CellDirectory
 from runtime.files import write_atomically
@@ -63,9 +63,8 @@ class _Trained:
         return logits.sigmoid()
 
     def judge(self, positions: Tensor) -> Tensor:
-        """The headline figure of every one of positions [N, 2]."""
-        judged = judge_positions(self.network, self.config, positions)
-        return judged[HEADLINES[self.config.task]]
+        """The figure of every one of positions [N, 2]."""
+        return judge_positions(self.network, self.config, positions)
 
     def chances_of_targets(self, positions: Tensor) -> Tensor:
         """The probability that the target itself gets, [N]; a few images fit memory at once."""
@@ -112,7 +111,7 @@ def draw_group(directory: Path, seed: int) -> list[Path]:
 def _draw_canvas(trained: Sequence[_Trained], split: Split) -> Picture:
     """Where on the canvas the examples are and which are right: networks down, parts across."""
     config = trained[0].config
-    size, task, figure = config.canvas_size, config.task, HEADLINES[config.task]
+    size, task, figure = config.canvas_size, config.task, FIGURES[config.task]
     picture = Picture(figsize=(7.4, 1.3 + 3.7 * len(trained)), layout="constrained")
     grid = picture.subplots(len(trained), 2, squeeze=False, sharex=True, sharey=True)
     for row, cell in zip(grid, trained, strict=True):
@@ -157,10 +156,10 @@ def _plot_predicted_points(axes: Axes, predicted: Tensor, positions: Tensor) -> 
 
 
 def _draw_curve(trained: Sequence[_Trained]) -> Picture:
-    """The headline figure against training time."""
+    """The figure against training time."""
     picture = Picture(figsize=(7.0, 3.8), layout="constrained")
     axes = picture.subplots()
-    figure = HEADLINES[trained[0].config.task]
+    figure = FIGURES[trained[0].config.task]
     styles = {"cnn": ("#b2182b", "s"), "coordconv": (_DARK, "o")}
     for cell in trained:
         curve = cell.result["curve"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from runtime.command_line import align_columns
 
-HEADLINES = {"classification": "accuracy", "regression": "error_pixels", "rendering": "iou"}
+FIGURES = {"classification": "accuracy", "regression": "error_pixels", "rendering": "iou"}
 _HEAD = ("network", "weights", "steps", "time", "train", "test", "all right")
 
 
@@ -41,7 +41,7 @@ def title_of(result: Mapping[str, Any]) -> str:
 
 
 def _row(result: Mapping[str, Any]) -> tuple[str, ...]:
-    figure, perfect = HEADLINES[result["task"]], result["seconds_to_perfect"]
+    figure, perfect = FIGURES[result["task"]], result["seconds_to_perfect"]
     return (
         f"  {result['model']}",
         f"{result['parameters']:,}",
@@ -60,7 +60,7 @@ def _same_time(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     rows = [row for row in results["cnn"]["curve"] if row["seconds"] <= perfect]
     if not rows:
         return []
-    figure = HEADLINES[results["cnn"]["task"]]
+    figure = FIGURES[results["cnn"]["task"]]
     train, test = (show_figure(figure, rows[-1][f"{part}_{figure}"]) for part in ("train", "test"))
     return [
         f"After the {perfect:.1f} s that CoordConv took, the plain network had, on a sample,",

@@ -31,13 +31,13 @@ from policies.coordconv import CoordConv2d
 class Task:
     """One task. Positions are [B, 2], int64; H = W is the canvas size.
 
-    What is measured: "accuracy" (whether the brightest pixel is the target), "error_pixels"
-    (Euclidean distance), "iou" (intersection over union, a pixel being on above probability 0.5).
+    What is judged: accuracy (whether the brightest pixel is the target), the Euclidean error in
+    pixels, or intersection over union, a pixel being on above probability 0.5.
     """
 
     encode: Callable[[Tensor, int], Tensor]  # positions and H to the network's input
     loss: Callable[[Tensor, Tensor], Tensor]  # output and positions to the mean loss of the batch
-    judge: Callable[[Tensor, Tensor], dict[str, Tensor]]  # to every example's, each [B], float32
+    judge: Callable[[Tensor, Tensor], Tensor]  # to every example's figure [B], float32
 
 
 def _classification_loss(logits: Tensor, positions: Tensor) -> Tensor:
@@ -45,23 +45,12 @@ def _classification_loss(logits: Tensor, positions: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(1), _pixel_index(positions, logits.shape[-1]))
 
 
-def _judge_classification(logits: Tensor, positions: Tensor) -> dict[str, Tensor]:
-    brightest = logits.flatten(1).argmax(1)
-    width = logits.shape[-1]
-    answer = torch.stack((brightest // width, brightest % width), 1)
-    return {
-        "accuracy": (brightest == _pixel_index(positions, width)).float(),
-        "error_pixels": _distance(answer, positions),
-    }
+def _judge_classification(logits: Tensor, positions: Tensor) -> Tensor:
+    return (logits.flatten(1).argmax(1) == _pixel_index(positions, logits.shape[-1])).float()
 
 
 def _pixel_index(positions: Tensor, width: int) -> Tensor:
     return positions[:, 0] * width + positions[:, 1]
-
-
-def _distance(answer: Tensor, positions: Tensor) -> Tensor:
-    distance: Tensor = torch.linalg.vector_norm((answer - positions).float(), dim=1)
-    return distance
 
 
 def _rendering_loss(logits: Tensor, positions: Tensor) -> Tensor:
@@ -69,11 +58,11 @@ def _rendering_loss(logits: Tensor, positions: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, draw_squares(positions, logits.shape[-1]))
 
 
-def _judge_rendering(logits: Tensor, positions: Tensor) -> dict[str, Tensor]:
+def _judge_rendering(logits: Tensor, positions: Tensor) -> Tensor:
     painted = logits > 0
     square = draw_squares(positions, logits.shape[-1]).bool()
     both, either = (part.flatten(1).sum(1) for part in (painted & square, painted | square))
-    return {"iou": both / either}
+    return both / either
 
 
 def make_task(name: TaskName, canvas_size: int) -> Task:
@@ -83,8 +72,9 @@ def make_task(name: TaskName, canvas_size: int) -> Task:
         """Mean squared error of the position as a share of the canvas."""
         return F.mse_loss(output, positions / canvas_size)
 
-    def judge_regression(output: Tensor, positions: Tensor) -> dict[str, Tensor]:
-        return {"error_pixels": _distance(output * canvas_size, positions)}
+    def judge_regression(output: Tensor, positions: Tensor) -> Tensor:
+        distance: Tensor = torch.linalg.vector_norm(output * canvas_size - positions, dim=1)
+        return distance
 
     if name == "regression":
         return Task(draw_points, regression_loss, judge_regression)
@@ -146,8 +136,8 @@ def examples_per_pass(config: CellConfig) -> int:
 
 
 @torch.no_grad()
-def judge_positions(network: nn.Module, config: CellConfig, positions: Tensor) -> dict[str, Tensor]:
-    """Judge a cell's network on positions [N, 2]: every example's figures, each [N], on the CPU."""
+def judge_positions(network: nn.Module, config: CellConfig, positions: Tensor) -> Tensor:
+    """Judge a cell's network on positions [N, 2]: every example's figure [N], on the CPU."""
     size, was_training = config.canvas_size, network.training
     task = make_task(config.task, size)
     network.eval()
@@ -156,4 +146,4 @@ def judge_positions(network: nn.Module, config: CellConfig, positions: Tensor) -
         for batch in torch.split(positions, examples_per_pass(config))
     ]
     network.train(was_training)
-    return {figure: torch.cat([part[figure] for part in judged]).cpu() for figure in judged[0]}
+    return torch.cat(judged).cpu()

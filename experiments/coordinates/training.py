@@ -17,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from experiments.coordinates.config import CellConfig, cell_differences, load_config
 from experiments.coordinates.data import Split, shuffle
-from experiments.coordinates.table import HEADLINES, show_figure
+from experiments.coordinates.table import FIGURES, show_figure
 from experiments.coordinates.tasks import (
     count_parameters,
     examples_per_pass,
@@ -74,7 +74,7 @@ class CellDirectory(RunDirectory):
             ValueError: If a file is damaged; one line.
         """
         config, result = load_config(self.config_path), read_json(self.result_path)
-        figure = HEADLINES[config.task]
+        figure = FIGURES[config.task]
         names = "steps", "seconds", f"train_{figure}", f"test_{figure}"
         try:
             numbers = [row[name] for row in (result, *result["curve"]) for name in names]
@@ -85,6 +85,14 @@ class CellDirectory(RunDirectory):
         except (LookupError, TypeError):
             pass
         raise ValueError(f"{self.result_path} is damaged; delete {self.path} and run again.")
+
+    def check_source(self) -> None:
+        """Refuse by a ValueError a finished cell that other code has trained."""
+        if self.read_result().get("source") != hash_modules(*_SOURCE):
+            raise ValueError(
+                f"{self.path} was trained by another version of this code; choose another --runs "
+                "folder, or delete it."
+            )
 
     def load_network(self) -> tuple[CellConfig, nn.Module]:
         """The config of a finished cell and its trained network, on the CPU and not training.
@@ -122,11 +130,7 @@ def find_result(
             f"{directory.path} holds a run of other settings ({', '.join(differing)}); choose "
             "another --runs folder, or delete it."
         )
-    if result.get("source") != hash_modules(*_SOURCE):
-        raise ValueError(
-            f"{directory.path} was trained by another version of this code; choose another --runs "
-            "folder, or delete it."
-        )
+    directory.check_source()
     if asked.budget == saved.budget:
         return result
     reached = asked.is_over(result["steps"], result["seconds"])
@@ -172,12 +176,12 @@ def train_cell(directory: CellDirectory, config: CellConfig, say: Say = print) -
 
 def measure(network: nn.Module, config: CellConfig) -> dict[str, float]:
     """Compute a network's means over all training and all test examples: `train_accuracy`, ..."""
-    device = next(network.parameters()).device
-    return {
-        f"{part}_{figure}": float(values.double().mean())
+    device, figure = next(network.parameters()).device, FIGURES[config.task]
+    judged = {
+        part: judge_positions(network, config, positions.to(device))
         for part, positions in split_of(config)._asdict().items()
-        for figure, values in judge_positions(network, config, positions.to(device)).items()
     }
+    return {f"{part}_{figure}": float(values.double().mean()) for part, values in judged.items()}
 
 
 class _Trainer:
@@ -192,10 +196,10 @@ class _Trainer:
         self.perfect_evaluations = 0
         self.perfect_at: tuple[int, float] | None = None
         # Rows of steps, seconds, mean loss since the row before (not in the first, the untrained
-        # network's), and the headline figure on a part of the training and of the test examples.
+        # network's), and the figure on a part of the training and of the test examples.
         self.curve: list[dict[str, float]] = []
         self.task = make_task(config.task, config.canvas_size)
-        self.headline = HEADLINES[config.task]
+        self.figure = FIGURES[config.task]
         self.network = make_network(config).to(config.device)
         # Betas: the released code, whose epsilon is the default here, too.
         self._optimizer = torch.optim.Adam(
@@ -253,7 +257,7 @@ class _Trainer:
         if time.perf_counter() - self._spoken < _LINE_EVERY_SECONDS:
             return
         self._spoken = time.perf_counter()
-        row, figure = self.curve[-1], self.headline
+        row, figure = self.curve[-1], self.figure
         train, test = (show_figure(figure, row[f"{part}_{figure}"]) for part in ("train", "test"))
         limit = self.config.total_steps
         steps = f"{self.steps:_}" + (f" of {limit:_}" if limit else "")
@@ -303,7 +307,7 @@ class _Trainer:
                 layer.weight.grad.add_(layer.weight, alpha=2 * self.config.l2)
 
     def _evaluate(self) -> None:
-        figure = self.headline
+        figure = self.figure
         train, test = (float(self._judge(part).mean()) for part in self._samples)
         if figure != "error_pixels":  # no answer in pixels is exact, and ends training
             right = train == 1 and self._all_right(self._split.train)
@@ -318,11 +322,11 @@ class _Trainer:
         self.curve.append(row)
 
     def _judge(self, positions: Tensor) -> Tensor:
-        """The headline figure of every example."""
-        return judge_positions(self.network, self.config, positions)[self.headline]
+        """The figure of every example."""
+        return judge_positions(self.network, self.config, positions)
 
     def _all_right(self, positions: Tensor) -> bool:
-        """Tell whether the headline figure is 1 for every example; ends at the first that fails."""
+        """Tell whether the figure is 1 for every example; ends at the first that fails."""
         for part in torch.split(positions, 128):
             if not (self._judge(part) == 1).all():
                 return False

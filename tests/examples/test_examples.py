@@ -6,7 +6,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import NatureCNN
 from torch import nn
 
-from agents.models.own_extractor import OBSERVATIONS, count_cost, find_extractor, load_extractor
+from agents.models.own_extractor import OBSERVATIONS, count_own_cost, find_extractor, load_extractor
 from configs.run_config import parse_own_arm
 from examples.coordinates import ScaledCoordCNN
 from examples.impala import ImpalaCNN, ResidualBlock
@@ -48,7 +48,7 @@ def images(count: int) -> torch.Tensor:
 def test_an_example_can_be_named(text, parameters):
     network = load_extractor(parse_own_arm(text))
     assert find_extractor(network).__name__ == network.extractor.partition(":")[2]
-    assert count_cost(network)["parameters"] == parameters
+    assert count_own_cost(network)["parameters"] == parameters
 
 
 def test_impala_halves_rows_and_columns_three_times():

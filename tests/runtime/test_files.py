@@ -172,8 +172,9 @@ def test_write_json_refuses_nan_and_leaves_the_old_file(tmp_path):
 
 _WRITER = """
 import sys
+from pathlib import Path
 from runtime.files import open_atomically
-with open_atomically(sys.argv[1]) as stream:
+with open_atomically(Path(sys.argv[1])) as stream:
     stream.write(b"half")
     stream.flush()
     print("writing", flush=True)

@@ -99,9 +99,7 @@ ANOTHER = "--set threads=N is another number"
         (64, 2, None, 0.0, 64, "64 for 2 cores; --set threads=2 may be faster"),
     ],
 )
-def test_how_many_threads_and_why(
-    monkeypatch, asked, cores, variable, load, threads, line
-):
+def test_how_many_threads_and_why(monkeypatch, asked, cores, variable, load, threads, line):
     """On a machine of as many cores; three of them are a part of it."""
     monkeypatch.setattr("runtime.process_settings.count_cores", lambda: cores)
     monkeypatch.setattr(os, "cpu_count", lambda: 64 if cores == 3 else cores)

@@ -72,6 +72,14 @@ def test_a_run_is_evaluated_only_where_its_network_is_named(nets, monkeypatch, c
     assert capsys.readouterr().out.endswith(f"evaluate     {command}\n")
 
 
+@pytest.mark.parametrize("algo", ["a2c", "dqn"])
+def test_a_network_made_from_this_projects_own_may_have_other_layers(nets, algo):
+    directory = train_run(nets, own_config(algo, "mynets:Normalised", total_agent_steps=60))
+    status = directory.read_status()
+    assert status is not None
+    assert status.state == "finished"
+
+
 def test_a_network_that_fails_while_it_learns_is_told_in_one_line(nets, capsys):
     run = ShortRun(nets / "runs", own_config("a2c", "mynets:FailsLater"))
     status, line = run.command(capsys, "--extractor=mynets:FailsLater")

@@ -112,7 +112,9 @@ VALUES = f"""
 --device gpu --dry-run
     `device` must be auto, cpu, cuda or cuda:N, got 'gpu'.
 --set seed=1 --seed 1
-    --seed and --set seed=... both set `seed`; give one of them.
+    --set: `seed` is set by its option, too; give one of them.
+--extractor file:Net --extractor-set width=2 --set extractor_settings=width=2
+    --set: `extractor_settings` is set by its option, too; give one of them.
 """
 
 

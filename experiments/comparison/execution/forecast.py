@@ -10,7 +10,7 @@ from agents.training.requirements import count_needs
 from configs.run_config import RunConfig
 from configs.settings import load_preset
 from experiments.comparison.plan import ComparisonPlan
-from experiments.comparison.report.records import find_runs, read_progress, read_runs
+from experiments.comparison.report.records import find_runs, read_runs
 from experiments.comparison.report.stages import StageWatch
 from experiments.comparison.statistics.sequential import SequentialDesign
 from experiments.comparison.statistics.simulate import judge_until_decided
@@ -35,8 +35,8 @@ def describe_plan(
     configs = [config for config in plan.runs() if watch is None or watch.may_be_needed(config)]
     at_most, total = "" if watch is None else " at most", plan.total_agent_steps
     steps, ended = total * len(configs), len(configs) - len(unfinished)
-    progress = [read_progress(RunDirectory(runs / config.name)) for config in unfinished]
-    done = total * ended + sum(min(run.agent_steps, total) for run in progress)
+    saved = (RunDirectory(runs / config.name).count_saved_steps() for config in unfinished)
+    done = total * ended + sum(min(agent_steps, total) for agent_steps in saved)
     rate, source = find_rate(plan, runs)
     own = "; networks of your own may take more" if plan.extractors else ""
     time = format_seconds((steps - done) / (rate * jobs))

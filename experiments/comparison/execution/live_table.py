@@ -28,7 +28,7 @@ class LiveTable:
 
     def __init__(self, plan: ComparisonPlan, runs: Path, unfinished: Sequence[RunConfig]) -> None:
         """Say what is about to be done."""
-        self._on_terminal = _is_terminal()
+        self._on_terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
         self._drawn: list[str] = []
         self._shown = -math.inf
         self._runs, self._unfinished = runs, len(unfinished)
@@ -141,10 +141,3 @@ def fit_to_terminal(lines: Sequence[str], columns: int, height: int) -> list[str
         more = [f"... {len(lines) - 1 - len(shown)} more"] if room > 1 else []
         lines = [*shown, *more, lines[-1]]
     return [line[: max(columns - 1, 1)] for line in lines]
-
-
-def _is_terminal() -> bool:
-    try:
-        return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
-    except ValueError:  # it is closed
-        return False

@@ -38,7 +38,7 @@ class Worker(Protocol):
         """Ask it to save and stop."""
 
     def kill(self) -> None:
-        """End it now, and wait until it is gone."""
+        """End it now."""
 
 
 Launch = Callable[[RunConfig, Path], Worker]

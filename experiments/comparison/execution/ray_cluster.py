@@ -130,7 +130,7 @@ def train_in_task(config_json: str, runs: str, folder: str) -> int:
 
 
 def _wait_for(directory: RunDirectory) -> None:
-    """Wait until a process of a lost node has let go of a run; its own message is clearer."""
+    """Wait until a process of a lost node has let go of a run; if it does not, training says so."""
     deadline = time.monotonic() + SECONDS_FOR_SAVING
     while time.monotonic() < deadline:
         try:

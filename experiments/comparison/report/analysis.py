@@ -13,7 +13,6 @@ from experiments.comparison.plan import ComparisonPlan
 from experiments.comparison.report.network_cost import (
     NetworkCost,
     compute_network_cost,
-    find_weight_shares,
     read_network_cost,
 )
 from experiments.comparison.report.pairs import (
@@ -22,7 +21,12 @@ from experiments.comparison.report.pairs import (
     compare_by_machine,
     list_pairs,
 )
-from experiments.comparison.report.position_use import VARIANTS, Variant, read_ablation
+from experiments.comparison.report.position_use import (
+    VARIANTS,
+    Variant,
+    find_weight_shares,
+    read_ablation,
+)
 from experiments.comparison.report.records import Comparison, LeftOutRun, RunRecord
 from experiments.comparison.report.stages import pair_arms
 from experiments.comparison.statistics.bootstrap import (
@@ -93,7 +97,7 @@ class ArmsCompared:
     games: list[GameRow]
     pairs: list[PairRow]
     machines: list[MachineRow]  # empty where one machine trained all pairs
-    count: dict[str, int]  # of the games, by verdict
+    count: dict[str, int]  # of the complete games, by verdict
     is_complete: bool  # whether all games are, with a score of every run
     probability_of_improvement: Estimate | None  # over all games, of the same seeds in each
 
@@ -143,8 +147,6 @@ class RunRow:
     run: str
     state: str
     agent_steps: int = 0
-    starts: int = 0
-    games_played: int = 0
     message: str = ""
 
 
@@ -265,7 +267,12 @@ def _compare_arms(comparison: Comparison, candidate: str) -> ArmsCompared:
         ],
         pairs=pairs,
         machines=compare_by_machine(pairs),
-        count={name: sum(v.verdict == name for v in verdicts) for name in VERDICTS},
+        count={
+            name: sum(
+                v.verdict == name and g.complete for v, g in zip(verdicts, games, strict=True)
+            )
+            for name in VERDICTS
+        },
         is_complete=is_complete,
         probability_of_improvement=_improvement(common) if is_complete else None,
     )
@@ -326,7 +333,7 @@ def _find_detectable_difference(game: GameVerdict, beyond_margin: float | None) 
 def _improvement(games: Sequence[GameScores]) -> Estimate | None:
     """Nothing where too few seeds allow no verdict: a probability would be read as one."""
     pairs = [game.pairs for game in games]
-    if not pairs or min(map(len, pairs)) < MIN_SEEDS:
+    if min(map(len, pairs)) < MIN_SEEDS:
         return None
     return estimate_probability_of_improvement(pairs)
 
@@ -425,8 +432,8 @@ def _distinct(starts: Sequence[Any], name: str) -> list[str]:
 def _list_runs(comparison: Comparison) -> list[RunRow]:
     rows = {config.name: RunRow(config.name, "not started") for config in comparison.planned_runs()}
     for run in comparison.runs.values():
-        name, starts, games = run.config.name, len(run.starts), len(run.episodes.returns)
-        rows[name] = RunRow(name, run.state, run.agent_steps, starts, games, run.message)
+        name = run.config.name
+        rows[name] = RunRow(name, run.state, run.agent_steps, run.message)
     return list(rows.values())
 
 

@@ -174,33 +174,40 @@ def _draw_differences(compared: ArmsCompared, fraction: float) -> Figure | None:
     `fraction` is the margin, in that share.
     """
     rows = [
-        (game, game.mean_difference, fraction / game.margin)
+        (game, game.mean_difference, 100 * fraction / game.margin)
         for game in reversed(compared.games)
         if game.margin and game.mean_difference is not None
     ]
     if not rows:
         return None
-    figure = Figure(figsize=(7.2, 1.5 + 0.38 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(7.2, 1.7 + 0.38 * len(rows)), layout="constrained")
     axes = figure.subplots()
     axes.axvspan(-100 * fraction, 100 * fraction, color="#e8e8e8", zorder=0)
     axes.axvline(0, color="black", lw=0.8, zorder=1)
     for height, (game, mean, scale) in enumerate(rows):
+        judged = game.judged_interval is not None
         for interval, width in ((game.judged_interval, 1.0), (game.interval_95, 3.2)):
             if interval is not None and game.pairs >= MIN_SEEDS:
-                ends = [100 * scale * end for end in interval]
+                ends = [scale * end for end in interval]
                 axes.plot(ends, [height, height], color=_COLOURS[0], lw=width, zorder=2)
-        axes.plot(100 * scale * mean, height, "o", color="black", ms=4, zorder=3)
-    axes.set_yticks(range(len(rows)), [game.game for game, _, _ in rows])
+        fill = "black" if judged else "white"
+        axes.plot(scale * mean, height, "o", color="black", mfc=fill, ms=5, zorder=3)
+    axes.set_yticks(range(len(rows)), [f"{game.game} ({game.pairs})" for game, _, _ in rows])
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlabel(
         f"{compared.candidate} minus {compared.baseline}, mean return over training, "
         f"in % of what {compared.baseline} gained over random play"
     )
+    axes.set_title(f"\N{LEFTWARDS ARROW} {compared.baseline} is better", loc="left")
+    axes.set_title(f"{compared.candidate} is better \N{RIGHTWARDS ARROW}", loc="right")
     axes.grid(axis="x", alpha=0.25)
+    point: dict[str, Any] = {"color": "black", "marker": "o", "ms": 5, "ls": ""}
     handles: list[Any] = [
+        Line2D([], [], **point, label="mean (number of pairs)"),
+        Line2D([], [], **point, mfc="white", label="the same, no verdict yet"),
         Line2D([], [], color=_COLOURS[0], lw=3.2, label="95 % interval"),
-        Line2D([], [], color=_COLOURS[0], lw=1, label="interval that was judged (corrected)"),
-        Patch(fc="#e8e8e8", label=f"margin ({fraction:.0%})"),
+        Line2D([], [], color=_COLOURS[0], lw=1, label="interval of the verdict"),
+        Patch(fc="#e8e8e8", label=f"margin ({100 * fraction:g} %)"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     return figure

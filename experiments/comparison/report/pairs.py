@@ -39,33 +39,27 @@ class MachineRow:
 
 def list_pairs(comparison: Comparison, candidate: str) -> list[PairRow]:
     """The pairs of the baseline and a candidate, game by game and seed by seed."""
-    return [
-        row for game in comparison.plan.games for row in _pairs_of_game(comparison, game, candidate)
-    ]
-
-
-def _pairs_of_game(comparison: Comparison, game: str, candidate: str) -> list[PairRow]:
-    plan = comparison.plan
-    arms = (comparison.ended_runs(game, arm) for arm in (plan.arms[0], candidate))
-    rows = []
-    for seed, before, after in zip(plan.seeds, *arms, strict=False):
-        if before is None or after is None:
-            continue
-        (metric, final), (other_metric, other_final) = before.score, after.score
-        if metric is not None and other_metric is not None:
-            rows.append(
-                PairRow(
-                    game=game,
-                    seed=seed,
-                    baseline_return=metric,
-                    candidate_return=other_metric,
-                    difference=other_metric - metric,
-                    baseline_final=final,
-                    candidate_final=other_final,
-                    baseline_machines=before.machines,
-                    candidate_machines=after.machines,
+    plan, rows = comparison.plan, []
+    for game in plan.games:
+        arms = (comparison.ended_runs(game, arm) for arm in (plan.arms[0], candidate))
+        for seed, before, after in zip(plan.seeds, *arms, strict=False):
+            if before is None or after is None:
+                continue
+            (metric, final), (other_metric, other_final) = before.score, after.score
+            if metric is not None and other_metric is not None:
+                rows.append(
+                    PairRow(
+                        game=game,
+                        seed=seed,
+                        baseline_return=metric,
+                        candidate_return=other_metric,
+                        difference=other_metric - metric,
+                        baseline_final=final,
+                        candidate_final=other_final,
+                        baseline_machines=before.machines,
+                        candidate_machines=after.machines,
+                    )
                 )
-            )
     return rows
 
 

@@ -1,11 +1,13 @@
-"""What an agent loses when its position is taken away, after training.
+"""How much a trained agent uses the position: the share of its weights, and what it loses without.
 
 Where a convolution knows the position, position adds one map to its output. The agent plays the
 same games three times: with its maps as trained, with zeros, and with the positions of each map
 shuffled, which keeps the map's values and loses where they were.
 """
 
+import math
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +18,10 @@ from torch import Tensor
 
 from agents.evaluation.agent import load_agent
 from agents.evaluation.games import play_games
+from agents.models.model_file import read_model_zip
+from configs.run_config import NetworkSettings
 from configs.settings import Settings
+from experiments.comparison.report.network_cost import make_extractor
 from experiments.comparison.report.records import RunRecord, gather
 from policies.coordconv import plain_convolution
 from policies.extractors import NatureCoordCNN
@@ -25,7 +30,9 @@ from runtime.files import write_json
 
 Variant = Literal["intact", "zeroed", "shuffled"]
 VARIANTS: tuple[Variant, ...] = ("intact", "zeroed", "shuffled")
-FILE_NAME = "ablation.json"
+ABLATION_NAME = "evaluation/ablation.json"
+SHARES_NAME = "weight_shares.json"  # in a packed run
+_EXTRACTORS = ("features_extractor.", "q_net.features_extractor.")  # of A2C, of DQN
 _SEED = 0  # of the games, the agent's draws and the shuffling
 
 
@@ -62,7 +69,7 @@ def ablate_runs(runs: Path, games: int, seeds: int) -> None:
         returns = {variant: _play(run, variant, games) for variant in VARIANTS}
         run.directory.evaluation_path.mkdir(exist_ok=True)
         write_json(
-            run.directory.evaluation_path / FILE_NAME,
+            run.directory.path / ABLATION_NAME,
             {"trained_agent_steps": run.config.run.total_agent_steps, **returns},
         )
         means = ", ".join(f"{variant} {np.mean(returns[variant]):.1f}" for variant in VARIANTS)
@@ -75,9 +82,9 @@ def read_ablation(run: RunRecord) -> dict[Variant, Sequence[int]] | None:
     Raises:
         ValueError: If the file is damaged; one line.
     """
-    path = run.directory.evaluation_path / FILE_NAME
+    path = run.directory.path / ABLATION_NAME
     try:
-        values = run.directory.read_json(f"{run.directory.evaluation_path.name}/{FILE_NAME}")
+        values = run.directory.read_json(ABLATION_NAME)
     except FileNotFoundError:
         return None
     if not isinstance(values, dict):
@@ -112,6 +119,60 @@ def take_position(extractor: NatureCoordCNN, variant: Variant) -> None:
         with torch.no_grad():
             fixed.bias_map.copy_(change(layer.coordinate_map(*size)))
         extractor.cnn[2 * index] = fixed
+
+
+def find_weight_shares(run: RunRecord) -> dict[int, float] | None:
+    """The shares of a run's weights at its end, packed or not; None if it has none.
+
+    Raises:
+        OSError, ValueError: If the model, or a packed run, cannot be read; one line.
+    """
+    directory, network = run.directory, run.config.network
+    if directory.is_packed():
+        shares = directory.read_json(SHARES_NAME)
+        if shares is None:
+            return None
+        with suppress(AttributeError, TypeError, ValueError):
+            found = {int(layer): float(share) for layer, share in shares.items()}
+            are_shares = all(0 <= share <= 1 for share in found.values())
+            if are_shares and sorted(found) == list(network.coord_layers):
+                return found
+        raise ValueError(
+            f"{directory.packed_path}: {SHARES_NAME} are not shares; restore the file."
+        )
+    if network.extractor or run.state != "finished":
+        return None  # one that was made longer and diverged has the model of its earlier end
+    try:
+        return read_weight_shares(directory.final_path, network)
+    except FileNotFoundError:
+        return None
+
+
+def read_weight_shares(model: Path, network: NetworkSettings) -> dict[int, float] | None:
+    """The L2 norm of the position's weights over that of all, by convolution, of a saved model.
+
+    None where they are no numbers, or all zero.
+
+    Raises:
+        OSError: If there is no such file; one line.
+        ValueError: If it is damaged or of another network; one line.
+    """
+    state = read_model_zip(model).policy_state
+    extractor = make_extractor(network)
+    own = {
+        name.partition("features_extractor.")[2]: value
+        for name, value in state.items()
+        if name.startswith(_EXTRACTORS)
+    }
+    try:
+        extractor.load_state_dict(own)
+    except RuntimeError:
+        raise ValueError(f"{model} is not of the network its run asked for.") from None
+    shares = {
+        index: layer.coordinate_weight_share()
+        for index, layer in extractor.position_layers().items()
+    }
+    return shares if all(map(math.isfinite, shares.values())) else None
 
 
 def _play(run: RunRecord, variant: Variant, games: int) -> list[int]:

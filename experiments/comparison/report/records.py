@@ -12,7 +12,7 @@ from configs.settings import load_preset
 from envs.games import find_game
 from experiments.comparison.plan import ComparisonPlan, load_plan
 from experiments.comparison.statistics.curves import final_score, mean_return_over_training
-from runtime.episodes import FINAL_GAMES, Episodes, read_episodes, read_last_episodes
+from runtime.episodes import Episodes, read_episodes, read_last_episodes
 from runtime.run_directory import RunDirectory
 
 ENDED = ("finished", "diverged")
@@ -175,7 +175,7 @@ def read_starts(directory: RunDirectory) -> list[dict[str, Any]]:
 
 def _describe_machine(start: Mapping[str, Any]) -> str:
     processor, device = (str(start.get(name) or "unknown") for name in ("processor", "device"))
-    # Earlier releases did not record which GPU it was.
+    # Runs that began before GPUs were told apart lack it.
     gpu = start.get("gpu") or device.partition(":")[0]
     return processor if device in ("cpu", "unknown") else f"{processor} with {gpu}"
 
@@ -188,18 +188,17 @@ def describe_source(starts: Sequence[dict[str, Any]]) -> str:
 
 def read_progress(directory: RunDirectory) -> RunProgress:
     """Look at a run that may be training at this moment, reading little."""
-    steps, rate, mean_return = directory.count_saved_steps(), None, None
+    steps, rate = directory.count_saved_steps(), None
     try:
         last = read_last_episodes(directory.episodes_path)
     except (OSError, ValueError):
         return RunProgress(steps, None, None)
-    if len(last.returns):
-        steps = max(steps, int(last.agent_steps[-1]))
-        mean_return = float(last.returns[-FINAL_GAMES:].mean())
-        seconds = last.seconds[-1] - last.seconds[0]
-        if seconds > 0:
-            rate = float((last.agent_steps[-1] - last.agent_steps[0]) / seconds)
-    return RunProgress(steps, rate, mean_return)
+    if not len(last.returns):
+        return RunProgress(steps, None, None)
+    seconds = last.seconds[-1] - last.seconds[0]
+    if seconds > 0:
+        rate = float((last.agent_steps[-1] - last.agent_steps[0]) / seconds)
+    return RunProgress(max(steps, int(last.agent_steps[-1])), rate, final_score(last.returns))
 
 
 def has_ended(directory: RunDirectory, planned: RunConfig) -> bool:

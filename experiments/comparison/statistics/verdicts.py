@@ -194,9 +194,6 @@ class GameVerdict(PairedDifference):
     margin: float | None  # None where it cannot be told
     judged_level: float | None = None  # alpha of the interval that the verdict was read off
     judged_interval: Interval = None
-    # How many more seeds would give a verdict with probability `Criteria.power` if the observed
-    # difference and spread are the true ones; None if not asked or too many.
-    more_seeds: int | None = None
     obstacle: str | None = None  # what in the game itself keeps it from being decided
     stage: Stage | None = None  # None where the number of seeds was fixed beforehand
 
@@ -225,8 +222,6 @@ def judge_games(
         design: Of a plan that goes on until decided: each game is judged on the seeds after which
             it stopped, whatever others there are.
     """
-    if not games:
-        return ()
     results = []
     for game in games:
         stage = None if design is None else find_stage(game, criteria, design, alpha / len(games))
@@ -299,6 +294,8 @@ def _prepare(game: GameScores, criteria: Criteria) -> GameVerdict:
         margin = criteria.margin_fraction * max(gain, 0.0)
     obstacle = _find_obstacle(game, difference, criteria)
     label = "undecided" if obstacle is None else f"undecided ({obstacle})"
+    if not game.complete:
+        label = "no verdict yet"
     return GameVerdict(
         **vars(difference),
         game=game.game,
@@ -318,7 +315,7 @@ def _complete(
     assert deviation is not None
     assert margin is not None
     half = float(t_quantile(level, result.pairs - 1)) * result.standard_error
-    label, more_seeds = str(verdict), None
+    label = str(verdict)
     if verdict == "undecided" and result.stage is not None:
         seeds = result.stage.seeds
         is_given_up = result.stage.stop == "given up"
@@ -329,15 +326,14 @@ def _complete(
         if needed is None:
             label = f"undecided (it would take more than {criteria.max_seeds} seeds)"
         else:
-            more_seeds = max(needed - result.pairs, 1)
-            label = f"undecided (about {more_seeds} more seed{'s' if more_seeds > 1 else ''})"
+            more = max(needed - result.pairs, 1)
+            label = f"undecided (about {more} more seed{'s' if more > 1 else ''})"
     return replace(
         result,
         verdict=verdict,
         label=label,
         judged_level=level,
         judged_interval=(mean - half, mean + half),
-        more_seeds=more_seeds,
     )
 
 
@@ -346,7 +342,7 @@ def _find_obstacle(
 ) -> str | None:
     if not game.complete:
         return "incomplete"
-    if None in (*game.baseline, *game.candidate) or not difference.pairs:
+    if None in (*game.baseline, *game.candidate):
         return "no finished game"
     if difference.pairs < MIN_SEEDS:
         return f"needs {MIN_SEEDS} seeds"

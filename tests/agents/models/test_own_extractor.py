@@ -10,7 +10,7 @@ from stable_baselines3.common.torch_layers import NatureCNN
 
 from agents.algorithms.build import extractor_arguments
 from agents.models import own_extractor
-from agents.models.own_extractor import count_cost, find_extractor, find_fault, load_extractor
+from agents.models.own_extractor import count_own_cost, find_extractor, find_fault, load_extractor
 from configs.run_config import NetworkSettings, parse_own_arm
 from tests.own_networks import NETS, forget
 from tests.refusals import refusal, transcript
@@ -41,14 +41,14 @@ def test_one_that_was_named_is_found_and_goes_into_a_policy(nets):
         "features_extractor_kwargs": {"features_dim": 16},
         "net_arch": [],
     }
-    assert count_cost(network) == {"parameters": 197 * 16, "multiply_adds": 196 * 16}
+    assert count_own_cost(network) == {"parameters": 197 * 16, "multiply_adds": 196 * 16}
 
 
 def test_the_cost_of_sb3s_nature_cnn():
     """As `experiments.comparison.report.network_cost` counts it; the weights have biases too."""
     network = load_extractor(of(NATURE))
     assert find_extractor(network) is NatureCNN
-    assert count_cost(network)["multiply_adds"] == 3_276_800 + 2_654_208 + 1_806_336 + 1_605_632
+    assert count_own_cost(network)["multiply_adds"] == 3_276_800 + 2_654_208 + 1_806_336 + 1_605_632
 
 
 def test_a_changed_source_is_refused_and_comments_do_not_count(nets, monkeypatch):

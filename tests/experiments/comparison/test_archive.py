@@ -15,8 +15,8 @@ from configs.run_config import RunConfig, parse_arm
 from experiments.comparison.archive import main as archive
 from experiments.comparison.execution.pool import find_unfinished
 from experiments.comparison.plan import ComparisonPlan, save_plan
-from experiments.comparison.report.network_cost import find_weight_shares, make_extractor
-from experiments.comparison.report.position_use import ablate_runs
+from experiments.comparison.report.network_cost import make_extractor
+from experiments.comparison.report.position_use import ablate_runs, find_weight_shares
 from experiments.comparison.report.records import read_run
 from experiments.comparison.report.render import write_report
 from runtime.run_directory import RunDirectory
@@ -246,7 +246,7 @@ def test_weights_that_are_no_numbers_have_no_share_and_stop_nothing(tmp_path, mo
     state = make_extractor(parse_arm("coordconv")).state_dict()
     broken = {f"features_extractor.{name}": value * math.nan for name, value in state.items()}
     monkeypatch.setattr(
-        "experiments.comparison.report.network_cost.read_model_zip",
+        "experiments.comparison.report.position_use.read_model_zip",
         lambda _: SimpleNamespace(policy_state=broken),
     )
     runs, _, packed = write_and_pack(tmp_path, plan_of().run_of("Pong", "coordconv", 0))

@@ -109,6 +109,16 @@ def test_the_estimate_uses_measured_rates(tmp_path, capsys):
     assert "\nverdicts   none, of a single arm\n" in out
 
 
+def test_the_estimate_counts_what_is_saved(tmp_path, capsys):
+    """A game that ended after the newest checkpoint will be played again."""
+    directory = write_run(tmp_path, plan_of("Breakout", seeds=1).runs()[0], [1.0], state="running")
+    directory.checkpoints_path.mkdir()
+    (directory.checkpoints_path / "000000000400.zip").touch()
+    options = ["--compare", "--dry-run", "--games=Breakout", "--seeds=1", "--steps=1000"]
+    assert main([*options, "--runs", str(tmp_path)]) == 0
+    assert "2_000 agent steps, 400 of them done" in capsys.readouterr().out
+
+
 def test_a_declared_plan_is_carried_out_without_saying_it_again(tmp_path, capsys, refuse):
     runs = tmp_path / "new" / "runs"
     options = ["--compare", f"--runs={runs}"]
@@ -203,9 +213,7 @@ def test_interrupted_and_killed(tmp_path):
     assert find_workers(runs) == []
     directories = [RunDirectory(path.parent) for path in runs.glob("*/*/*/config.json")]
     assert [status_of(directory).state for directory in directories] == ["interrupted"] * 2
-    assert {d.read_config().execution.threads for d in directories} == {
-        1
-    }  # OMP_NUM_THREADS
+    assert {d.read_config().execution.threads for d in directories} == {1}  # OMP_NUM_THREADS
     before = min(status_of(directory).agent_steps for directory in directories)
 
     process = compare(runs, 100_000)
@@ -306,4 +314,5 @@ def test_on_two_ray_nodes_of_which_one_is_lost(tmp_path):
             nodes.stdin.close()
     report = json.loads((runs / "report.json").read_text())
     assert {run["state"] for run in report["runs"]} == {"finished"}
-    assert sorted(run["starts"] for run in report["runs"]) == [1, 2]
+    told = (json.loads(path.read_text()) for path in runs.glob("*/*/*/provenance.json"))
+    assert sorted(len(provenance["starts"]) for provenance in told) == [1, 2]

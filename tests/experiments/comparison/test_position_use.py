@@ -10,8 +10,12 @@ import torch
 from agents.evaluation.games import PlayedGame, play_games
 from configs.run_config import parse_arm
 from experiments.comparison.__main__ import main as write_reports
-from experiments.comparison.report.network_cost import make_extractor, read_weight_shares
-from experiments.comparison.report.position_use import ablate_runs, take_position
+from experiments.comparison.report.network_cost import make_extractor
+from experiments.comparison.report.position_use import (
+    ablate_runs,
+    read_weight_shares,
+    take_position,
+)
 from experiments.comparison.report.render import write_report
 from policies.position_controls import BiasMapConv2d
 from tests.refusals import refusal

@@ -51,7 +51,7 @@ def test_both_forms_say_the_same(analysis: Analysis, form: str) -> None:
         # At the level of 4 %, that of the first look, three seeds see the margin and 3.65 standard
         # deviations: stats.nct.sf(stats.t.ppf(0.98, 2), 2, 3.652 * sqrt(3)) = 0.8 in scipy.
         "Breakout 3 0.5 11.79 5.9 % The smallest difference",
-        "with a probability of 80%: the margin and 3.65 standard deviations",
+        "with a probability of 80 %: the margin plus 3.65 standard deviations",
         "Pairs that have ended: 3. Pairs in which coordconv had the higher return over training: "
         "3. game seed cnn coordconv difference cnn, final coordconv, final",
         "Breakout 0 200 400 200 200 400 Breakout 1 201 401.5 200.5 201 401.5",

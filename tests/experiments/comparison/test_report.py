@@ -117,9 +117,9 @@ def test_a_plan_until_decided_says_when_each_game_stopped_and_why(tmp_path):
     assert verdicts_of(report) == {"Breakout": "better", "Pong": "undecided (not learned)"}
     text = (tmp_path / "report.md").read_text()
     rows = (
-        "| game | seeds needed | why it stopped |\n| --- | ---: | --- |\n"
+        "| game | seeds | state |\n| --- | ---: | --- |\n"
         "| Breakout | 3 | decided |\n"
-        "| Pong | 3 | not learned |\n"
+        "| Pong | 3 | given up: not learned |\n"
     )
     assert rows in text
     assert "\n12 planned runs: 12 finished." in text
@@ -132,10 +132,10 @@ def test_a_plan_until_decided_says_when_each_game_stopped_and_why(tmp_path):
     }
     # A run more is known to be needed as soon as the third seed's are not enough.
     shutil.rmtree(tmp_path / "Breakout/a2c-cnn/seed2")
-    assert verdicts_of(read_report(tmp_path))["Breakout"] == "undecided (incomplete)"
+    assert verdicts_of(read_report(tmp_path))["Breakout"] == "no verdict yet"
     text = (tmp_path / "report.md").read_text()
-    assert "| Breakout | 3 | not yet: so many at least |" in text
-    assert "**Not finished:** 1 of 12 planned runs have not ended; their games are" in text
+    assert "| Breakout | 3 | goes on, with as many seeds at least |" in text
+    assert "**Not finished:** 1 of 12 planned runs have not ended; their games have" in text
 
 
 def test_a_game_that_is_given_up_is_told_what_that_means(tmp_path):
@@ -145,7 +145,8 @@ def test_a_game_that_is_given_up_is_told_what_that_means(tmp_path):
         write_run(tmp_path, config, [200 + bonus] * 100)
     assert verdicts_of(read_report(tmp_path)) == {"Breakout": "undecided (given up after 3 seeds)"}
     text = (tmp_path / "report.md").read_text()
-    assert "| Breakout | 3 | less than 5% likely to be decided by 6 seeds, by itself |\n" in text
+    row = "| Breakout | 3 | given up: less than 5 % likely to be decided by 6 seeds, by itself |\n"
+    assert row in text
 
 
 def test_what_is_said_over_all_games_is_of_the_same_seeds_in_each_and_waits_for_all(tmp_path):
@@ -270,9 +271,9 @@ def test_other_runs_are_listed_and_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("state", "label", "score"),
     [
-        ("interrupted", "undecided (incomplete)", None),
-        ("failed", "undecided (incomplete)", None),
-        ("running", "undecided (incomplete)", None),
+        ("interrupted", "no verdict yet", None),
+        ("failed", "no verdict yet", None),
+        ("running", "no verdict yet", None),
         ("diverged", "better", 400),
     ],
 )
@@ -293,7 +294,7 @@ def test_a_run_that_is_missing_or_has_no_finished_game_has_no_score(tmp_path):
     save_plan(plan, tmp_path)
     report = read_report(tmp_path)
     assert {run["state"] for run in report["runs"]} == {"not started"}
-    assert verdicts_of(report) == {"Pong": "undecided (incomplete)"}
+    assert verdicts_of(report) == {"Pong": "no verdict yet"}
     for config in plan.runs():
         write_run(tmp_path, config, [])
     report = read_report(tmp_path)

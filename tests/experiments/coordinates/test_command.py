@@ -66,7 +66,7 @@ WRONG = """
 --steps 1 --seconds 1
     --steps and --seconds both set the budget; give one of them.
 --steps 1 --set total_steps=1
-    --steps and --set total_steps=... both set `total_steps`; give one of them.
+    --set: `total_steps` is set by its option, too; give one of them.
 --set sed=1
     --set: unknown setting 'sed'; did you mean `seed`?
 --set device=tpu
@@ -178,10 +178,11 @@ def test_a_result_of_other_code_is_refused(
     path = finished / "result.json"
     result = json.loads(path.read_text()) | {"source": source}
     path.write_text(json.dumps(result))
-    assert error_of("--model coordconv --steps 2") == (
-        "error: CELL was trained by another version of this code; choose another --runs folder, or "
-        "delete it.\n"
-    )
+    for model in ("coordconv", "cnn"):  # which is drawn beside it
+        assert error_of(f"--model {model} --steps 2") == (
+            "error: CELL was trained by another version of this code; choose another --runs "
+            "folder, or delete it.\n"
+        )
     assert json.loads(path.read_text()) == result
 
 
@@ -244,6 +245,7 @@ def test_the_plain_network_gets_at_least_the_time_of_coordconv(
         return result
 
     monkeypatch.setattr(command, "train_cell", train_cell)
+    monkeypatch.setattr(CellDirectory, "check_source", lambda _: None)
     monkeypatch.setattr(command, "draw_group", lambda *_: [])
     monkeypatch.setattr(command, "format_table", lambda _: "")
     assert main(["--runs", str(tmp_path)]) == 0

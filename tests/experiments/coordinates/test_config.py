@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +29,6 @@ def test_every_preset_is_complete_and_survives_its_file(
     path.write_text(config.to_json())
     assert load_config(path) == config
     assert config.name == f"coordinates/{task}-{split}/{model}/seed7"
-
-
-def test_a_file_of_before_has_its_settings_in_sections(tmp_path: Path) -> None:
-    config = make_config("rendering", "uniform", "cnn", {"threads": 2, "width_multiplier": 3})
-    values = json.loads(config.to_json())
-    sections = {"network": ("kernel_size", "width_multiplier"), "execution": ("device", "threads")}
-    for section, names in sections.items():
-        values[section] = {name: values.pop(name) for name in names}
-    (tmp_path / "config.json").write_text(json.dumps(values))
-    assert load_config(tmp_path / "config.json") == config
 
 
 @pytest.mark.parametrize(
