@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="evaluate.py",
         description="Score a trained agent: whole games from seeds that training never uses, raw "
-        "returns. Writes returns.json, and pictures of the game with the median return.",
+        "returns. Writes returns.json, and if asked a film of the game with the median return.",
     )
     add = parser.add_argument
     add("model", metavar="RUN_DIR|MODEL.zip", help="a run's directory, or a model saved by SB3")
@@ -74,7 +74,11 @@ def _parser() -> argparse.ArgumentParser:
         help="always take the best action; without it A2C samples from its policy, and DQN acts "
         "at random as often as at the end of its training",
     )
-    add("--out", metavar="DIR", help="where the files go (evaluation, in the run's directory)")
+    add(
+        "--out",
+        metavar="DIR",
+        help="where the files go (evaluation/ in a run, MODEL-evaluation/ beside a model)",
+    )
     add("--game", metavar="NAME", help="what a model plays that was not saved by this project")
     add("--protocol", metavar="NAME", help="how that was presented to it (baselines)")
     add("--extractor", metavar="MODULE:CLASS", help="the network of your own that it is of")

@@ -169,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="train.py",
         description="Train an Atari agent with Stable-Baselines3's A2C or DQN, with or without\n"
         "CoordConv; or, with --compare, both on nine games, ending in a verdict per game.\n"
-        "The same command again goes on where it stopped. Defaults are those of A2C.",
+        "The same command resumes where it stopped. Defaults are those of A2C.",
         epilog=_EXAMPLES,
     )
     asked = parser.add_argument_group("what is asked")

@@ -39,11 +39,11 @@ def main(arguments: list[str] | None = None) -> int:
         browser = find_browser()
         report = write_report(runs)
         folder.mkdir(parents=True, exist_ok=True)
-        photograph(browser, report.absolute().as_uri(), folder / "report.png", 1000, 1000)
+        photograph(browser, report.absolute().as_uri(), folder / "report.png", 1000, 1250)
         with serve(runs) as address:
             # Lines as SVG: those drawn in a worker's canvas are not waited for.
             page = f"{address}?forceSVG=true"
-            photograph(browser, page, folder / "tensorboard.png", 1280, 900)
+            photograph(browser, page, folder / "tensorboard.png", 1700, 980)
     return 0
 
 

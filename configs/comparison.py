@@ -13,7 +13,10 @@ class Design(Settings):
     """What is compared, as it is asked for."""
 
     games: Annotated[tuple[str, ...], Flag("--games", "games of the comparison", "NAME")]
-    arms: Annotated[tuple[str, ...], Flag("--arms", "networks, the baseline first", "ARM")]
+    arms: Annotated[
+        tuple[str, ...],
+        Flag("--arms", "networks, the baseline first, such as coordconv-all-r", "ARM"),
+    ]
     seeds: Annotated[int, Field(ge=1, le=1000), Flag("--seeds", "seeds per game and arm")]
     until_decided: Annotated[
         bool, Flag("--until-decided", "train seeds until each game is decided, or could not be")

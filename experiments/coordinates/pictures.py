@@ -14,6 +14,7 @@ import matplotlib.image
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure as Picture
 from matplotlib.patches import Patch, Rectangle
 from torch import Tensor, nn
@@ -126,7 +127,7 @@ def _draw_canvas(trained: Sequence[_Trained], split: Split) -> Picture:
                 _plot_predicted_points(axes, cell.answer(positions) * size, positions)
             else:
                 shown = _plot_values(axes, cell.judge(positions), positions, size)
-    picture.suptitle(f"{title_of(trained[0].result)}: every example at its place on the canvas")
+    picture.suptitle(f"{title_of(trained[0].result)}: every example, at its centre on the canvas")
     if task == "rendering":
         label = "intersection over union (white: no example)"
         picture.colorbar(shown, ax=grid, location="bottom", shrink=0.5, aspect=30, label=label)
@@ -151,8 +152,10 @@ def _plot_values(axes: Axes, values: Tensor, positions: Tensor, size: int) -> An
 
 def _plot_predicted_points(axes: Axes, predicted: Tensor, positions: Tensor) -> None:
     (true_rows, true_columns), (rows, columns) = positions.numpy().T, predicted.numpy().T
-    axes.plot(true_columns, true_rows, "s", ms=3.4, color=_TRUE, mew=0, label="true position")
-    axes.plot(columns, rows, ".", ms=2.4, color=_DARK, mew=0, label="predicted")
+    ends = np.stack(((true_columns, true_rows), (columns, rows))).transpose(2, 0, 1)
+    axes.add_collection(LineCollection(list(ends), colors=_TRUE, lw=0.6, zorder=1))
+    axes.plot([], [], color=_TRUE, lw=2, label="from the true position")
+    axes.plot(columns, rows, ".", ms=2.4, color=_DARK, mew=0, label="to the predicted one")
 
 
 def _draw_curve(trained: Sequence[_Trained]) -> Picture:
@@ -202,15 +205,14 @@ def _draw_prediction(trained: Sequence[_Trained], split: Split) -> Picture:
     is_one_pixel = trained[0].config.task == "classification"
     radius = 0 if is_one_pixel else SQUARE_RADIUS
     reach = radius + _MARGIN
-    picture = Picture(figsize=(7.4, 0.9 + 2.6 * len(trained)), layout="constrained")
+    picture = Picture(figsize=(7.4, 1.4 + 2.6 * len(trained)), layout="constrained")
     grid = picture.subplots(len(trained), 3, squeeze=False)
     for row, cell in zip(grid, trained, strict=True):
         for axes, (title, position) in zip(row, _choose_examples(cell, split), strict=True):
             image = cell.chances(position[None])[0]
-            black = float(image.max()) if is_one_pixel else 1.0
             target_row, target_column = map(int, position)
             axes.set_facecolor(_BEYOND)
-            axes.imshow(image.numpy(), cmap="gray_r", vmin=0, vmax=black)
+            shown = axes.imshow(image.numpy(), cmap="gray_r", vmin=0, vmax=1)
             corner, side = (target_column - radius - 0.5, target_row - radius - 0.5), 2 * radius + 1
             axes.add_patch(Rectangle(corner, side, side, fill=False, ec="red", lw=2))
             axes.set(
@@ -223,10 +225,9 @@ def _draw_prediction(trained: Sequence[_Trained], split: Split) -> Picture:
         row[0].set_ylabel(f"{cell.name}\nrow")
     for axes in grid[-1]:
         axes.set_xlabel("column")
-    picture.suptitle(
-        f"{title_of(trained[0].result)}: probability around the target (red box)\nblack: "
-        f"{'the highest' if is_one_pixel else '1'}, white: 0, grey border: beyond the canvas"
-    )
+    label = "probability (grey border: beyond the canvas)"
+    picture.colorbar(shown, ax=grid, location="bottom", shrink=0.5, aspect=30, label=label)
+    picture.suptitle(f"{title_of(trained[0].result)}: the prediction around the target (red box)")
     return picture
 
 
