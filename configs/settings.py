@@ -34,7 +34,7 @@ FORMAT_VERSION = 2
 LARGEST = 1e30  # of factors: float32 must hold it
 
 _PRESETS = Path(__file__).parent
-_MULTIPLES = {"k": 1_000, "K": 1_000, "M": 1_000_000}
+_MULTIPLES = {"k": 1_000, "K": 1_000, "M": 1_000_000, "G": 1_000_000_000}
 _KINDS = {  # by the names of JSON schemas, as the limits
     "integer": "a whole number",
     "number": "a number",

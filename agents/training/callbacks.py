@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import HParam, Image
+from torch import nn
 
 from agents.training.checkpoints import save_checkpoint
 from agents.training.tensorboard import GAME_CHARTS, EventFile, lay_out_charts, tile_maps
-from configs.run_config import RunConfig
+from configs.run_config import CONVOLUTIONS, RunConfig
 from envs.atari_vec_env import AtariVecEnv
 from policies.extractors import NatureCoordCNN, count_live_filters
 from runtime.episodes import EPISODE_COLUMNS, FINAL_GAMES
@@ -174,12 +175,13 @@ class TensorBoardRows(BaseCallback):
         """By tag, of each convolution: live filters, position's share, now and then its map."""
         policy: Any = self.model.policy
         extractor = getattr(policy, "q_net", policy).features_extractor
-        if type(extractor) is not NatureCoordCNN:  # a user's may have other layers, or draw
-            return {}
-        images = policy.obs_to_tensor(self.model._last_obs)[0].float() / 255
         values: dict[str, Any] = {}
-        for index, count in enumerate(count_live_filters(extractor, images)):
-            values[f"train/live_filters_layer{index}"] = float(count)
+        if not isinstance(extractor, NatureCoordCNN) or not has_usual_layers(extractor):
+            return values
+        if type(extractor) is NatureCoordCNN:  # a pass may change what a subclass learns
+            images = policy.obs_to_tensor(self.model._last_obs)[0].float() / 255
+            for index, count in enumerate(count_live_filters(extractor, images)):
+                values[f"train/live_filters_layer{index}"] = float(count)
         logged = self.logged_agent_steps
         show_maps = not logged or is_due(self.num_timesteps, logged, IMAGES_EVERY_AGENT_STEPS)
         sizes = extractor.input_sizes()
@@ -189,6 +191,11 @@ class TensorBoardRows(BaseCallback):
                 image = tile_maps(layer.coordinate_map(*sizes[index]))
                 values[f"train/coordinate_map_layer{index}"] = Image(image, "HW")
         return values
+
+
+def has_usual_layers(extractor: NatureCoordCNN) -> bool:
+    """Whether a subclass has left the convolutions where they are."""
+    return all(isinstance(extractor.cnn[2 * index], nn.Conv2d) for index in range(CONVOLUTIONS))
 
 
 def is_due(agent_steps: int, last_agent_steps: int, every: int) -> bool:

@@ -17,7 +17,7 @@ from configs.run_config import RunConfig, make_config
 from envs.games import all_games
 from runtime.run_directory import RunDirectory, RunStatus
 from tests.processes import start, wait_for
-from tests.short_runs import ShortRun, command_line, short_config
+from tests.short_runs import Interruption, ShortRun, command_line, short_config
 
 
 @contextmanager
@@ -76,6 +76,16 @@ def test_killed_interrupted_and_gone_on(tmp_path):
 
     starts = json.loads(directory.provenance_path.read_text())["starts"]
     assert len(starts) == 2
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+def test_the_exit_status_tells_what_stopped_it(tmp_path, monkeypatch, capsys, number, status):
+    stop = Interruption(1)
+    stop.signal = number
+    monkeypatch.setattr("agents.training.command.StopRequest", lambda: stop)
+    assert ShortRun(tmp_path, short_config()).command(capsys) == (status, "")
 
 
 @pytest.mark.parametrize("algo", ["a2c", "dqn"])

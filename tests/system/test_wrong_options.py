@@ -194,14 +194,15 @@ def small_machine(monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("typed", "need"),
     [
-        ("--set n_envs=1024 --set n_steps=10_000", "GB of memory"),
-        ("--algo dqn --set buffer_size=1e9", "GB of memory"),
-        ("--steps 1e12", "GB of disk"),
+        ("--set n_envs=1024 --set n_steps=10_000", "5121.23 GB of memory"),
+        ("--algo dqn --set buffer_size=1e9", "7424.03 GB of memory"),
+        ("--steps 1e12", "500.12 GB of disk"),
     ],
 )
 def test_what_no_machine_has_is_refused_before_it_is_tried(refuse, typed, need):
     line = refuse(train.main, ["--game", "Breakout", "--device", "cpu", *typed.split()])
-    assert re.match(rf"error: .* needs \d+\.\d\d {need}, ", line)
+    assert line.startswith("error: ")
+    assert f" needs {need}, " in line
 
 
 # --- comparisons ----------------------------------------------------------------------------------

@@ -185,12 +185,11 @@ def _draw_differences(compared: ArmsCompared, fraction: float) -> Figure | None:
     axes.axvspan(-100 * fraction, 100 * fraction, color="#e8e8e8", zorder=0)
     axes.axvline(0, color="black", lw=0.8, zorder=1)
     for height, (game, mean, scale) in enumerate(rows):
-        judged = game.judged_interval is not None
         for interval, width in ((game.judged_interval, 1.0), (game.interval_95, 3.2)):
             if interval is not None and game.pairs >= MIN_SEEDS:
                 ends = [scale * end for end in interval]
                 axes.plot(ends, [height, height], color=_COLOURS[0], lw=width, zorder=2)
-        fill = "black" if judged else "white"
+        fill = "white" if game.obstacle == "incomplete" else "black"
         axes.plot(scale * mean, height, "o", color="black", mfc=fill, ms=5, zorder=3)
     axes.set_yticks(range(len(rows)), [f"{game.game} ({game.pairs})" for game, _, _ in rows])
     axes.set_ylim(-0.6, len(rows) - 0.4)

@@ -1,4 +1,4 @@
-"""How much a trained agent uses the position: the share of its weights, and what it loses without.
+"""How much a trained agent uses the position: its weights' share, and what it loses without it.
 
 Where a convolution knows the position, position adds one map to its output. The agent plays the
 same games three times: with its maps as trained, with zeros, and with the positions of each map

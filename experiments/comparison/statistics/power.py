@@ -4,12 +4,10 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import special
+from scipy import optimize, special
 
 from configs.comparison import MIN_SEEDS, Criteria
 from experiments.comparison.statistics.intervals import FloatArray, t_quantile
-
-_LARGEST_NONCENTRALITY = 1e6  # beyond it scipy gives NaN; what is told by then is told
 
 
 def find_seeds_needed(
@@ -43,20 +41,29 @@ def find_detectable_difference(seeds: int, alpha: float, power: float) -> float 
     """
     if seeds < MIN_SEEDS:
         return None
-    quantile = t_quantile(alpha, seeds - 1)
-    return float(special.nctdtrinc(seeds - 1, 1 - power, quantile) / math.sqrt(seeds))
+    freedom = seeds - 1
+    noncentrality = optimize.brentq(
+        lambda delta: float(compute_power(delta, freedom, alpha)) - power,
+        0.0,
+        3 * float(t_quantile(alpha, freedom)) + 10,
+    )
+    return float(noncentrality / math.sqrt(seeds))
 
 
 def compute_power(noncentrality: ArrayLike, freedom: ArrayLike, alpha: float) -> FloatArray:
     """Probability that the two-sided t interval of level 1 - alpha lies above a point.
 
-    The upper tail of the noncentral t distribution.
+    The upper tail of the noncentral t distribution, as the mean over the chi-square distribution of
+    the estimated variance (scipy's own gives NaN for some noncentralities from about 36 on).
 
     Args:
         noncentrality: (true mean - point) / true standard error, not negative.
         freedom: Degrees of freedom, seeds - 1.
         alpha: Of the two-sided interval, so alpha / 2 on this side.
     """
-    delta = np.minimum(noncentrality, _LARGEST_NONCENTRALITY)
-    power: FloatArray = 1 - special.nctdtr(freedom, delta, t_quantile(alpha, freedom))
+    delta, degrees = np.asarray(noncentrality)[..., None], np.asarray(freedom)[..., None]
+    nodes, weights = np.polynomial.legendre.leggauss(100)
+    variance_ratio = special.chdtri(degrees, (1 - nodes) / 2) / degrees
+    above = special.ndtr(delta - t_quantile(alpha, degrees) * np.sqrt(variance_ratio))
+    power: FloatArray = above @ weights / 2
     return power

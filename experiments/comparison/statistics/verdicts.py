@@ -183,7 +183,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class GameVerdict(PairedDifference):
-    """The verdict on one game's difference in the primary metric: where the judged interval lies.
+    """The verdict on one game's difference in the primary metric: where its own interval lies.
 
     In raw return, but for the level.
     """
@@ -287,7 +287,7 @@ def _is_futile(
 
 
 def _prepare(game: GameScores, criteria: Criteria) -> GameVerdict:
-    """All that can be said of a game by itself; undecided, with the reason if it must stay so."""
+    """All that can be said of a game by itself: no verdict yet, or why it must stay undecided."""
     difference, margin = compare_pairs(game.pairs), None
     if game.random_return is not None and game.pairs:
         gain = float(np.mean([before for before, _ in game.pairs])) - game.random_return

@@ -45,7 +45,7 @@ def test_one_that_was_named_is_found_and_goes_into_a_policy(nets):
 
 
 def test_the_cost_of_sb3s_nature_cnn():
-    """As `experiments.comparison.report.network_cost` counts it; the weights have biases too."""
+    """By hand: output pixels times filters times weights of each, then the linear layer."""
     network = load_extractor(of(NATURE))
     assert find_extractor(network) is NatureCNN
     assert count_own_cost(network)["multiply_adds"] == 3_276_800 + 2_654_208 + 1_806_336 + 1_605_632

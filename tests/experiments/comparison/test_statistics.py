@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from configs.comparison import StoppingRule, default_criteria
 from experiments.comparison.statistics import simulate
@@ -319,6 +319,12 @@ def test_power_is_the_noncentral_t(freedom):
     expected = stats.nct.sf(stats.t.ppf(0.99, freedom), freedom, noncentrality)
     power = compute_power(noncentrality, freedom, 0.02)
     np.testing.assert_allclose(power, expected, atol=1e-4)
+
+
+def test_power_stays_one_where_scipys_noncentral_t_is_nan():
+    noncentrality = np.linspace(30, 100, 701)
+    assert np.isnan(special.nctdtr(99, noncentrality, stats.t.ppf(0.98, 99))).any()
+    assert (compute_power(noncentrality, 99, 0.04) > 1 - 1e-9).all()
 
 
 def test_detectable_difference_by_simulation_and_known_value():
