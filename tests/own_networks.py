@@ -114,6 +114,12 @@ class Normalised(NatureCoordCNN):
 '''
 
 
+def line_of(text: str) -> int:
+    """The line of the module that a text is in, which must be one."""
+    (number,) = (n for n, line in enumerate(NETS.splitlines(), start=1) if text in line)
+    return number
+
+
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """Load nothing of what was loaded, as in a process of its own."""
     monkeypatch.setattr(own_extractor, "_loaded", {})

@@ -11,7 +11,7 @@ import train
 from agents.models.own_extractor import load_extractor
 from benchmarks.soak import compare_runs
 from configs.run_config import RunConfig, parse_own_arm
-from tests.own_networks import NETS, forget
+from tests.own_networks import NETS, forget, line_of
 from tests.processes import ROOT
 from tests.saved_agents import change_protocols
 from tests.short_runs import ShortRun, command_line, short_config
@@ -83,7 +83,8 @@ def test_a_network_made_from_this_projects_own_may_have_other_layers(nets, algo)
 def test_a_network_that_fails_while_it_learns_is_told_in_one_line(nets, capsys):
     run = ShortRun(nets / "runs", own_config("a2c", "mynets:FailsLater"))
     status, line = run.command(capsys, "--extractor=mynets:FailsLater")
-    fault = "mynets:FailsLater failed: ZeroDivisionError: later (mynets.py, line 88)"
+    place = f"(mynets.py, line {line_of('ZeroDivisionError')})"
+    fault = f"mynets:FailsLater failed: ZeroDivisionError: later {place}"
     assert (status, line) == (2, f"error: {fault}\n")
     saved = run.directory.read_status()
     assert saved is not None

@@ -12,7 +12,7 @@ from agents.algorithms.build import extractor_arguments
 from agents.models import own_extractor
 from agents.models.own_extractor import count_own_cost, find_extractor, find_fault, load_extractor
 from configs.run_config import NetworkSettings, parse_own_arm
-from tests.own_networks import NETS, forget
+from tests.own_networks import NETS, forget, line_of
 from tests.refusals import refusal, transcript
 
 NATURE = "stable_baselines3.common.torch_layers:NatureCNN"
@@ -71,7 +71,7 @@ def test_a_changed_source_is_refused_and_comments_do_not_count(nets, monkeypatch
     assert refusal(find_extractor, before).startswith("the network is derived:Larger, code")
 
 
-WRONG = """
+WRONG = f"""
 nets.no:X
     nets.no:X: there is no module nets in the current directory or on Python's path; go to its
     folder, or set PYTHONPATH.
@@ -95,19 +95,21 @@ mynets:Small,depth=3
     mynets:Small failed when tried: TypeError: Small.__init__() got an unexpected keyword argument
     'depth'
 mynets:RaisesWhenMade
-    mynets:RaisesWhenMade failed when tried: KeyError: 'two\\nlines' (mynets.py, line 36)
+    mynets:RaisesWhenMade failed when tried: KeyError: 'two\\nlines' (mynets.py, line
+    {line_of("raise KeyError")})
 mynets:RaisesForward
     mynets:RaisesForward failed when tried: RuntimeError: mat1 and mat2 shapes cannot be multiplied
-    (336x84 and 1x28224) (mynets.py, line 41)
+    (336x84 and 1x28224) (mynets.py, line {line_of("images @ ")})
 mynets:RaisesWhenTraining
-    mynets:RaisesWhenTraining failed when tried: AssertionError: no (mynets.py, line 46)
+    mynets:RaisesWhenTraining failed when tried: AssertionError: no (mynets.py, line
+    {line_of("assert not")})
 mynets:CutsDown,features_dim=9e0
     mynets:CutsDown failed when tried: TypeError: 'float' object cannot be interpreted as an integer
 mynets:Lazy
     mynets:Lazy failed when tried: TypeError: SB3 cannot initialise lazy layers; give them their
     sizes
 mynets:Leaves
-    mynets:Leaves failed when tried: SystemExit: bye (mynets.py, line 52)
+    mynets:Leaves failed when tried: SystemExit: bye (mynets.py, line {line_of("SystemExit")})
 mynets:WrongSize
     mynets:WrongSize must return its features_dim, 8 features, of each observation, got shape (2, 5)
     of 2.
@@ -139,6 +141,6 @@ def test_faults_while_training_are_told_from_this_projects_own(nets):
     line = find_fault(theirs.value, network)
     assert line is not None
     assert line.startswith("mynets:Small failed: RuntimeError: mat1 and mat2 shapes cannot be")
-    assert line.endswith("(mynets.py, line 41)")
+    assert line.endswith(f"(mynets.py, line {line_of('images @ ')})")
     assert find_fault(RuntimeError("ours"), network) is None
     assert find_fault(theirs.value, network.replace(extractor="a:B")) is None
