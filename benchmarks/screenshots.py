@@ -22,7 +22,7 @@ from experiments.comparison.report.render import write_report
 from runtime.command_line import OneLineParser, WorkFailure, exit_on_user_error, parse_path
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-MAX_BYTES = 300_000  # of a picture in the documentation
+MAX_BYTES = 400_000  # of a picture in the documentation
 _PATIENCE_SECONDS = 300
 # What a page's timers are told has passed; its requests are waited for.
 _VIRTUAL_MILLISECONDS = 60_000
