@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from agents.training.run import plan_run
+from benchmarks.preset_trials import format_trials
 from configs.run_config import RunConfig, parse_arm
 from experiments.comparison.archive import main as archive
 from experiments.comparison.execution.pool import find_unfinished
@@ -94,13 +95,46 @@ def test_the_nine_games_report_is_that_of_their_packed_runs(tmp_path):
     write_report(tmp_path)
     report = (tmp_path / "report.md").read_text()
     assert report == (results / "report.md").read_text()
+
+
+def test_the_pages_say_what_the_nine_games_report_says():
+    report = (ROOT / "results/nine-games/report.md").read_text()
     found = re.search(r"have ended: (\d+)\. Pairs in which coordconv had .*: (\d+)\.", report)
     assert found is not None
     pairs, ahead = map(int, found.groups())
+    rows = read_table(report, "game", "verdict")
+    assert len(rows) == 9
+    verdicts = {
+        f"| {game} | {count} | {percent.removesuffix(' %')} | {verdict} |"
+        for game, verdict, count, _, _, _, percent, *_ in rows
+    }
     for page in ("README.md", "docs/nine-games.md"):
-        text = " ".join((ROOT / page).read_text().split())
-        assert f"{pairs} pairs have ended" in text, page
-        assert f"had the higher mean return over the training in {pairs - ahead}" in text, page
+        text = (ROOT / page).read_text()
+        words = " ".join(text.split())
+        assert f"{pairs} pairs have ended" in words, page
+        assert f"had the higher mean return over the training in {pairs - ahead}" in words, page
+        assert verdicts <= set(text.splitlines()), page
+
+
+def test_the_plain_networks_scores_on_the_page_are_those_of_the_packed_runs():
+    page = (ROOT / "docs/learning.md").read_text()
+    told = {row[0]: row[1:] for row in read_table(page, "game", "seeds", "first 0.5M")}
+    trials = "\n".join(format_trials([ROOT / "results/nine-games"], [0.5, 1, 2]))
+    found = [row for row in read_table(trials, "game", "variant") if row[1] == "nine-games"]
+    assert len(found) == 9
+    for game, _, seeds, *cells in found:
+        means = [float(cell.split()[0]) for cell in cells[:4]]
+        assert told[game][0] == seeds
+        assert [float(cell) for cell in told[game][1:5]] == pytest.approx(
+            means, rel=2.1e-3, abs=0.05
+        )
+
+
+def read_table(text: str, *first: str) -> list[list[str]]:
+    """The rows of the Markdown table whose heading begins with these cells."""
+    start = text.index(f"| {' | '.join(first)} |")
+    lines = text[start:].split("\n\n")[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
 @pytest.mark.usefixtures("no_figures")
