@@ -29,7 +29,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
 from benchmarks.agents import make_sb3
-from experiments.comparison.statistics.curves import find_steps_to_reach
+from experiments.comparison.statistics.curves import find_game_to_reach
 from runtime.command_line import OneLineParser, exit_on_user_error
 from runtime.episodes import EPISODE_COLUMNS, read_episodes
 from runtime.stop_request import SIGNAL_BASE, StopRequest
@@ -182,10 +182,9 @@ def read_times(folder: Path, runs: str = "*/*/*/seed*") -> Times:
         episodes = read_episodes(directory / "episodes.csv")
         trained = float(episodes.seconds[-1]) / 60 if len(episodes.seconds) else 0.0
         for threshold in THRESHOLDS.get(game, ()):
-            # Counted in seconds instead of agent steps.
-            seconds = find_steps_to_reach(episodes.seconds, episodes.returns, threshold)
-            time = Time(math.inf if seconds is None else seconds / 60, trained)
-            times[game, threshold][contestant].append(time)
+            reached = find_game_to_reach(episodes.returns, threshold)
+            passed = math.inf if reached is None else float(episodes.seconds[reached]) / 60
+            times[game, threshold][contestant].append(Time(passed, trained))
     return times
 
 

@@ -17,8 +17,10 @@ def test_the_time_of_passing_is_that_of_the_game_that_lifts_the_mean(tmp_path):
     write_games(tmp_path / "mine/Pong/a2c-cnn/seed2", [-1.0] * 110)
     write_games(tmp_path / "mine/Pong/a2c-cnn/seed3", [])
     write_games(tmp_path / "mine/Seaquest/a2c-cnn/seed0", [1.0] * 110)  # has no threshold
+    games = tmp_path / "mine/Pong/a2c-cnn/seed1/episodes.csv"
+    games.write_text(games.read_text().replace(",606.000\n", ",606.900\n"))
     assert read_times(tmp_path) == {
-        ("Pong", 0): {"mine": [Time(10, 12), Time(10.1, 12), Time(NEVER, 11), Time(NEVER, 0)]}
+        ("Pong", 0): {"mine": [Time(10, 12), Time(10.115, 12), Time(NEVER, 11), Time(NEVER, 0)]}
     }
 
 

@@ -55,14 +55,19 @@ def means_at(marks: ArrayLike, agent_steps: ArrayLike, returns: ArrayLike) -> Fl
     return means[np.maximum(ended - FINAL_GAMES, -1)]
 
 
-def find_steps_to_reach(agent_steps: ArrayLike, returns: ArrayLike, threshold: float) -> int | None:
-    """The first agent step at which the mean of the last `FINAL_GAMES` games reaches `threshold`.
+def find_game_to_reach(returns: ArrayLike, threshold: float) -> int | None:
+    """The index of the first game with which the mean of `FINAL_GAMES` reaches a mean return.
 
-    None if it was never reached, or fewer than `FINAL_GAMES` games finished. Games as for
-    `mean_return_over_training`; the threshold is a mean return.
+    None if none did, or fewer than `FINAL_GAMES` games finished.
     """
     reached = np.flatnonzero(moving_means(returns) >= threshold)
-    return int(np.asarray(agent_steps)[reached[0] + FINAL_GAMES - 1]) if len(reached) else None
+    return int(reached[0]) + FINAL_GAMES - 1 if len(reached) else None
+
+
+def find_steps_to_reach(agent_steps: ArrayLike, returns: ArrayLike, threshold: float) -> int | None:
+    """The agent step at which `find_game_to_reach`'s game ended; games as there, in their order."""
+    game = find_game_to_reach(returns, threshold)
+    return None if game is None else int(np.asarray(agent_steps)[game])
 
 
 def bin_returns(
