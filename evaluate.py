@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif path.is_dir():
             folder = RunDirectory(path).evaluation_path
         else:
-            folder = path.with_name(f"{path.stem}-evaluation")
+            folder = path.with_name(f"{path.name.removesuffix('.zip')}-evaluation")
         from agents.algorithms.device import find_device
         from agents.evaluation.agent import load_agent
         from agents.evaluation.evaluate import evaluate

@@ -18,6 +18,7 @@ import numpy as np
 
 from benchmarks.agents import make_ours
 from benchmarks.speed import TASKS, Contestant, check_options, measure_rates
+from experiments.plot import check_out
 from runtime.command_line import OneLineParser, exit_on_user_error
 from runtime.process_settings import prepare_process
 
@@ -40,6 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
         check_options(game, options.rounds)
         if not options.out.parent.is_dir():
             raise FileNotFoundError(f"there is no folder {options.out.parent}; make it first.")
+        if options.out.suffix.lower() != ".png":
+            raise ValueError(f"OUT must end in .png, got {options.out}.")
+        check_out(options.out)
     rates: dict[tuple[str, str, int], list[float]] = {}
     for precision in PRECISIONS:
         settings = {"precision": precision}

@@ -40,8 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
         "--marks", type=float, nargs="+", default=[0.5, 1, 2], help="million agent steps (0.5 1 2)"
     )
     options = parser.parse_args(arguments)
-    if min(options.marks) <= 0:
-        parser.error(f"--marks must be above 0, got {min(options.marks):g}")
+    if wrong := [mark for mark in options.marks if not mark > 0]:
+        parser.error(f"--marks must be above 0, got {wrong[0]:g}")
     with exit_on_user_error():
         print("\n".join(format_trials(options.variants, sorted(options.marks))))
     return 0
@@ -59,7 +59,7 @@ def format_trials(variants: Sequence[Path], marks: Sequence[float]) -> list[str]
         if not records:
             raise ValueError(f"{variant} has no runs <Game>/<arm>/seed<k>; give another folder.")
         for (game, arm), runs in itertools.groupby(records, key=lambda run: run.key[:2]):
-            name = variant.name if arm == "cnn" else f"{variant.name}, {arm}"
+            name = variant.resolve().name + ("" if arm == "cnn" else f", {arm}")
             cells = [game, name, *_cells_of(list(runs), marks)]
             rows.append((game, f"| {' | '.join(cells)} |"))
     heads = [*(f"first {mark:g}M" for mark in marks), f"last {FINAL_GAMES} games"]

@@ -85,7 +85,10 @@ def main(arguments: list[str] | None = None) -> int:
             with stop.on_signals(), ThreadPoolExecutor(options.jobs) as pool:
                 logs = pool.map(lambda entry: race(entry, options, stop), entries)
                 failed = [log for log in logs if log is not None]
-        print("\n".join(format_times(read_times(options.folder))))
+        times = read_times(options.folder)
+        if options.report and not times:
+            raise ValueError(f"{options.folder} has no runs of this program's; give its folder.")
+        print("\n".join(format_times(times)))
     for log in failed:
         print(f"failed: see {log}", file=sys.stderr)
     return SIGNAL_BASE + stop.signal if stop.signal else int(bool(failed))

@@ -9,6 +9,7 @@ import csv
 import io
 import os
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +17,7 @@ from typing import Annotated
 import numpy as np
 
 from configs.comparison import MIN_SEEDS
-from configs.run_config import BASELINE, Steps
+from configs.run_config import BASELINE, Steps, experiment_differences
 from configs.settings import Flag, Settings, flags_of, show
 from envs.games import find_game
 from experiments.comparison.report.figures import (
@@ -26,7 +27,7 @@ from experiments.comparison.report.figures import (
     smooth_curves,
     to_bytes,
 )
-from experiments.comparison.report.records import RunRecord, find_runs, read_runs
+from experiments.comparison.report.records import RunRecord, find_runs, read_runs, whole_path
 from experiments.comparison.statistics.curves import (
     BINS,
     bin_middles,
@@ -69,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out = parse_path(options.out, "--out", "a file")
         check_out(out)
         lines = group_by_line(find_records([parse_path(text, "RUNS") for text in options.runs]))
+        for line in find_mixtures(lines):
+            print(line, file=sys.stderr)
         table, panels = format_table(lines, every), make_panels(lines)
         kind = out.suffix.lower()
         if kind == ".csv":
@@ -95,7 +98,7 @@ def check_out(path: Path) -> None:
         with open_for_reading(path) as file:
             beginning = _BEGINNINGS[kind]
             if file.read(len(beginning)) not in (beginning, b""):
-                raise ValueError(f"{path} is something else than curves; choose another --out.")
+                raise ValueError(f"{path} is something else than curves; choose another name.")
 
 
 def find_records(paths: Iterable[Path]) -> list[RunRecord]:
@@ -133,7 +136,7 @@ def group_by_line(runs: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
     """
     groups: dict[tuple[Path, str, bool, str], list[RunRecord]] = {}
     for run in runs:
-        folder = run.directory.path.absolute().parents[2]
+        folder = whole_path(run.directory.path).parents[2]
         arm = run.config.arm
         groups.setdefault((folder, run.config.run.algo, arm != BASELINE, arm), []).append(run)
     folders = list(dict.fromkeys(folder for folder, *_ in groups))
@@ -143,6 +146,30 @@ def group_by_line(runs: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
         for key in sorted(groups, key=lambda key: (folders.index(key[0]), *key[1:]))
         for folder, algo, _, arm in [key]
     }
+
+
+def find_mixtures(lines: dict[str, list[RunRecord]]) -> list[str]:
+    """A text for each line of a game whose runs differ in more than the seed, yet are averaged."""
+    texts = []
+    for name, runs in lines.items():
+        first: dict[str, RunRecord] = {}
+        differing: dict[str, set[str]] = defaultdict(set)
+        for run in runs:
+            game, other = run.config.run.game, first.setdefault(run.config.run.game, run)
+            found = set(experiment_differences(run.config, other.config)) - {"seed"}
+            lengths = {each.config.run.total_agent_steps for each in (run, other)}
+            if len(lengths) > 1 and run.config.find_schedule():
+                found.add("total_agent_steps")
+            if run.source != other.source:
+                found.add("source version")
+            differing[game] |= found
+        texts += [
+            f"{name}, {game}: one line for runs that differ in {', '.join(sorted(names))}; draw "
+            "them from folders of their own."
+            for game, names in differing.items()
+            if names
+        ]
+    return texts
 
 
 def make_panels(lines: dict[str, list[RunRecord]]) -> list[Panel]:

@@ -228,8 +228,12 @@ def one_line(error: BaseException) -> str:
     """What an exception says, on one line."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    line = " ".join(str(error).split()) or type(error).__name__
-    return "".join(letter if letter.isprintable() else "?" for letter in line)
+    return printable(" ".join(str(error).split()) or type(error).__name__)
+
+
+def printable(text: str) -> str:
+    """A text, such as a file's name, with a question mark for what cannot be printed."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def align_columns(rows: Sequence[Sequence[str]], left: int) -> list[str]:

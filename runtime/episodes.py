@@ -58,6 +58,11 @@ def read_episodes(path: Path) -> Episodes:
     return _parse_rows(lines, path)
 
 
+def has_episodes(path: Path) -> bool:
+    """Whether there is an `episodes.csv`, or what it was packed into."""
+    return path.exists() or path.with_name(PACKED_EPISODES_NAME).exists()
+
+
 def read_episodes_text(path: Path) -> str:
     """The text of `episodes.csv`, packed or not; empty without either, ValueError if damaged."""
     packed = path.with_name(PACKED_EPISODES_NAME)

@@ -84,8 +84,13 @@ def write_atomically(path: Path, data: bytes | str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically: keys sorted, indented, a newline at the end; NaN is a ValueError."""
-    write_atomically(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    """Write `dump_json` of a value atomically."""
+    write_atomically(path, dump_json(value))
+
+
+def dump_json(value: Any) -> str:
+    """The text of a JSON file: keys sorted, indented, a newline at the end; NaN is a ValueError."""
+    return json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
 def remove_stale_temporaries(directory: Path) -> None:

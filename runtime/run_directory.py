@@ -184,8 +184,19 @@ def check_folder(path: Path) -> None:
     elif there != path and not os.access(there, os.W_OK | os.X_OK):
         fault = errno.EACCES
     else:
+        _check_lengths(there, path)
         return
     raise _folder_fault("write to", path, os.strerror(fault))
+
+
+def _check_lengths(there: Path, path: Path) -> None:
+    limit = os.pathconf(there, "PC_NAME_MAX")
+    for part in path.relative_to(there).parts:
+        if len(os.fsencode(part)) > limit:
+            raise ValueError(
+                f"{part:.40}... is longer than a folder's name may be ({limit} bytes); give a "
+                "shorter name, or fewer settings."
+            )
 
 
 def _folder_fault(verb: str, path: Path, reason: str | None) -> ValueError:

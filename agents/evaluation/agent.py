@@ -149,6 +149,8 @@ def find_model(directory: RunDirectory) -> ModelFile:
             f"{directory.path} is a packed run, without its agent; give the run it was packed from."
             if directory.is_packed()
             else f"{directory.path} has no model yet; train it up to its first checkpoint."
+            if status is None or status.state != "finished"
+            else f"{directory.final_path} is missing, though the run is finished; restore the file."
         )
     return read_model_zip(directory.final_path, ours=True)
 

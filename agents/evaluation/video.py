@@ -60,9 +60,10 @@ def replay_game(game: Game, protocol: Protocol, played: PlayedGame) -> Iterator[
                 break
     scored = (played.raw_return, played.length_frames)
     replayed = (replayed_return, emulator.getEpisodeFrameNumber())
-    assert replayed == scored, (
-        f"the replayed {game.name} came to (return, frames) {replayed}, not {scored}"
-    )
+    if replayed != scored:
+        raise AssertionError(
+            f"the replayed {game.name} came to (return, frames) {replayed}, not {scored}"
+        )
 
 
 def write_video(path: Path, frames: Iterable[Frame]) -> None:

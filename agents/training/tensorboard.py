@@ -1,27 +1,22 @@
-"""TensorBoard's event files, and what is shown there, written by the thread that asks for it.
-
-SB3's own writer leaves this to a thread of TensorBoard's, which on a full disk prints a traceback
-and ends, while training goes on.
-"""
+"""What TensorBoard shows of a training, in place of SB3's own writer (see `event_files`)."""
 
 import math
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.logger import HParam, Image, KVWriter
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
 from torch.utils.tensorboard.summary import custom_scalars, hparams, image, scalar, text
 
+from runtime.event_files import FILE_VERSION, write_events
 from runtime.files import naming_write_errors
 
-FILE_VERSION = Event(file_version="brain.Event:2")  # the first event of a file
 GAME_CHARTS = {"Every run": "return"}  # of the page "Custom Scalars", in every run: title and tag
 
 
@@ -67,13 +62,6 @@ class EventFile(KVWriter):
         with naming_write_errors(self.path):
             write_events(self._file, events)
             self._file.flush()
-
-
-def write_events(file: IO[bytes], events: Iterable[Event]) -> None:
-    """Append events to an event file; the same events are the same bytes."""
-    records = RecordWriter(file)
-    for event in events:
-        records.write(event.SerializeToString(deterministic=True))
 
 
 def lay_out_charts(charts: Mapping[str, str], games: Sequence[str]) -> Summary:

@@ -5,7 +5,6 @@ from both, and a comparison goes on in a folder of packed runs: they count as fi
 the machine's folders, the command line of each start, stays behind.
 """
 
-import json
 import lzma
 import sys
 from collections.abc import Sequence
@@ -29,9 +28,15 @@ from experiments.comparison.report.records import (
     read_run,
     read_starts,
 )
-from runtime.command_line import FAILED, OneLineParser, exit_on_user_error, parse_path
-from runtime.episodes import PACKED_EPISODES_NAME, read_episodes_text
-from runtime.files import write_atomically
+from runtime.command_line import (
+    FAILED,
+    OneLineParser,
+    exit_on_user_error,
+    parse_path,
+    printable,
+)
+from runtime.episodes import PACKED_EPISODES_NAME, has_episodes, read_episodes_text
+from runtime.files import dump_json, read_json, write_atomically
 from runtime.run_directory import RunDirectory
 
 _NEEDED = ("config.json", "status.json", "provenance.json")
@@ -83,15 +88,13 @@ def pack_runs(runs: Path, archive: Path) -> tuple[int, int, list[str]]:
         raise FileNotFoundError(f"{runs} has no runs; give the folder that was --runs.")
     if archive.resolve() == runs.resolve():
         raise ValueError(f"ARCHIVE is RUNS itself, {runs}; name another folder.")
-    archive.mkdir(parents=True, exist_ok=True)
+    try:
+        archive.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot write to {archive} ({error.strerror}); {_REMEDY}") from None
     if plan is not None:
         if archived_plan is not None:
-            if archived_plan.total_agent_steps != plan.total_agent_steps:
-                raise ValueError(
-                    f"{archive} has runs of {archived_plan.total_agent_steps:_} agent steps, the "
-                    f"plan of {runs} is of {plan.total_agent_steps:_}; {_REMEDY}"
-                )
-            continue_plan(archived_plan, plan, judged=False)
+            _check_plan(archive, archived_plan, plan)
         # As it was declared: this release may have settings that the one it is for does not know.
         _write_if_changed(archive / PLAN_NAME, (runs / PLAN_NAME).read_bytes())
     packed, unfinished, unreadable = 0, 0, []
@@ -103,23 +106,47 @@ def pack_runs(runs: Path, archive: Path) -> tuple[int, int, list[str]]:
                 unfinished += 1
                 continue
             target = RunDirectory(archive / name)
-            _check_target(target, run, archived_plan if plan is None else None)
-            text = json.dumps(_read_contents(run), indent=2, sort_keys=True, allow_nan=False)
             games = read_episodes_text(directory.episodes_path)
+            _check_target(target, run, games, archived_plan if plan is None else None)
+            contents = _read_contents(run, target)
+            text = dump_json(contents)
         except (OSError, ValueError) as error:
-            unreadable.append(f"{name}: {error}")
+            unreadable.append(printable(f"{name}: {error}"))
             continue
         target.path.mkdir(parents=True, exist_ok=True)
         # The games first: it is `packed.json` that makes a packed run.
         compressed = lzma.compress(games.encode(), preset=9 | lzma.PRESET_EXTREME)
         _write_if_changed(target.path / PACKED_EPISODES_NAME, compressed)
-        _write_if_changed(target.packed_path, f"{text}\n".encode())
+        _write_if_changed(target.packed_path, text.encode())
         packed += 1
     return packed, unfinished, unreadable
 
 
-def _check_target(target: RunDirectory, run: RunRecord, plan: ComparisonPlan | None) -> None:
-    """Refuse to pack a run over another, or into the archive of a plan that it does not fit."""
+def _check_plan(archive: Path, archived: ComparisonPlan, plan: ComparisonPlan) -> None:
+    """Refuse to replace an archive's plan by one that does not go on with it."""
+    if archived.total_agent_steps != plan.total_agent_steps:
+        fault = (
+            f"has runs of {archived.total_agent_steps:_} agent steps, the plan of RUNS is of "
+            f"{plan.total_agent_steps:_}"
+        )
+    elif plan.looks[: len(archived.looks)] != archived.looks:
+        fault = f"has had looks at {list(archived.looks)} seeds that the plan of RUNS leaves out"
+    else:
+        try:
+            continue_plan(archived, plan, judged=False)
+            return
+        except ValueError as error:
+            fault = f"is of another plan: {str(error).rpartition('; ')[0]}"
+    raise ValueError(f"{archive} {fault}; {_REMEDY}")
+
+
+def _check_target(
+    target: RunDirectory, run: RunRecord, games: str, plan: ComparisonPlan | None
+) -> None:
+    """Refuse to pack a run over another, or into the archive of a plan that it does not fit.
+
+    A table of games that is missing or damaged there is replaced.
+    """
     if plan is not None and (misfit := find_misfit(run, plan)):
         raise ValueError(f"{misfit}: the archive's {PLAN_NAME} has no such run; {_REMEDY}")
     if not target.exists():
@@ -132,18 +159,31 @@ def _check_target(target: RunDirectory, run: RunRecord, plan: ComparisonPlan | N
         differing.append("total_agent_steps")
     if describe_source(read_starts(target)) != run.source:
         differing.append("source version")
+    if not differing and has_episodes(target.episodes_path):
+        with suppress(ValueError):
+            if read_episodes_text(target.episodes_path) != games:
+                differing.append("games")
     if differing:
         raise ValueError(f"{target.path} is another run ({', '.join(differing)}); {_REMEDY}")
 
 
-def _read_contents(run: RunRecord) -> dict[str, Any]:
-    """What becomes of a run's JSON files, by name, and the shares of its weights."""
+def _read_contents(run: RunRecord, target: RunDirectory) -> dict[str, Any]:
+    """What becomes of a run's JSON files, by name, and the shares of its weights.
+
+    What was packed of it, and was deleted from the run since, stays.
+    """
     contents = {name: _without_command(run.directory.read_json(name)) for name in _NEEDED}
+    packed = read_json(target.packed_path) if target.is_packed() else {}
     for name in _EVALUATIONS:
-        with suppress(FileNotFoundError):
+        try:
             contents[name] = _without_command(run.directory.read_json(name))
+        except FileNotFoundError:
+            if name in packed:
+                contents[name] = packed[name]
     shares = find_weight_shares(run)
-    contents[SHARES_NAME] = None if shares is None else {str(k): v for k, v in shares.items()}
+    contents[SHARES_NAME] = (
+        packed.get(SHARES_NAME) if shares is None else {str(k): v for k, v in shares.items()}
+    )
     return contents
 
 

@@ -15,7 +15,7 @@ from experiments.comparison.report.render import write_report
 from experiments.comparison.report.stages import StageWatch
 from runtime.command_line import FAILED, one_line, print_result
 from runtime.process_settings import choose_threads, count_cores
-from runtime.run_directory import RunDirectory
+from runtime.run_directory import RunDirectory, check_folder
 from runtime.stop_request import SIGNAL_BASE, StopRequest
 
 
@@ -47,6 +47,8 @@ def run_comparison(
     """
     plan = _continue(asked, runs)
     unfinished = find_unfinished(plan, runs)
+    for config in unfinished:
+        check_folder(runs / config.name)
     watch = None if plan.design is None else StageWatch(plan, runs)
     if watch is not None:
         unfinished = [config for config in unfinished if watch.may_be_needed(config)]
@@ -59,8 +61,8 @@ def run_comparison(
         most_threads = choose_threads(0)[0] if cluster is None else cluster.largest_node
         threads = min(max(cores // jobs, 1), most_threads)
         if declare and not dry_run:
-            runs.mkdir(parents=True, exist_ok=True)
-            save_plan(plan, runs)
+            with RunDirectory(runs).lock():  # no comparison may be carrying out the one before
+                save_plan(plan, runs)
         if dry_run or declare:
             print_result(describe_plan(plan, unfinished, runs, jobs, watch))
             return 0

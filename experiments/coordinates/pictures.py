@@ -4,27 +4,29 @@ Everything that a picture says is also said without colour: by shape, by lightne
 """
 
 import io
+import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import matplotlib.image
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure as Picture
 from matplotlib.patches import Patch, Rectangle
+from tensorboard.compat.proto.event_pb2 import Event
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
 from experiments.coordinates.config import MODELS, CellConfig
 from experiments.coordinates.data import SQUARE_RADIUS, Split
 from experiments.coordinates.table import FIGURES, show_figure, title_of
 from experiments.coordinates.tasks import judge_positions, make_task, split_of
 from experiments.coordinates.training import CellDirectory
+from runtime.event_files import make_image, pack_events
 from runtime.files import write_atomically
 
 _DOTS_PER_INCH = 110
@@ -91,21 +93,21 @@ def draw_group(directory: Path, seed: int) -> list[Path]:
         pictures = {"canvas": _draw_canvas(trained, split), "curve": _draw_curve(trained)}
         if trained[0].config.task != "regression":
             pictures["prediction"] = _draw_prediction(trained, split)
-    suffix = f".seed{seed}"
-    for events in directory.glob(f"events.out.*{suffix}"):
-        events.unlink(missing_ok=True)
-    writer = SummaryWriter(str(directory), filename_suffix=suffix)
-    paths = []
+    paths, events, now = [], [], time.time()
     for name, picture in pictures.items():
         path = directory / f"{name}-seed{seed}.png"
         png = io.BytesIO()
         picture.savefig(png, format="png", metadata={"Software": None})
         write_atomically(path, png.getvalue())
-        png.seek(0)
-        pixels = mpl.image.imread(png, format="png")
-        writer.add_image(f"seed{seed}/{name}", pixels[..., :3], dataformats="HWC")
+        summary = make_image(f"seed{seed}/{name}", png.getvalue())
+        events.append(Event(wall_time=now, summary=summary))
         paths.append(path)
-    writer.close()
+    outdated = list(directory.glob(f"events.out.*.seed{seed}"))
+    file_name = f"events.out.tfevents.{int(now):010d}.{os.getpid()}.seed{seed}"
+    write_atomically(directory / file_name, pack_events(events))
+    for file in outdated:
+        if file.name != file_name:
+            file.unlink(missing_ok=True)
     return paths
 
 

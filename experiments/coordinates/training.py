@@ -6,14 +6,17 @@ leaves an earlier result as it was, and starts again.
 
 import io
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
+from tensorboard.compat.proto.event_pb2 import Event
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import scalar
 
 from experiments.coordinates.config import CellConfig, cell_differences, load_config
 from experiments.coordinates.data import Split, shuffle
@@ -26,7 +29,8 @@ from experiments.coordinates.tasks import (
     make_task,
     split_of,
 )
-from runtime.files import read_bytes, read_json, write_atomically, write_json
+from runtime.event_files import pack_events
+from runtime.files import dump_json, open_atomically, read_bytes, read_json
 from runtime.process_settings import choose_threads
 from runtime.provenance import describe_start, hash_modules
 from runtime.run_directory import RunDirectory
@@ -164,14 +168,40 @@ def train_cell(directory: CellDirectory, config: CellConfig, say: Say = print) -
         trainer = _Trainer(config, say)
         trainer.train()
         result = trainer.result()
+        _check_finite(result)
         weights = io.BytesIO()
         torch.save(trainer.network.state_dict(), weights)
-        directory.result_path.unlink(missing_ok=True)  # from here on the old one is not whole
-        write_atomically(directory.config_path, config.to_json())
-        write_atomically(directory.weights_path, weights.getvalue())
-        _write_events(directory, result["curve"])
-        write_json(directory.result_path, result)
+        _write(directory, config, weights.getvalue(), result)
     return result
+
+
+def _write(
+    directory: CellDirectory, config: CellConfig, weights: bytes, result: dict[str, Any]
+) -> None:
+    """Write a cell's files, in place of an earlier cell's once all of them are on the disk."""
+    events = directory.path / f"events.out.tfevents.{int(time.time()):010d}.{os.getpid()}"
+    outdated = set(directory.path.glob("events.out.*")) - {events}
+    files = {  # the last is put in its place first
+        directory.result_path: dump_json(result).encode(),
+        events: pack_events(_curve_events(result["curve"])),
+        directory.weights_path: weights,
+        directory.config_path: config.to_json().encode(),
+    }
+    with ExitStack() as stack:
+        for path, data in files.items():
+            stream = stack.enter_context(open_atomically(path))
+            stream.write(data)
+            stream.flush()
+        directory.result_path.unlink(missing_ok=True)  # from here on the old one is not whole
+    for path in outdated:
+        path.unlink()
+
+
+def _check_finite(result: dict[str, Any]) -> None:
+    """Raise a Divergence if a figure is not finite: the last step may have made the answers so."""
+    for row in (result, *result["curve"]):
+        if not all(math.isfinite(value) for value in row.values() if isinstance(value, float)):
+            raise Divergence(f"the answers are not finite at step {result['steps']:_}")
 
 
 def measure(network: nn.Module, config: CellConfig) -> dict[str, float]:
@@ -334,14 +364,14 @@ class _Trainer:
         return True
 
 
-def _write_events(directory: CellDirectory, curve: list[dict[str, float]]) -> None:
-    """Write the curve for TensorBoard, in place of an earlier one."""
-    for events in directory.path.glob("events.out.*"):
-        events.unlink()
-    names = {"loss": "train/loss", "seconds": "time/seconds"}
-    with SummaryWriter(str(directory.path)) as writer:
-        for row in curve:
-            for name, value in row.items():
-                if name != "steps":
-                    tag = names.get(name, name.replace("_", "/", 1))
-                    writer.add_scalar(tag, value, int(row["steps"]))
+def _curve_events(curve: list[dict[str, float]]) -> list[Event]:
+    """What TensorBoard shows of a cell's curve."""
+    now, names = time.time(), {"loss": "train/loss", "seconds": "time/seconds"}
+    events = []
+    for row in curve:
+        for name, value in row.items():
+            if name != "steps":
+                tag = names.get(name, name.replace("_", "/", 1))
+                summary = scalar(tag, value)  # type: ignore[no-untyped-call]
+                events.append(Event(wall_time=now, step=int(row["steps"]), summary=summary))
+    return events

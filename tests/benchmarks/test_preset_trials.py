@@ -29,7 +29,8 @@ def test_table_of_variants(tmp_path):
     ("more", "message"),
     [
         ([], "error: FOLDER has no runs <Game>/<arm>/seed<k>; give another folder."),
-        (["--marks", "0"], "--marks must be above 0, got 0; see "),
+        (["--marks", "1", "0"], "--marks must be above 0, got 0; see "),
+        (["--marks", "nan"], "--marks must be above 0, got nan; see "),
     ],
 )
 def test_what_cannot_be_shown_is_one_line(tmp_path, refuse, more, message):

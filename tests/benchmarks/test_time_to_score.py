@@ -66,7 +66,11 @@ def test_a_race_is_run_and_not_run_again(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [("--games Seaquest", "invalid choice: 'Seaquest'"), ("--jobs 0", "--jobs must be above 0")],
+    [
+        ("--games Seaquest", "invalid choice: 'Seaquest'"),
+        ("--jobs 0", "--jobs must be above 0"),
+        ("--report", "race has no runs of this program's; give its folder."),
+    ],
 )
 def test_what_cannot_be_raced_is_one_line(tmp_path, refuse, arguments, message):
     assert message in refuse(main, [str(tmp_path / "race"), *arguments.split()])

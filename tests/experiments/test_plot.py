@@ -64,13 +64,33 @@ def test_lines_of_several_folders_and_a_table(runs: Path, tmp_path: Path, capsys
     assert [curves.shape for curves in panels[0].curves] == [(1, 20), (3, 20), (2, 20)]
 
 
+def test_other_paths_to_the_same_runs(runs: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(runs / "Breakout" / "a2c-cnn")
+    assert plot.main(["../a2c-coordconv", ".", "--out", "x.csv"]) == 0
+    output = capsys.readouterr()
+    assert output.err == ""
+    lines = [line.split()[1] for line in output.out.splitlines()[1:6]]
+    assert lines == ["a2c-cnn"] * 3 + ["a2c-coordconv"] * 2
+
+
+def test_a_mean_over_different_experiments_is_told(runs: Path, capsys) -> None:
+    add = {"total_agent_steps": 2000, "seed": 7, "protocol": "machado"}
+    write_run(runs, make_config("Breakout", "a2c", add), [3.0], sources=["abc"])
+    write_run(runs, make_config("Pong", "a2c", add), [3.0])  # alone in its panel
+    assert plot.main([str(runs), "--out", str(runs / "out.csv")]) == 0
+    assert capsys.readouterr().err == (
+        "a2c-cnn, Breakout: one line for runs that differ in protocol, source version, "
+        "total_agent_steps; draw them from folders of their own.\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("runs_given", "out", "message"),
     [
         ("nowhere", "a.png", "nowhere is not a folder; give one with runs, such as runs."),
         ("empty", "a.png", "empty has no runs; give the folder that was --runs."),
         ("runs", "a.gif", "--out must end in .png, .pdf or .csv, got a.gif."),
-        ("runs", "e.csv", "e.csv is something else than curves; choose another --out."),
+        ("runs", "e.csv", "e.csv is something else than curves; choose another name."),
         ("runs", "d.pdf", "d.pdf is a directory; give the path of a file."),
         ("idle", "a.png", "idle/Pong/a2c-cnn/seed0: no game has ended yet; train longer."),
     ],

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from configs.run_config import make_config
-from runtime.run_directory import RunDirectory, RunStatus, find_run
+from runtime.run_directory import RunDirectory, RunStatus, check_folder, find_run
 from tests.processes import start
 from tests.refusals import refusal
 
@@ -124,6 +124,15 @@ def test_a_damaged_status(directory, values, message):
     directory.path.mkdir()
     directory.status_path.write_text(json.dumps(values))
     assert refusal(directory.read_status).startswith(f"{directory.status_path}: {message}")
+
+
+@pytest.mark.parametrize("below", [("run",), ("new", "Pong", "run")])
+def test_names_that_the_file_system_does_not_take_are_refused(tmp_path, below):
+    check_folder(tmp_path.joinpath(*below, "x" * 255))
+    assert refusal(check_folder, tmp_path.joinpath(*below, "é" * 128, "seed0")) == (
+        f"{'é' * 40}... is longer than a folder's name may be (255 bytes); give a shorter name, or "
+        "fewer settings."
+    )
 
 
 def test_every_start_is_recorded(directory):

@@ -186,11 +186,10 @@ def test_sticky_actions_are_chance_enough_for_an_interval(tmp_path, monkeypatch)
 
     monkeypatch.setattr("agents.evaluation.evaluate._play", play_with_scores)
     change_protocols(monkeypatch, max_frames_per_game=40)
-    model = tmp_path / "theirs.zip"
-    save_foreign(model, "A2C")
+    save_foreign(tmp_path / "theirs.v1.zip", "A2C")
     flags = ["--game=Breakout", "--protocol=machado", "--episodes=3", "--deterministic"]
-    assert evaluate.main([str(model), *flags, "--device=cpu"]) == 0
-    report = read_report(tmp_path / "theirs-evaluation")
+    assert evaluate.main([f"{tmp_path}/theirs.v1", *flags, "--device=cpu"]) == 0
+    report = read_report(tmp_path / "theirs.v1-evaluation")
     assert report["returns"] == [0, 1, 2]
     assert report["no_interval_because"] is None
     assert report["interval_95"] is not None

@@ -1,5 +1,6 @@
 """Carrying out a plan: one process per run, several at a time, each failure tried once more."""
 
+import os
 import subprocess
 import sys
 import time
@@ -76,7 +77,8 @@ class LocalWorker:
     def __init__(self, config: RunConfig, runs: Path, folder: Path | None = None) -> None:
         log = runs / config.name / LOG_NAME
         log.parent.mkdir(parents=True, exist_ok=True)
-        arguments = [str(runs.absolute()), str(folder or Path.cwd()), config.to_json()]
+        folder = folder or Path.cwd()
+        arguments = [str(runs.absolute()), str(folder), config.to_json()]
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", _WORKER, *arguments],
@@ -84,6 +86,7 @@ class LocalWorker:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=_ROOT,
+                env=_environment(folder),
                 start_new_session=True,
             )
 
@@ -102,6 +105,15 @@ class LocalWorker:
         """End it now, and wait until it is gone."""
         self._process.kill()
         self._process.wait()
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """The environment, in which Python's path means the same from another folder."""
+    variables = dict(os.environ)
+    if path := variables.get("PYTHONPATH"):
+        parts = [str(folder / part) for part in path.split(os.pathsep)]
+        variables["PYTHONPATH"] = os.pathsep.join(parts)
+    return variables
 
 
 def find_unfinished(plan: ComparisonPlan, runs: Path) -> list[RunConfig]:

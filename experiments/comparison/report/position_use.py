@@ -47,24 +47,33 @@ def ablate_runs(runs: Path, games: int, seeds: int) -> None:
     """Play so many games of each variant by every finished run whose network knows the position.
 
     Each run of so many of the first seeds gets its `evaluation/ablation.json`, unless it has one of
-    as many games already.
+    as many games already. One whose agent is gone is left out, with a line.
 
     Raises:
         OSError: If there are no runs; one line.
-        ValueError: If a model is damaged; one line.
+        ValueError: If none of them is such a run, or a model is damaged; one line.
     """
     torch.set_num_threads(1)
     comparison = gather(runs)
-    for run in comparison.runs.values():
-        if run.config.run.seed not in comparison.plan.seeds[:seeds]:
-            continue
-        if run.state != "finished" or not run.config.network.coord_layers:
-            continue
+    found = [
+        run
+        for run in comparison.runs.values()
+        if run.config.run.seed in comparison.plan.seeds[:seeds]
+        and run.state == "finished"
+        and run.config.network.coord_layers
+    ]
+    if not found:
+        raise ValueError(
+            f"--ablate: of the runs asked for, {runs} has none that is finished and of a network "
+            "of this project's that knows the position; leave it out."
+        )
+    for run in found:
         there = read_ablation(run)
         if there is not None and len(there["intact"]) >= games:
             continue
-        if run.directory.is_packed():
-            print(f"{run.config.name}: is a packed run, without the agent; left out.", flush=True)
+        if not run.directory.final_path.exists():
+            what = "a packed run" if run.directory.is_packed() else "a run"
+            print(f"{run.config.name}: is {what} without its agent; left out.", flush=True)
             continue
         returns = {variant: _play(run, variant, games) for variant in VARIANTS}
         run.directory.evaluation_path.mkdir(exist_ok=True)

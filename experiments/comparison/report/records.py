@@ -1,5 +1,6 @@
 """What is on the disk of a comparison: its runs, read without opening their models."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,7 +13,8 @@ from configs.settings import load_preset
 from envs.games import find_game
 from experiments.comparison.plan import ComparisonPlan, load_plan
 from experiments.comparison.statistics.curves import final_score, mean_return_over_training
-from runtime.episodes import Episodes, read_episodes, read_last_episodes
+from runtime.command_line import printable
+from runtime.episodes import Episodes, has_episodes, read_episodes, read_last_episodes
 from runtime.run_directory import RunDirectory
 
 ENDED = ("finished", "diverged")
@@ -127,17 +129,25 @@ def read_run(directory: RunDirectory) -> RunRecord:
     """
     config, status = directory.read_config(), directory.read_status()
     find_game(config.run.game)
-    if directory.path.absolute().parts[-3:] != Path(config.name).parts:
+    if whole_path(directory.path).parts[-3:] != Path(config.name).parts:
         raise ValueError(f"its config is that of {config.name}")
+    state = "not started" if status is None else status.state
+    if state in ENDED and not has_episodes(directory.episodes_path):
+        raise FileNotFoundError(f"{directory.episodes_path} is missing; restore the file.")
     return RunRecord(
         directory=directory,
         config=config,
-        state="not started" if status is None else status.state,
+        state=state,
         agent_steps=max(0 if status is None else status.agent_steps, directory.count_saved_steps()),
         message="" if status is None else status.message,
         starts=read_starts(directory),
         episodes=read_episodes(directory.episodes_path),
     )
+
+
+def whole_path(path: Path) -> Path:
+    """A path from the root, without "..", on which links keep their names."""
+    return Path(os.path.abspath(path))  # noqa: PTH100
 
 
 def read_runs(
@@ -149,7 +159,8 @@ def read_runs(
         try:
             records.append(read_run(directory))
         except (OSError, ValueError) as error:
-            faults.append((directory.path, str(error).replace(f"{directory.path}/", "")))
+            fault = str(error).replace(f"{directory.path}/", "")
+            faults.append((directory.path, printable(fault)))
     return records, faults
 
 
@@ -237,7 +248,9 @@ def gather(runs: Path) -> Comparison:
     if not runs.is_dir():
         raise FileNotFoundError(f"{runs} is not a folder; give the folder that was --runs.")
     records, faults = read_runs(find_runs(runs))
-    left_out = [LeftOutRun(path.relative_to(runs).as_posix(), fault) for path, fault in faults]
+    left_out = [
+        LeftOutRun(printable(path.relative_to(runs).as_posix()), fault) for path, fault in faults
+    ]
     records, is_declared = [as_planned(run, plan) for run in records], plan is not None
     if plan is None:
         if not records:

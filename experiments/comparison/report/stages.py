@@ -101,7 +101,7 @@ class StageWatch:
         """Read what is there.
 
         Raises:
-            ValueError: If a run is damaged; one line.
+            OSError, ValueError: If a run is damaged, or its games are missing; one line.
         """
         self._plan, self._runs = plan, runs
         self._ended: dict[Key, RunRecord] = {}

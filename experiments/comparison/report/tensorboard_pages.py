@@ -1,17 +1,16 @@
 """The comparison in TensorBoard: one chart per game with all arms, and the report as text."""
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
 from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard.summary import scalar, text
 
-from agents.training.tensorboard import FILE_VERSION, GAME_CHARTS, lay_out_charts, write_events
+from agents.training.tensorboard import GAME_CHARTS, lay_out_charts
 from experiments.comparison.report.figures import smooth_curves
 from experiments.comparison.report.records import Comparison
 from experiments.comparison.statistics.curves import bin_middles, compute_curve_band
+from runtime.event_files import make_image, pack_events
 from runtime.files import write_atomically
 
 FOLDER = "tensorboard"
@@ -31,7 +30,7 @@ def write_tensorboard(
     summaries = [
         lay_out_charts(_CHARTS, comparison.plan.games),
         text("report", tables),  # type: ignore[no-untyped-call]
-        *(_make_image(f"report/{name}", png) for name, png in figures.items()),
+        *(make_image(f"report/{name}", png) for name, png in figures.items()),
     ]
     _write_events(runs / FOLDER / "report", [Event(summary=summary) for summary in summaries])
     for outdated in (runs / FOLDER).glob(f"*/{_FILE_NAME}"):
@@ -49,14 +48,6 @@ def write_tensorboard(
         _write_events(runs / FOLDER / arm, events)
 
 
-def _make_image(tag: str, png: bytes) -> Summary:
-    height, width = (int.from_bytes(png[start : start + 4]) for start in (20, 16))
-    image = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
-    return Summary(value=[Summary.Value(tag=tag, image=image)])
-
-
 def _write_events(folder: Path, events: list[Event]) -> None:
-    buffer = io.BytesIO()
-    write_events(buffer, [FILE_VERSION, *events])
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / _FILE_NAME, buffer.getvalue())
+    write_atomically(folder / _FILE_NAME, pack_events(events))

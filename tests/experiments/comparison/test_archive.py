@@ -204,7 +204,7 @@ def test_damage_to_one_run_is_told_and_the_others_are_packed(tmp_path, capsys, d
     ("change", "message"),
     [
         ({"gamma": 0.5}, "is a plan of other settings (gamma)"),
-        ({"total_agent_steps": 700}, "has runs of 400 agent steps, the plan of "),
+        ({"total_agent_steps": 700}, "has runs of 400 agent steps, the plan of RUNS is of 700; "),
     ],
 )
 def test_another_comparison_is_not_packed_into_an_archive(tmp_path, refuse, change, message):
@@ -214,7 +214,55 @@ def test_another_comparison_is_not_packed_into_an_archive(tmp_path, refuse, chan
         save_plan(plan, tmp_path / name)
     assert archive([str(tmp_path / "one"), str(tmp_path / "packed")]) == 0
     line = refuse(archive, [str(tmp_path / "other"), str(tmp_path / "packed")])
+    assert line.startswith(f"error: {tmp_path / 'packed'} ")
     assert message in line
+    assert line.endswith("; choose another ARCHIVE folder.")
+
+
+def test_an_archives_plan_keeps_its_earlier_looks(tmp_path, refuse):
+    runs, _, packed = write_and_pack(tmp_path)
+    save_plan(plan_of().replace(looks=(1,)), packed)
+    save_plan(plan_of(), runs)
+    before = (packed / "comparison.json").read_bytes()
+    assert refuse(archive, [str(runs), str(packed)]) == (
+        f"error: {packed} has had looks at [1] seeds that the plan of RUNS leaves out; choose "
+        "another ARCHIVE folder."
+    )
+    assert (packed / "comparison.json").read_bytes() == before
+    save_plan(plan_of().replace(looks=(1, 1)), runs)
+    assert archive([str(runs), str(packed)]) == 0
+
+
+def test_games_that_a_run_has_lost_stay_in_the_archive(tmp_path, capsys):
+    config = plan_of().runs()[0]
+    runs, packed = tmp_path / "runs", tmp_path / "packed"
+    directory = write_run(runs, config, [1.0, 2.0])
+    save_plan(plan_of(), runs)
+    directory.evaluation_path.mkdir()
+    ablation = {"trained_agent_steps": 400, "intact": [1], "zeroed": [1], "shuffled": [1]}
+    (directory.evaluation_path / "ablation.json").write_text(json.dumps(ablation))
+    assert archive([str(runs), str(packed)]) == 0
+    before = read_packed(packed)
+    shutil.rmtree(directory.evaluation_path)
+    assert archive([str(runs), str(packed)]) == 0
+    assert read_packed(packed) == before
+    capsys.readouterr()
+    table = directory.episodes_path.read_text()
+    for rest, fault in (
+        (table[: table.rindex("400,0")], f"{packed / config.name} is another run (games); choose"),
+        (None, f"{directory.episodes_path} is missing; restore the file.\n"),
+    ):
+        if rest is None:
+            directory.episodes_path.unlink()
+        else:
+            directory.episodes_path.write_text(rest)
+        assert archive([str(runs), str(packed)]) == 1
+        assert capsys.readouterr().err.startswith(f"not packed: {config.name}: {fault}")
+        assert read_packed(packed) == before
+    directory.episodes_path.write_text(table)
+    (packed / config.name / "episodes.csv.xz").write_bytes(b"damaged")
+    assert archive([str(runs), str(packed)]) == 0
+    assert read_packed(packed) == before
 
 
 def write_and_pack(tmp_path: Path, config: RunConfig | None = None) -> tuple[Path, Path, Path]:
@@ -326,5 +374,5 @@ def test_packed_runs_are_not_ablated_and_the_command_says_so(tmp_path, capsys):
     capsys.readouterr()
     ablate_runs(packed, 1, 1)
     assert capsys.readouterr().out == (
-        f"{config.name}: is a packed run, without the agent; left out.\n"
+        f"{config.name}: is a packed run without its agent; left out.\n"
     )

@@ -5,13 +5,14 @@ import json
 import os
 import signal
 import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from experiments.comparison.execution.pool import LOG_NAME, Failure
+from experiments.comparison.execution.pool import LOG_NAME, Failure, LocalWorker
 from experiments.comparison.plan import load_plan, save_plan
 from runtime.run_directory import RunDirectory, RunStatus
 from tests.processes import start, wait_for
@@ -124,7 +125,7 @@ def test_a_declared_plan_is_carried_out_without_saying_it_again(tmp_path, capsys
     options = ["--compare", f"--runs={runs}"]
     declared = ["--games=Pong", "--seeds=3", "--steps=100", "--set=power=0.9", "--set=gamma=0.9"]
     assert main([*options, *declared, "--declare"]) == 0
-    assert [path.name for path in runs.iterdir()] == ["comparison.json"]
+    assert {path.name for path in runs.iterdir()} == {".lock", "comparison.json"}
     said = capsys.readouterr().out.splitlines()[:7]
     assert said[-1].startswith("time ")
     for more in (
@@ -142,6 +143,21 @@ def test_a_declared_plan_is_carried_out_without_saying_it_again(tmp_path, capsys
     ):
         line = refuse(main, [*options, other, "--dry-run"])
         assert f"is a plan of other settings ({name}); " in line
+    before = (runs / "comparison.json").read_bytes()
+    with RunDirectory(runs).lock():  # as a comparison that is being carried out has it
+        line = refuse(main, [*options, *declared, "--seeds=4", "--declare"])
+        assert f"{runs} is being written by another process; " in line
+    assert (runs / "comparison.json").read_bytes() == before
+
+
+def test_places_that_cannot_be_made_are_refused_before_any_training(tmp_path, refuse):
+    (tmp_path / "Pong").write_text("")
+    options = ["--compare", f"--runs={tmp_path}", "--games", "Breakout", "Pong"]
+    assert refuse(main, options) == (
+        f"error: cannot write to {tmp_path}/Pong/a2c-coordconv/seed0 (Not a directory); choose "
+        "another --runs folder."
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["Pong"]
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -196,6 +212,22 @@ def status_of(directory: RunDirectory) -> RunStatus:
 
 def has_checkpoints(runs: Path, count: int) -> bool:
     return len({path.parent for path in runs.glob("*/*/*/checkpoints/*.zip")}) >= count
+
+
+def test_pythons_path_means_the_same_to_a_worker(tmp_path, monkeypatch):
+    """A worker's own folder is the project's."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lib").mkdir()
+    Path("lib/nets.py").write_text("from policies.extractors import NatureCoordCNN as Own\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["lib", "/elsewhere"]))
+    monkeypatch.syspath_prepend("lib")
+    plan = plan_of("Pong", seeds=1, arms="nets:Own", total_agent_steps=20, n_envs=2)
+    (config,) = plan.runs()
+    worker = LocalWorker(config, tmp_path / "runs")
+    while worker.poll() is None:
+        time.sleep(0.1)
+    log = tmp_path / "runs" / config.name / LOG_NAME
+    assert worker.poll() == 0, log.read_text()
 
 
 def test_interrupted_and_killed(tmp_path):

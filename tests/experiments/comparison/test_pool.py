@@ -121,6 +121,16 @@ def test_a_plan_until_decided_trains_what_its_games_need(tmp_path, capsys):
     assert left == []
 
 
+def test_a_run_without_its_games_stops_no_game(tmp_path):
+    plan = plan_of("Pong", most_seeds=6)
+    for config in plan.runs()[:10]:
+        write_run(tmp_path, config, [1.0])
+    lost = RunDirectory(tmp_path / plan.runs()[0].name).episodes_path
+    lost.unlink()
+    line = refusal(StageWatch, plan, tmp_path, error=FileNotFoundError)
+    assert line == f"{lost} is missing; restore the file."
+
+
 def test_a_failed_run_holds_up_its_own_game_alone(tmp_path):
     plan, name = plan_of(most_seeds=4), "Pong/a2c-cnn/seed2"
     cluster = Cluster({name: ["crash", "crash"]}, score_by_seed)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from agents.evaluation.agent import find_model
 from agents.evaluation.games import PlayedGame, play_games
 from configs.run_config import parse_arm
 from experiments.comparison.__main__ import main as write_reports
@@ -21,6 +22,7 @@ from policies.position_controls import BiasMapConv2d
 from tests.refusals import refusal
 from tests.saved_agents import change_protocols
 from tests.short_runs import short_config, train
+from tests.synthetic_runs import plan_of, write_run
 
 ARMS = ("coordconv", "coordconv-all-r", "bias-map", "random-channels-all")
 
@@ -127,6 +129,21 @@ def test_so_many_of_the_first_seeds_are_ablated(tmp_path, monkeypatch, capsys, r
         assert found == ablated
     line = refuse(write_reports, [str(tmp_path), "--seeds=1"])
     assert "error: --seeds is of --ablate, which is not given; add it." in line
+
+
+def test_an_ablation_of_nothing_is_refused_and_a_lost_agent_told(tmp_path, capsys, refuse):
+    write_run(tmp_path, plan_of(seeds=1).run_of("Pong", "cnn", 0), [1.0])
+    assert refuse(write_reports, [str(tmp_path), "--ablate"]) == (
+        f"error: --ablate: of the runs asked for, {tmp_path} has none that is finished and of a "
+        "network of this project's that knows the position; leave it out."
+    )
+    directory = write_run(tmp_path, plan_of(seeds=1).run_of("Pong", "coordconv", 0), [1.0])
+    ablate_runs(tmp_path, 1, 1)
+    name = directory.path.relative_to(tmp_path)
+    assert capsys.readouterr().out == f"{name}: is a run without its agent; left out.\n"
+    assert refusal(find_model, directory, error=FileNotFoundError) == (
+        f"{directory.final_path} is missing, though the run is finished; restore the file."
+    )
 
 
 def test_a_model_of_another_network_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -249,6 +250,9 @@ def test_other_runs_are_listed_and_left_out(tmp_path):
     moved.path.rename(moved.path.with_name("seed13"))
     mixed = write_run(tmp_path, other(14), [1], sources=[hash_source(), "abc"])
     write_run(tmp_path, other(15), [1], sources=["a\nb"])
+    write_run(tmp_path, other(16), [1]).episodes_path.unlink()
+    renamed = write_run(tmp_path, other(17), [1]).path
+    renamed.rename(renamed.with_name(os.fsdecode(b"seed\xff")))
     report = read_report(tmp_path)
     assert {row["run"]: row["reason"] for row in report["left_out"]} == {
         "Breakout/a2c-cnn/seed7": "not in the plan",
@@ -259,6 +263,8 @@ def test_other_runs_are_listed_and_left_out(tmp_path):
         "Breakout/a2c-cnn/seed11": "config.json: format version None is not the one "
         "this release reads (2); use the release that wrote it.",
         "Breakout/a2c-cnn/seed13": "its config is that of Breakout/a2c-cnn/seed12",
+        "Breakout/a2c-cnn/seed16": "episodes.csv is missing; restore the file.",
+        "Breakout/a2c-cnn/seed?": "its config is that of Breakout/a2c-cnn/seed17",
         "Breakout/a2c-cnn/seed15": "provenance.json: `source` must be printable text; restore the "
         "file.",
         "Breakout/a2c-cnn/seed14": f"another source version ({hash_source()}, abc)",

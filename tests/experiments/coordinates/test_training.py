@@ -1,9 +1,13 @@
+import errno
 import json
 import math
+import os
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import torch
@@ -16,10 +20,12 @@ from experiments.coordinates.data import draw_squares
 from experiments.coordinates.tasks import judge_positions, make_network, make_task
 from experiments.coordinates.training import (
     CellDirectory,
+    Divergence,
     find_result,
     measure,
     train_cell,
 )
+from runtime.files import open_atomically
 from tests.refusals import refusal
 
 SMALL = {
@@ -257,22 +263,46 @@ def test_a_finished_cell_answers_what_it_has_trained_for(
     assert find_result(finished, config, budget_is_asked=is_asked) == result
 
 
-@pytest.mark.parametrize("what", ["train", "_write_events"])
-def test_a_crash_leaves_the_old_result_or_none(
+@pytest.mark.parametrize("what", ["train", "_curve_events", "weights.pth", "result.json"])
+def test_a_crash_leaves_the_old_result(
     finished: CellDirectory, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    longer = small("regression", "cnn", total_steps=9)
+    longer, before = small("regression", "cnn", total_steps=9), read_cell(finished)
 
     def crash(*_: object) -> None:
         raise RuntimeError
 
+    @contextmanager
+    def open_on_a_full_disk(path: Path) -> Iterator[IO[bytes]]:
+        with open_atomically(path) as stream:
+            if path.name == what:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            yield stream
+
     with monkeypatch.context() as patched:
-        patched.setattr(training._Trainer if what == "train" else training, what, crash)
-        with pytest.raises(RuntimeError):
+        if "." in what:
+            patched.setattr(training, "open_atomically", open_on_a_full_disk)
+        else:
+            patched.setattr(training._Trainer if what == "train" else training, what, crash)
+        with pytest.raises((RuntimeError, OSError)):
             train(finished.path, longer)
-    assert finished.is_finished() == (what == "train")
+    assert read_cell(finished) == before
     assert find_result(finished, longer, budget_is_asked=True) is None
     assert train(finished.path, longer)["steps"] == 9
+    assert len(list(finished.path.glob("events.out.*"))) == 1
+
+
+def test_a_last_step_that_diverges_leaves_the_old_result(finished: CellDirectory) -> None:
+    before = read_cell(finished)
+    with pytest.raises(Divergence, match="the answers are not finite at step 1"):
+        train(finished.path, small("regression", "cnn", total_steps=1, learning_rate=1e30))
+    assert read_cell(finished) == before
+
+
+def read_cell(cell: CellDirectory) -> dict[str, bytes]:
+    """All its files by name, but those that every start adds to."""
+    names = {path.name for path in cell.path.iterdir()} - {".lock", "provenance.json"}
+    return {name: (cell.path / name).read_bytes() for name in names}
 
 
 @pytest.mark.parametrize(
