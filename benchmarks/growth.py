@@ -18,8 +18,8 @@ import numpy as np
 
 from benchmarks.agents import make_ours
 from benchmarks.speed import TASKS, Contestant, check_options, measure_rates
-from experiments.plot import check_out
 from runtime.command_line import OneLineParser, exit_on_user_error
+from runtime.files import check_replaceable
 from runtime.process_settings import prepare_process
 
 ENVIRONMENTS = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise FileNotFoundError(f"there is no folder {options.out.parent}; make it first.")
         if options.out.suffix.lower() != ".png":
             raise ValueError(f"OUT must end in .png, got {options.out}.")
-        check_out(options.out)
+        check_replaceable(options.out, b"\x89PNG")
     rates: dict[tuple[str, str, int], list[float]] = {}
     for precision in PRECISIONS:
         settings = {"precision": precision}

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from agents.evaluation.agent import load_agent
 from agents.models.model_file import ModelFile, read_newest_checkpoint
-from experiments.comparison.report.records import RunRecord, find_runs, read_run
+from experiments.comparison.report.records import RunRecord, find_runs, read_run, whole_path
 from experiments.comparison.statistics.curves import final_score
 from policies.extractors import count_live_filters
 from runtime.command_line import OneLineParser, exit_on_user_error
@@ -59,7 +59,7 @@ def format_trials(variants: Sequence[Path], marks: Sequence[float]) -> list[str]
         if not records:
             raise ValueError(f"{variant} has no runs <Game>/<arm>/seed<k>; give another folder.")
         for (game, arm), runs in itertools.groupby(records, key=lambda run: run.key[:2]):
-            name = variant.resolve().name + ("" if arm == "cnn" else f", {arm}")
+            name = whole_path(variant).name + ("" if arm == "cnn" else f", {arm}")
             cells = [game, name, *_cells_of(list(runs), marks)]
             rows.append((game, f"| {' | '.join(cells)} |"))
     heads = [*(f"first {mark:g}M" for mark in marks), f"last {FINAL_GAMES} games"]

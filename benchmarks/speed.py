@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
         check_options(options.game, options.rounds)
         if options.side_by_side < 2:
             raise ValueError(f"--side-by-side must be at least 2, got {options.side_by_side}.")
-        if options.against and options.against not in (options.contestants or [options.against]):
+        if options.contestants and options.against not in (None, *options.contestants):
             raise ValueError(f"--against {options.against} is none of the --contestants; add it.")
     for name in options.task:
         known = {

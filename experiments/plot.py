@@ -46,7 +46,7 @@ from runtime.command_line import (
     read_flags,
 )
 from runtime.episodes import FINAL_GAMES
-from runtime.files import open_for_reading, write_atomically
+from runtime.files import check_replaceable, write_atomically
 from runtime.run_directory import RunDirectory
 
 # What the files of each kind begin with: one that begins otherwise is not overwritten.
@@ -94,11 +94,7 @@ def check_out(path: Path) -> None:
     kind = path.suffix.lower()
     if kind not in _BEGINNINGS:
         raise ValueError(f"--out must end in .png, .pdf or .csv, got {path}.")
-    if path.exists():
-        with open_for_reading(path) as file:
-            beginning = _BEGINNINGS[kind]
-            if file.read(len(beginning)) not in (beginning, b""):
-                raise ValueError(f"{path} is something else than curves; choose another name.")
+    check_replaceable(path, _BEGINNINGS[kind])
 
 
 def find_records(paths: Iterable[Path]) -> list[RunRecord]:

@@ -226,9 +226,10 @@ def parse_path(text: str, name: str, kind: str = "a folder") -> Path:
 
 def one_line(error: BaseException) -> str:
     """What an exception says, on one line."""
+    text = str(error)
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return printable(" ".join(str(error).split()) or type(error).__name__)
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return printable(" ".join(text.split()) or type(error).__name__)
 
 
 def printable(text: str) -> str:

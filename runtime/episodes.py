@@ -50,17 +50,17 @@ def read_episodes(path: Path) -> Episodes:
     Raises:
         ValueError: If it is damaged; one line.
     """
-    text, header = read_episodes_text(path), ",".join(EPISODE_COLUMNS) + "\n"
+    return parse_episodes(read_episodes_text(path), path)
+
+
+def parse_episodes(text: str, path: Path) -> Episodes:
+    """The games of an `episodes.csv` with this text; raises as `read_episodes`, naming the path."""
+    header = ",".join(EPISODE_COLUMNS) + "\n"
     # One by one: a list of all lines would take many times their memory.
     lines = (line[0] for line in re.finditer(".*\n", text[: text.rfind("\n") + 1]))
     if next(lines, header) != header:
         raise ValueError(f"{path}: its columns are not those of this release; restore the file.")
     return _parse_rows(lines, path)
-
-
-def has_episodes(path: Path) -> bool:
-    """Whether there is an `episodes.csv`, or what it was packed into."""
-    return path.exists() or path.with_name(PACKED_EPISODES_NAME).exists()
 
 
 def read_episodes_text(path: Path) -> str:

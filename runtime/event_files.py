@@ -4,7 +4,10 @@ TensorBoard's own writers leave it to a thread, which on a full disk prints a tr
 """
 
 import io
+import os
+import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import IO
 
 from tensorboard.compat.proto.event_pb2 import Event
@@ -12,6 +15,11 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 FILE_VERSION = Event(file_version="brain.Event:2")  # the first event of a file
+
+
+def name_event_file(folder: Path, suffix: str = "") -> Path:
+    """The path of a new event file; TensorBoard shows all that a folder has."""
+    return folder / f"events.out.tfevents.{int(time.time()):010d}.{os.getpid()}{suffix}"
 
 
 def write_events(file: IO[bytes], events: Iterable[Event]) -> None:

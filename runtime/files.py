@@ -180,6 +180,14 @@ def open_for_reading(path: Path) -> io.FileIO:
         raise ValueError(f"{path} cannot be read ({error.strerror}); check the path.") from error
 
 
+def check_replaceable(path: Path, beginning: bytes) -> None:
+    """Refuse by a ValueError a file that does not begin as the one that would replace it."""
+    if path.exists():
+        with open_for_reading(path) as file:
+            if file.read(len(beginning)) not in (beginning, b""):
+                raise ValueError(f"{path} holds something else; choose another name.")
+
+
 def read_bytes(path: Path, *, max_bytes: int) -> bytes:
     """Read a whole regular file of at most ``max_bytes``.
 

@@ -67,7 +67,7 @@ class RunDirectory:
         try:
             return exists(self.config_path) or exists(self.packed_path)
         except OSError as error:
-            raise _folder_fault("use", self.path, error.strerror) from None
+            raise _folder_fault("use", self.path, error.errno) from None
 
     def is_packed(self) -> bool:
         """Whether all that is left of a run is what a report needs."""
@@ -139,7 +139,7 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             lock_file = (self.path / ".lock").open("ab")
         except OSError as error:
-            raise _folder_fault("write to", self.path, error.strerror) from None
+            raise _folder_fault("write to", self.path, error.errno) from None
         with lock_file:
             try:
                 fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -178,26 +178,28 @@ def check_folder(path: Path) -> None:
     try:
         there = next(folder for folder in (path, *path.parents) if exists(folder))
     except OSError as error:
-        raise _folder_fault("use", path, error.strerror) from None
+        raise _folder_fault("use", path, error.errno) from None
     if not there.is_dir():
         fault = errno.EEXIST if there == path else errno.ENOTDIR
     elif there != path and not os.access(there, os.W_OK | os.X_OK):
         fault = errno.EACCES
     else:
-        _check_lengths(there, path)
-        return
-    raise _folder_fault("write to", path, os.strerror(fault))
+        limit = os.pathconf(there, "PC_NAME_MAX")
+        if len(os.fsencode(_longest_part(path.relative_to(there)))) <= limit:
+            return
+        fault = errno.ENAMETOOLONG
+    raise _folder_fault("write to", path, fault)
 
 
-def _check_lengths(there: Path, path: Path) -> None:
-    limit = os.pathconf(there, "PC_NAME_MAX")
-    for part in path.relative_to(there).parts:
-        if len(os.fsencode(part)) > limit:
-            raise ValueError(
-                f"{part:.40}... is longer than a folder's name may be ({limit} bytes); give a "
-                "shorter name, or fewer settings."
-            )
+def _longest_part(path: Path) -> str:
+    return max(path.parts, key=lambda part: len(os.fsencode(part)), default="")
 
 
-def _folder_fault(verb: str, path: Path, reason: str | None) -> ValueError:
+def _folder_fault(verb: str, path: Path, fault: int | None) -> ValueError:
+    if fault == errno.ENAMETOOLONG:
+        return ValueError(
+            f"{_longest_part(path):.40}... is longer than a folder's name may be; give a shorter "
+            "name, or fewer settings."
+        )
+    reason = os.strerror(fault or errno.EIO)
     return ValueError(f"cannot {verb} {path} ({reason}); choose another --runs folder.")

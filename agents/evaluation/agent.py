@@ -145,13 +145,13 @@ def find_model(directory: RunDirectory) -> ModelFile:
             )
             return file
     if not directory.final_path.exists():
-        raise FileNotFoundError(
-            f"{directory.path} is a packed run, without its agent; give the run it was packed from."
-            if directory.is_packed()
-            else f"{directory.path} has no model yet; train it up to its first checkpoint."
-            if status is None or status.state != "finished"
-            else f"{directory.final_path} is missing, though the run is finished; restore the file."
-        )
+        if directory.is_packed():
+            fault = "is a packed run, without its agent; give the run it was packed from."
+        elif status is not None and status.state == "finished":
+            fault = f"is finished, but {directory.final_path.name} is missing; restore the file."
+        else:
+            fault = "has no model yet; train it up to its first checkpoint."
+        raise FileNotFoundError(f"{directory.path} {fault}")
     return read_model_zip(directory.final_path, ours=True)
 
 

@@ -1,7 +1,6 @@
 """What TensorBoard shows of a training, in place of SB3's own writer (see `event_files`)."""
 
 import math
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from torch.utils.tensorboard.summary import custom_scalars, hparams, image, scalar, text
 
-from runtime.event_files import FILE_VERSION, write_events
+from runtime.event_files import FILE_VERSION, name_event_file, write_events
 from runtime.files import naming_write_errors
 
 GAME_CHARTS = {"Every run": "return"}  # of the page "Custom Scalars", in every run: title and tag
@@ -30,7 +29,7 @@ class EventFile(KVWriter):
     """
 
     def __init__(self, folder: Path, first_step: int = 0) -> None:
-        self.path = folder / f"events.out.tfevents.{int(time.time()):010d}.{os.getpid()}"
+        self.path = name_event_file(folder)
         with naming_write_errors(self.path):
             self._file = self.path.open("ab")
         start = SessionLog(status=SessionLog.START)

@@ -35,7 +35,7 @@ from runtime.command_line import (
     parse_path,
     printable,
 )
-from runtime.episodes import PACKED_EPISODES_NAME, has_episodes, read_episodes_text
+from runtime.episodes import PACKED_EPISODES_NAME, read_episodes_text
 from runtime.files import dump_json, read_json, write_atomically
 from runtime.run_directory import RunDirectory
 
@@ -124,20 +124,19 @@ def pack_runs(runs: Path, archive: Path) -> tuple[int, int, list[str]]:
 
 def _check_plan(archive: Path, archived: ComparisonPlan, plan: ComparisonPlan) -> None:
     """Refuse to replace an archive's plan by one that does not go on with it."""
-    if archived.total_agent_steps != plan.total_agent_steps:
-        fault = (
-            f"has runs of {archived.total_agent_steps:_} agent steps, the plan of RUNS is of "
-            f"{plan.total_agent_steps:_}"
-        )
-    elif plan.looks[: len(archived.looks)] != archived.looks:
-        fault = f"has had looks at {list(archived.looks)} seeds that the plan of RUNS leaves out"
+    fault, looks = "", archived.looks
+    try:
+        continue_plan(archived, plan, judged=False)
+    except ValueError as error:
+        fault = f"is of another plan: {str(error).rpartition('; ')[0]}"
     else:
-        try:
-            continue_plan(archived, plan, judged=False)
-            return
-        except ValueError as error:
-            fault = f"is of another plan: {str(error).rpartition('; ')[0]}"
-    raise ValueError(f"{archive} {fault}; {_REMEDY}")
+        if archived.total_agent_steps != plan.total_agent_steps:
+            fault = f"has runs of {archived.total_agent_steps:_} agent steps, the plan of RUNS is "
+            fault += f"of {plan.total_agent_steps:_}"
+        elif plan.looks[: len(looks)] != looks:
+            fault = f"has had looks at {list(looks)} seeds that the plan of RUNS leaves out"
+    if fault:
+        raise ValueError(f"{archive} {fault}; {_REMEDY}")
 
 
 def _check_target(
@@ -145,7 +144,8 @@ def _check_target(
 ) -> None:
     """Refuse to pack a run over another, or into the archive of a plan that it does not fit.
 
-    A table of games that is missing or damaged there is replaced.
+    A table of games that is damaged there, or has fewer of the same games, is replaced, and so is
+    a run that had diverged and has been trained to its end since.
     """
     if plan is not None and (misfit := find_misfit(run, plan)):
         raise ValueError(f"{misfit}: the archive's {PLAN_NAME} has no such run; {_REMEDY}")
@@ -159,9 +159,11 @@ def _check_target(
         differing.append("total_agent_steps")
     if describe_source(read_starts(target)) != run.source:
         differing.append("source version")
-    if not differing and has_episodes(target.episodes_path):
+    status = target.read_status()
+    has_diverged = status is not None and status.state == "diverged"
+    if not differing and not (has_diverged and run.state == "finished"):
         with suppress(ValueError):
-            if read_episodes_text(target.episodes_path) != games:
+            if not games.startswith(read_episodes_text(target.episodes_path)):
                 differing.append("games")
     if differing:
         raise ValueError(f"{target.path} is another run ({', '.join(differing)}); {_REMEDY}")

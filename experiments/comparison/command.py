@@ -47,11 +47,12 @@ def run_comparison(
     """
     plan = _continue(asked, runs)
     unfinished = find_unfinished(plan, runs)
-    for config in unfinished:
-        check_folder(runs / config.name)
     watch = None if plan.design is None else StageWatch(plan, runs)
     if watch is not None:
         unfinished = [config for config in unfinished if watch.may_be_needed(config)]
+    if not dry_run:
+        for config in unfinished:
+            check_folder(runs / config.name)
     stop = StopRequest()
     with ExitStack() as stack:
         cluster = None if ray_address is None else stack.enter_context(connect(ray_address))

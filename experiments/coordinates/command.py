@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.settings import flags_of, parse_assignments
+from experiments.coordinates.cells import CellDirectory, find_result
 from experiments.coordinates.config import (
     MODELS,
     SPLITS,
@@ -23,12 +24,7 @@ from experiments.coordinates.config import (
 )
 from experiments.coordinates.pictures import draw_group
 from experiments.coordinates.table import format_table
-from experiments.coordinates.training import (
-    CellDirectory,
-    Divergence,
-    find_result,
-    train_cell,
-)
+from experiments.coordinates.training import Divergence, train_cell
 from runtime.command_line import (
     FAILED,
     OneLineParser,

@@ -4,7 +4,6 @@ Everything that a picture says is also said without colour: by shape, by lightne
 """
 
 import io
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,12 +20,12 @@ from matplotlib.patches import Patch, Rectangle
 from tensorboard.compat.proto.event_pb2 import Event
 from torch import Tensor, nn
 
+from experiments.coordinates.cells import CellDirectory
 from experiments.coordinates.config import MODELS, CellConfig
 from experiments.coordinates.data import SQUARE_RADIUS, Split
 from experiments.coordinates.table import FIGURES, show_figure, title_of
 from experiments.coordinates.tasks import judge_positions, make_task, split_of
-from experiments.coordinates.training import CellDirectory
-from runtime.event_files import make_image, pack_events
+from runtime.event_files import make_image, name_event_file, pack_events
 from runtime.files import write_atomically
 
 _DOTS_PER_INCH = 110
@@ -103,11 +102,10 @@ def draw_group(directory: Path, seed: int) -> list[Path]:
         events.append(Event(wall_time=now, summary=summary))
         paths.append(path)
     outdated = list(directory.glob(f"events.out.*.seed{seed}"))
-    file_name = f"events.out.tfevents.{int(now):010d}.{os.getpid()}.seed{seed}"
-    write_atomically(directory / file_name, pack_events(events))
-    for file in outdated:
-        if file.name != file_name:
-            file.unlink(missing_ok=True)
+    path = name_event_file(directory, f".seed{seed}")
+    write_atomically(path, pack_events(events))
+    for file in set(outdated) - {path}:
+        file.unlink(missing_ok=True)
     return paths
 
 

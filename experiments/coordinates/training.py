@@ -1,24 +1,15 @@
-"""Training one cell, measuring what came out, and the directory that it is left in.
+"""Training one cell, and measuring what came out."""
 
-A training takes seconds. Its files appear when it has ended, so that one which is interrupted
-leaves an earlier result as it was, and starts again.
-"""
-
-import io
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import torch
-from tensorboard.compat.proto.event_pb2 import Event
 from torch import Tensor, nn
-from torch.utils.tensorboard.summary import scalar
 
-from experiments.coordinates.config import CellConfig, cell_differences, load_config
+from experiments.coordinates.cells import IDENTITY, CellDirectory, hash_cell_source
+from experiments.coordinates.config import CellConfig
 from experiments.coordinates.data import Split, shuffle
 from experiments.coordinates.table import FIGURES, show_figure
 from experiments.coordinates.tasks import (
@@ -29,121 +20,17 @@ from experiments.coordinates.tasks import (
     make_task,
     split_of,
 )
-from runtime.event_files import pack_events
-from runtime.files import dump_json, open_atomically, read_bytes, read_json
 from runtime.process_settings import choose_threads
-from runtime.provenance import describe_start, hash_modules
-from runtime.run_directory import RunDirectory
+from runtime.provenance import describe_start
 
 Say = Callable[[str], None]
 
-_MAX_BYTES = 1 << 30  # of weights.pth
 _MAX_DROPS = 4  # of the learning rate, as in the released code
 _LINE_EVERY_SECONDS = 3.0
-_IDENTITY = {"task", "split", "model", "seed"}  # of a cell, in its result
-# What decides the figures of a cell, beside its config.
-_SOURCE = (
-    "policies/coordconv.py",
-    *(f"experiments/coordinates/{name}.py" for name in ("data", "networks", "tasks", "training")),
-)
 
 
 class Divergence(Exception):
     """The loss is not finite."""
-
-
-class CellDirectory(RunDirectory):
-    """The directory of one cell; its lock and its provenance are those of every run.
-
-    config.json        what was asked
-    provenance.json    versions, commit, device, threads, command: one entry per start
-    weights.pth        the trained network's state dict
-    events.out.*       TensorBoard
-    result.json        the figures; written last, so where it is, the cell is finished
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.result_path = path / "result.json"
-        self.weights_path = path / "weights.pth"
-
-    def is_finished(self) -> bool:
-        """Whether the cell has its figures."""
-        return self.exists() and self.result_path.exists()
-
-    def read_result(self) -> dict[str, Any]:
-        """The figures of a finished cell.
-
-        Raises:
-            ValueError: If a file is damaged; one line.
-        """
-        config, result = load_config(self.config_path), read_json(self.result_path)
-        figure = FIGURES[config.task]
-        names = "steps", "seconds", f"train_{figure}", f"test_{figure}"
-        try:
-            numbers = [row[name] for row in (result, *result["curve"]) for name in names]
-            numbers += [result["parameters"], result["seconds_to_perfect"] or 0]
-            is_its_own = all(result[name] == getattr(config, name) for name in _IDENTITY)
-            if is_its_own and all(isinstance(number, int | float) for number in numbers):
-                return dict(result)
-        except (LookupError, TypeError):
-            pass
-        raise ValueError(f"{self.result_path} is damaged; delete {self.path} and run again.")
-
-    def check_source(self) -> None:
-        """Refuse by a ValueError a finished cell that other code has trained."""
-        if self.read_result().get("source") != hash_modules(*_SOURCE):
-            raise ValueError(
-                f"{self.path} was trained by another version of this code; choose another --runs "
-                "folder, or delete it."
-            )
-
-    def load_network(self) -> tuple[CellConfig, nn.Module]:
-        """The config of a finished cell and its trained network, on the CPU and not training.
-
-        Raises:
-            ValueError: If a file is damaged; one line.
-        """
-        config = load_config(self.config_path)
-        network = make_network(config)
-        data = io.BytesIO(read_bytes(self.weights_path, max_bytes=_MAX_BYTES))
-        try:
-            network.load_state_dict(torch.load(data, map_location="cpu", weights_only=True))
-        except Exception:  # of many kinds, as the damage is
-            line = f"{self.weights_path} is damaged; delete {self.path} and run again."
-            raise ValueError(line) from None
-        return config, network.eval()
-
-
-def find_result(
-    directory: CellDirectory, asked: CellConfig, *, budget_is_asked: bool
-) -> dict[str, Any] | None:
-    """The content of `result.json` if it answers what is asked; None if the cell is to be trained.
-
-    A budget that is not asked for is a default, which only ever makes a cell longer.
-
-    Raises:
-        ValueError: If the directory holds a finished cell of other settings, or a longer one, or
-            one that other code has trained.
-    """
-    if not directory.is_finished():
-        return None
-    saved, result = load_config(directory.config_path), directory.read_result()
-    if differing := cell_differences(saved, asked):
-        raise ValueError(
-            f"{directory.path} holds a run of other settings ({', '.join(differing)}); choose "
-            "another --runs folder, or delete it."
-        )
-    directory.check_source()
-    if asked.budget == saved.budget:
-        return result
-    reached = asked.is_over(result["steps"], result["seconds"])
-    if reached and budget_is_asked:
-        raise ValueError(
-            f"{directory.path} has trained for {result['steps']:_} steps and "
-            f"{result['seconds']:.1f} s, longer than the {asked.budget} asked for; ask for more."
-        )
-    return result if reached or result.get("stopped") == "perfect" else None
 
 
 def check_device(config: CellConfig) -> None:
@@ -168,40 +55,8 @@ def train_cell(directory: CellDirectory, config: CellConfig, say: Say = print) -
         trainer = _Trainer(config, say)
         trainer.train()
         result = trainer.result()
-        _check_finite(result)
-        weights = io.BytesIO()
-        torch.save(trainer.network.state_dict(), weights)
-        _write(directory, config, weights.getvalue(), result)
+        directory.write(config, trainer.network, result)
     return result
-
-
-def _write(
-    directory: CellDirectory, config: CellConfig, weights: bytes, result: dict[str, Any]
-) -> None:
-    """Write a cell's files, in place of an earlier cell's once all of them are on the disk."""
-    events = directory.path / f"events.out.tfevents.{int(time.time()):010d}.{os.getpid()}"
-    outdated = set(directory.path.glob("events.out.*")) - {events}
-    files = {  # the last is put in its place first
-        directory.result_path: dump_json(result).encode(),
-        events: pack_events(_curve_events(result["curve"])),
-        directory.weights_path: weights,
-        directory.config_path: config.to_json().encode(),
-    }
-    with ExitStack() as stack:
-        for path, data in files.items():
-            stream = stack.enter_context(open_atomically(path))
-            stream.write(data)
-            stream.flush()
-        directory.result_path.unlink(missing_ok=True)  # from here on the old one is not whole
-    for path in outdated:
-        path.unlink()
-
-
-def _check_finite(result: dict[str, Any]) -> None:
-    """Raise a Divergence if a figure is not finite: the last step may have made the answers so."""
-    for row in (result, *result["curve"]):
-        if not all(math.isfinite(value) for value in row.values() if isinstance(value, float)):
-            raise Divergence(f"the answers are not finite at step {result['steps']:_}")
 
 
 def measure(network: nn.Module, config: CellConfig) -> dict[str, float]:
@@ -264,13 +119,14 @@ class _Trainer:
             if self.steps % self.config.evaluate_every_steps == 0:
                 self._evaluate()
             self._speak_if_due()
+        self._check_last_step()
 
     def result(self) -> dict[str, Any]:
         self._speak_if_due(checking=True)
         steps, seconds = self.perfect_at or (None, None)
         return {
-            **self.config.model_dump(include=_IDENTITY),
-            "source": hash_modules(*_SOURCE),
+            **self.config.model_dump(include=IDENTITY),
+            "source": hash_cell_source(),
             "parameters": count_parameters(self.network),
             "steps": self.steps,
             "seconds": self.seconds,
@@ -281,6 +137,15 @@ class _Trainer:
             "curve": self.curve,
             **measure(self.network, self.config),
         }
+
+    @torch.no_grad()
+    def _check_last_step(self) -> None:
+        """Raise a Divergence if the loss has become infinite with it; no further step would see."""
+        positions = self._split.train[: examples_per_pass(self.config)]
+        output = self.network(self.task.encode(positions, self.config.canvas_size))
+        loss = float(self.task.loss(output, positions))
+        if not math.isfinite(loss):
+            raise Divergence(f"the loss is {loss} after step {self.steps:_}")
 
     def _speak_if_due(self, *, checking: bool = False) -> None:
         """Say in 80 columns how far it is, and the newest row of the curve."""
@@ -362,16 +227,3 @@ class _Trainer:
                 return False
             self._speak_if_due(checking=True)
         return True
-
-
-def _curve_events(curve: list[dict[str, float]]) -> list[Event]:
-    """What TensorBoard shows of a cell's curve."""
-    now, names = time.time(), {"loss": "train/loss", "seconds": "time/seconds"}
-    events = []
-    for row in curve:
-        for name, value in row.items():
-            if name != "steps":
-                tag = names.get(name, name.replace("_", "/", 1))
-                summary = scalar(tag, value)  # type: ignore[no-untyped-call]
-                events.append(Event(wall_time=now, step=int(row["steps"]), summary=summary))
-    return events

@@ -21,7 +21,7 @@ from benchmarks import growth, parts, speed
         (growth, "nowhere/out.png", "there is no folder nowhere; make it first."),
         (growth, "out.pdf", "OUT must end in .png, got out.pdf."),
         (growth, "folder.png", "folder.png is a directory; give the path of a file."),
-        (growth, "mine.png", "mine.png is something else than curves; choose another name."),
+        (growth, "mine.png", "mine.png holds something else; choose another name."),
     ],
 )
 def test_refusals(tmp_path, monkeypatch, refuse, program, arguments, message) -> None:

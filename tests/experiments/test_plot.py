@@ -90,7 +90,7 @@ def test_a_mean_over_different_experiments_is_told(runs: Path, capsys) -> None:
         ("nowhere", "a.png", "nowhere is not a folder; give one with runs, such as runs."),
         ("empty", "a.png", "empty has no runs; give the folder that was --runs."),
         ("runs", "a.gif", "--out must end in .png, .pdf or .csv, got a.gif."),
-        ("runs", "e.csv", "e.csv is something else than curves; choose another name."),
+        ("runs", "e.csv", "e.csv holds something else; choose another name."),
         ("runs", "d.pdf", "d.pdf is a directory; give the path of a file."),
         ("idle", "a.png", "idle/Pong/a2c-cnn/seed0: no game has ended yet; train longer."),
     ],

@@ -13,7 +13,7 @@ from agents.training.run import plan_run
 from configs.run_config import RunConfig
 from experiments.comparison.execution.live_table import LiveTable
 from experiments.comparison.plan import ComparisonPlan
-from experiments.comparison.report.records import describe_source, has_ended, read_starts
+from experiments.comparison.report.records import describe_source, has_ended, read_run, read_starts
 from experiments.comparison.report.stages import StageWatch
 from runtime.run_directory import RunDirectory
 from runtime.stop_request import SIGNAL_BASE, STOPPING_SIGNALS, StopRequest
@@ -122,7 +122,8 @@ def find_unfinished(plan: ComparisonPlan, runs: Path) -> list[RunConfig]:
     Finished and diverged runs below the folder are adopted, whoever trained them.
 
     Raises:
-        ValueError: If a run's directory holds one that does not fit the plan; one line.
+        OSError, ValueError: If a run's directory holds one that does not fit the plan, or has ended
+            and lost its games; one line.
     """
     unfinished = []
     for config in plan.runs():
@@ -135,7 +136,9 @@ def find_unfinished(plan: ComparisonPlan, runs: Path) -> list[RunConfig]:
                     f"{directory.path} was trained by source version {describe_source(starts)}, "
                     f"the plan is for {plan.source}; delete it, or choose another --runs folder."
                 )
-        if not has_ended(directory, config):
+        if has_ended(directory, config):
+            read_run(directory)  # what the report needs is there
+        else:
             unfinished.append(config)
     return unfinished
 

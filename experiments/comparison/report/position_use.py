@@ -64,8 +64,8 @@ def ablate_runs(runs: Path, games: int, seeds: int) -> None:
     ]
     if not found:
         raise ValueError(
-            f"--ablate: of the runs asked for, {runs} has none that is finished and of a network "
-            "of this project's that knows the position; leave it out."
+            f"--ablate: {runs} has no run for it, of the seeds asked for, finished, and of a "
+            "network of this project's that knows the position; leave it out."
         )
     for run in found:
         there = read_ablation(run)

@@ -14,7 +14,13 @@ from envs.games import find_game
 from experiments.comparison.plan import ComparisonPlan, load_plan
 from experiments.comparison.statistics.curves import final_score, mean_return_over_training
 from runtime.command_line import printable
-from runtime.episodes import Episodes, has_episodes, read_episodes, read_last_episodes
+from runtime.episodes import (
+    PACKED_EPISODES_NAME,
+    Episodes,
+    parse_episodes,
+    read_episodes_text,
+    read_last_episodes,
+)
 from runtime.run_directory import RunDirectory
 
 ENDED = ("finished", "diverged")
@@ -132,8 +138,14 @@ def read_run(directory: RunDirectory) -> RunRecord:
     if whole_path(directory.path).parts[-3:] != Path(config.name).parts:
         raise ValueError(f"its config is that of {config.name}")
     state = "not started" if status is None else status.state
-    if state in ENDED and not has_episodes(directory.episodes_path):
-        raise FileNotFoundError(f"{directory.episodes_path} is missing; restore the file.")
+    games = read_episodes_text(directory.episodes_path)
+    if state in ENDED and not games:  # without a game there is the heading
+        path = directory.episodes_path
+        path = path.with_name(PACKED_EPISODES_NAME) if directory.is_packed() else path
+        raise FileNotFoundError(
+            f"{path} is missing or empty; restore it, or delete {directory.path} to train the run "
+            "again."
+        )
     return RunRecord(
         directory=directory,
         config=config,
@@ -141,7 +153,7 @@ def read_run(directory: RunDirectory) -> RunRecord:
         agent_steps=max(0 if status is None else status.agent_steps, directory.count_saved_steps()),
         message="" if status is None else status.message,
         starts=read_starts(directory),
-        episodes=read_episodes(directory.episodes_path),
+        episodes=parse_episodes(games, directory.episodes_path),
     )
 
 

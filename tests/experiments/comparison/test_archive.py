@@ -1,6 +1,7 @@
 """Packing runs, and reading packed ones wherever runs are read."""
 
 import json
+import lzma
 import math
 import re
 import shutil
@@ -250,7 +251,8 @@ def test_games_that_a_run_has_lost_stay_in_the_archive(tmp_path, capsys):
     table = directory.episodes_path.read_text()
     for rest, fault in (
         (table[: table.rindex("400,0")], f"{packed / config.name} is another run (games); choose"),
-        (None, f"{directory.episodes_path} is missing; restore the file.\n"),
+        ("", f"{directory.episodes_path} is missing or empty; restore it, or delete "),
+        (None, f"{directory.episodes_path} is missing or empty; restore it, or delete "),
     ):
         if rest is None:
             directory.episodes_path.unlink()
@@ -260,9 +262,21 @@ def test_games_that_a_run_has_lost_stay_in_the_archive(tmp_path, capsys):
         assert capsys.readouterr().err.startswith(f"not packed: {config.name}: {fault}")
         assert read_packed(packed) == before
     directory.episodes_path.write_text(table)
-    (packed / config.name / "episodes.csv.xz").write_bytes(b"damaged")
+    for less in (b"damaged", lzma.compress(b""), lzma.compress(table[:-1].encode())):
+        (packed / config.name / "episodes.csv.xz").write_bytes(less)
+        assert archive([str(runs), str(packed)]) == 0
+        assert read_packed(packed) == before
+
+
+def test_a_run_that_had_diverged_and_was_trained_on_is_packed_again(tmp_path):
+    config = plan_of().runs()[0]
+    runs, packed = tmp_path / "runs", tmp_path / "packed"
+    write_run(runs, config, [1.0, 2.0], state="diverged")
     assert archive([str(runs), str(packed)]) == 0
-    assert read_packed(packed) == before
+    write_run(runs, config, [1.0, 3.0, 4.0])
+    assert archive([str(runs), str(packed)]) == 0
+    run = read_run(RunDirectory(packed / config.name))
+    assert (run.state, run.episodes.returns.tolist()) == ("finished", [1.0, 3.0, 4.0])
 
 
 def write_and_pack(tmp_path: Path, config: RunConfig | None = None) -> tuple[Path, Path, Path]:
@@ -346,6 +360,18 @@ def test_a_damaged_model_is_named_and_its_run_not_packed_without_its_share(tmp_p
     write_report(tmp_path / "runs")
     directory.final_path.unlink()
     assert archive([str(tmp_path / "runs"), str(tmp_path / "packed")]) == 0
+
+
+def test_the_share_of_an_agent_that_was_deleted_stays_in_the_archive(trained, tmp_path):
+    runs, packed = tmp_path / "runs", tmp_path / "packed"
+    config = plan_of().run_of("Pong", "coordconv", 0)
+    shutil.copytree(trained / config.name, runs / config.name)
+    assert archive([str(runs), str(packed)]) == 0
+    before = find_weight_shares(read_run(RunDirectory(packed / config.name)))
+    assert before is not None
+    RunDirectory(runs / config.name).final_path.unlink()
+    assert archive([str(runs), str(packed)]) == 0
+    assert find_weight_shares(read_run(RunDirectory(packed / config.name))) == before
 
 
 def test_a_run_that_diverged_has_no_share_of_a_model_from_before(tmp_path, trained):

@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import subprocess
-import time
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -216,18 +216,21 @@ def has_checkpoints(runs: Path, count: int) -> bool:
 
 def test_pythons_path_means_the_same_to_a_worker(tmp_path, monkeypatch):
     """A worker's own folder is the project's."""
+    monkeypatch.setattr("agents.models.own_extractor._loaded", {})
+    monkeypatch.setitem(sys.modules, "nets_elsewhere", None)  # so that it is forgotten
+    monkeypatch.delitem(sys.modules, "nets_elsewhere")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lib").mkdir()
-    Path("lib/nets.py").write_text("from policies.extractors import NatureCoordCNN as Own\n")
+    Path("lib/nets_elsewhere.py").write_text(
+        "from policies.extractors import NatureCoordCNN as Own\n"
+    )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["lib", "/elsewhere"]))
     monkeypatch.syspath_prepend("lib")
-    plan = plan_of("Pong", seeds=1, arms="nets:Own", total_agent_steps=20, n_envs=2)
+    plan = plan_of("Pong", seeds=1, arms="nets_elsewhere:Own", total_agent_steps=20, n_envs=2)
     (config,) = plan.runs()
     worker = LocalWorker(config, tmp_path / "runs")
-    while worker.poll() is None:
-        time.sleep(0.1)
-    log = tmp_path / "runs" / config.name / LOG_NAME
-    assert worker.poll() == 0, log.read_text()
+    wait_for(lambda: worker.poll() is not None)
+    assert worker.poll() == 0, (tmp_path / "runs" / config.name / LOG_NAME).read_text()
 
 
 def test_interrupted_and_killed(tmp_path):

@@ -121,14 +121,19 @@ def test_a_plan_until_decided_trains_what_its_games_need(tmp_path, capsys):
     assert left == []
 
 
-def test_a_run_without_its_games_stops_no_game(tmp_path):
-    plan = plan_of("Pong", most_seeds=6)
+@pytest.mark.parametrize("most_seeds", [None, 6])
+def test_a_comparison_does_not_go_on_without_the_games_of_an_ended_run(tmp_path, most_seeds):
+    plan = plan_of("Pong", seeds=5, most_seeds=most_seeds)
     for config in plan.runs()[:10]:
         write_run(tmp_path, config, [1.0])
-    lost = RunDirectory(tmp_path / plan.runs()[0].name).episodes_path
-    lost.unlink()
-    line = refusal(StageWatch, plan, tmp_path, error=FileNotFoundError)
-    assert line == f"{lost} is missing; restore the file."
+    assert find_unfinished(plan, tmp_path) == plan.runs()[10:]
+    lost = RunDirectory(tmp_path / plan.runs()[0].name)
+    lost.episodes_path.unlink()
+    line = refusal(find_unfinished, plan, tmp_path, error=FileNotFoundError)
+    assert line == (
+        f"{lost.episodes_path} is missing or empty; restore it, or delete {lost.path} to train the "
+        "run again."
+    )
 
 
 def test_a_failed_run_holds_up_its_own_game_alone(tmp_path):

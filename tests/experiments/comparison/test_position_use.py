@@ -134,15 +134,15 @@ def test_so_many_of_the_first_seeds_are_ablated(tmp_path, monkeypatch, capsys, r
 def test_an_ablation_of_nothing_is_refused_and_a_lost_agent_told(tmp_path, capsys, refuse):
     write_run(tmp_path, plan_of(seeds=1).run_of("Pong", "cnn", 0), [1.0])
     assert refuse(write_reports, [str(tmp_path), "--ablate"]) == (
-        f"error: --ablate: of the runs asked for, {tmp_path} has none that is finished and of a "
-        "network of this project's that knows the position; leave it out."
+        f"error: --ablate: {tmp_path} has no run for it, of the seeds asked for, finished, and of "
+        "a network of this project's that knows the position; leave it out."
     )
     directory = write_run(tmp_path, plan_of(seeds=1).run_of("Pong", "coordconv", 0), [1.0])
     ablate_runs(tmp_path, 1, 1)
     name = directory.path.relative_to(tmp_path)
     assert capsys.readouterr().out == f"{name}: is a run without its agent; left out.\n"
     assert refusal(find_model, directory, error=FileNotFoundError) == (
-        f"{directory.final_path} is missing, though the run is finished; restore the file."
+        f"{directory.path} is finished, but final.zip is missing; restore the file."
     )
 
 

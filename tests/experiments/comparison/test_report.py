@@ -263,7 +263,8 @@ def test_other_runs_are_listed_and_left_out(tmp_path):
         "Breakout/a2c-cnn/seed11": "config.json: format version None is not the one "
         "this release reads (2); use the release that wrote it.",
         "Breakout/a2c-cnn/seed13": "its config is that of Breakout/a2c-cnn/seed12",
-        "Breakout/a2c-cnn/seed16": "episodes.csv is missing; restore the file.",
+        "Breakout/a2c-cnn/seed16": "episodes.csv is missing or empty; restore it, or delete "
+        f"{tmp_path}/Breakout/a2c-cnn/seed16 to train the run again.",
         "Breakout/a2c-cnn/seed?": "its config is that of Breakout/a2c-cnn/seed17",
         "Breakout/a2c-cnn/seed15": "provenance.json: `source` must be printable text; restore the "
         "file.",

@@ -13,10 +13,10 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from experiments.coordinates.cells import CellDirectory
 from experiments.coordinates.command import main
 from experiments.coordinates.config import make_config
 from experiments.coordinates.table import format_table, show_figure
-from experiments.coordinates.training import CellDirectory
 from tests.processes import start, wait_for
 from tests.refusals import transcript
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any
 
 import pytest
@@ -14,17 +15,12 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from experiments.coordinates import tasks, training
+from experiments.coordinates import cells, tasks, training
+from experiments.coordinates.cells import CellDirectory, find_result
 from experiments.coordinates.config import CellConfig, ModelName, TaskName, load_config, make_config
 from experiments.coordinates.data import draw_squares
 from experiments.coordinates.tasks import judge_positions, make_network, make_task
-from experiments.coordinates.training import (
-    CellDirectory,
-    Divergence,
-    find_result,
-    measure,
-    train_cell,
-)
+from experiments.coordinates.training import Divergence, measure, train_cell
 from runtime.files import open_atomically
 from tests.refusals import refusal
 
@@ -263,7 +259,7 @@ def test_a_finished_cell_answers_what_it_has_trained_for(
     assert find_result(finished, config, budget_is_asked=is_asked) == result
 
 
-@pytest.mark.parametrize("what", ["train", "_curve_events", "weights.pth", "result.json"])
+@pytest.mark.parametrize("what", ["train", "_curve_events", "fsync", "weights.pth", "result.json"])
 def test_a_crash_leaves_the_old_result(
     finished: CellDirectory, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
@@ -272,18 +268,23 @@ def test_a_crash_leaves_the_old_result(
     def crash(*_: object) -> None:
         raise RuntimeError
 
+    def fill_the_disk(_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     @contextmanager
     def open_on_a_full_disk(path: Path) -> Iterator[IO[bytes]]:
         with open_atomically(path) as stream:
             if path.name == what:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                fill_the_disk(path)
             yield stream
 
     with monkeypatch.context() as patched:
         if "." in what:
-            patched.setattr(training, "open_atomically", open_on_a_full_disk)
+            patched.setattr(cells, "open_atomically", open_on_a_full_disk)
+        elif what == "fsync":
+            patched.setattr(cells, "os", SimpleNamespace(fsync=fill_the_disk))
         else:
-            patched.setattr(training._Trainer if what == "train" else training, what, crash)
+            patched.setattr(training._Trainer if what == "train" else cells, what, crash)
         with pytest.raises((RuntimeError, OSError)):
             train(finished.path, longer)
     assert read_cell(finished) == before
@@ -292,10 +293,13 @@ def test_a_crash_leaves_the_old_result(
     assert len(list(finished.path.glob("events.out.*"))) == 1
 
 
-def test_a_last_step_that_diverges_leaves_the_old_result(finished: CellDirectory) -> None:
+@pytest.mark.parametrize("task", ["classification", "regression", "rendering"])
+def test_a_last_step_that_diverges_leaves_the_old_result(
+    finished: CellDirectory, task: TaskName
+) -> None:
     before = read_cell(finished)
-    with pytest.raises(Divergence, match="the answers are not finite at step 1"):
-        train(finished.path, small("regression", "cnn", total_steps=1, learning_rate=1e30))
+    with pytest.raises(Divergence, match=r"the loss is (nan|inf) after step 1"):
+        train(finished.path, small(task, "coordconv", total_steps=1, learning_rate=1e30))
     assert read_cell(finished) == before
 
 
