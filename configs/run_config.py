@@ -149,6 +149,15 @@ class A2CHyperparameters(Settings):
     rms_prop_eps: Annotated[float, Field(gt=0, le=LARGEST)]
     rms_prop_alpha: Annotated[float, Field(ge=0, lt=1)]
 
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.normalize_advantage and self.n_envs * self.n_steps == 1:
+            raise ValueError(
+                "`normalize_advantage` needs more than one agent step an update; raise `n_envs` or "
+                "`n_steps`."
+            )
+        return self
+
 
 class DQNHyperparameters(Settings):
     """Settings of DQN; names and meaning are those of `stable_baselines3.DQN`."""
@@ -327,6 +336,24 @@ def experiment_differences(one: RunConfig, other: RunConfig) -> list[str]:
         for config in (one.with_total_agent_steps(1), other.with_total_agent_steps(1))
     ]
     return differing_keys(*experiments)
+
+
+def find_length_fault(saved: RunConfig, asked: RunConfig) -> str | None:
+    """Why a run cannot be made as long as is asked; None if it can."""
+    saved_total, asked_total = saved.run.total_agent_steps, asked.run.total_agent_steps
+    if asked_total < saved_total:
+        return (
+            f"is a run of {saved_total:_} agent steps, longer than the {asked_total:_} asked for; "
+            "ask for at least as many."
+        )
+    scheduled = saved.find_schedule()
+    if scheduled and asked_total > saved_total:
+        return (
+            f"is a run of {saved_total:_} agent steps, over which its {scheduled} falls, and going "
+            f"on to {asked_total:_} would raise it again; choose another --runs folder for the "
+            "longer run."
+        )
+    return None
 
 
 # --- the names of networks ------------------------------------------------------------------------

@@ -119,12 +119,15 @@ class RunDirectory:
         write_json(self.status_path, status.model_dump())
 
     def record_start(self, provenance: dict[str, Any]) -> None:
-        """Append one start's circumstances to `provenance.json`."""
+        """Append one start's circumstances to `provenance.json`; ValueError if that is damaged."""
         starts: list[Any] = []
         if self.provenance_path.exists():
             values = read_json(self.provenance_path)
-            if isinstance(values, dict) and isinstance(values.get("starts"), list):
-                starts = values["starts"]
+            if not isinstance(values, dict) or not isinstance(values.get("starts"), list):
+                raise ValueError(
+                    f"{self.provenance_path}: not a list of starts; restore the file, or delete it."
+                )
+            starts = values["starts"]
         write_json(self.provenance_path, {"starts": [*starts, provenance]})
 
     @contextmanager

@@ -102,7 +102,87 @@ class Diverges(Small):
         return self.net(images) * (float("nan") if len(images) == 10 else 1.0)
 
 
+class Masks(Small):
+    """With a constant that is not finite, as an attention mask is."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.register_buffer("mask", torch.full((3, 3), float("-inf")).triu(1))
+
+
+class Squeezes(Small):
+    def forward(self, images):
+        return self.net(images).squeeze()
+
+
+class NotFinite(Small):
+    def forward(self, images):
+        return self.net(images) * float("inf")
+
+
+class Complex(Small):
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.waves = nn.Parameter(torch.zeros(3, dtype=torch.cfloat))
+
+
+class Deep(Small):
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.scales = nn.ParameterList([torch.ones(1) for _ in range(300)])
+
+
+class Expanded(Small):
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.register_buffer("ones", torch.ones(1).expand(4))
+
+
+class HalfPrecision(Small):
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.low = nn.Linear(8, 8).bfloat16()
+
+    def forward(self, images):
+        return self.low(self.net(images).bfloat16()).float()
+
+
+class FailsBackward(Small):
+    def forward(self, images):
+        features = self.net(images).exp()
+        if len(images) == 10:  # what A2C learns from here
+            return features + features.detach().zero_().sum()
+        return features
+
+
+class Attends(Small):
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+    def forward(self, images):
+        return self.layer(self.net(images)[:, None])[:, 0]
+
+
 from policies.extractors import NatureCoordCNN
+
+
+class Wrapped(NatureCoordCNN):
+    def __init__(self, observation_space):
+        super().__init__(observation_space, coord_layers=[0])
+        self.cnn = nn.ModuleList(self.cnn)
+
+    def forward(self, images):
+        for layer in self.cnn:
+            images = layer(images)
+        return self.linear(images)
+
+
+class OneConvolution(NatureCoordCNN):
+    def __init__(self, observation_space):
+        super().__init__(observation_space, features_dim=8, coord_layers=[0])
+        self.cnn = nn.Sequential(self.cnn[0], nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.linear = nn.Linear(32, 8)
 
 
 class Normalised(NatureCoordCNN):

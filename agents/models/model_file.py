@@ -192,7 +192,7 @@ def read_model_zip(path: Path, *, ours: bool = False) -> ModelFile:
         has_config = "config.json" in archive.namelist()
         config = read_object("config.json", _MAX_CONFIG_BYTES) if has_config else None
         state = read_member(archive, "policy.pth", MAX_STATE_BYTES, source)
-        policy_state = _load_state_dict(state, f"{source}: policy.pth")
+        policy_state = load_state_dict(state, f"{source}: policy.pth")
         optimizer_state = None
         if ours:
             state = read_member(archive, "policy.optimizer.pth", MAX_STATE_BYTES, source)
@@ -236,7 +236,8 @@ def _without_pickle(value: Any) -> Any:
     return value
 
 
-def _load_state_dict(content: bytes, source: str) -> dict[str, Tensor]:
+def load_state_dict(content: bytes, source: str) -> dict[str, Tensor]:
+    """Load what `torch.save` wrote of a state dict of dense tensors; ValueError if of more."""
     state = load_tensors(content, source)
     if type(state) not in (dict, OrderedDict) or not all(
         type(name) is str and type(tensor) is Tensor for name, tensor in dict.items(state)

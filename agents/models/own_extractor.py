@@ -7,7 +7,9 @@ imports nothing: a stranger's run or model can name any module, and none of it i
 import hashlib
 import importlib
 import inspect
+import io
 import sys
+import tokenize
 import traceback
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -17,20 +19,25 @@ from pathlib import Path
 import numpy as np
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticCnnPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.flop_counter import FlopCounterMode
 
-from configs.run_config import NetworkSettings
+from agents.models.model_file import load_state_dict
+from agents.models.policy_state import load_policy_state
+from configs.run_config import CONVOLUTIONS, NetworkSettings
 from configs.settings import describe_unknown
 from envs.emulated_game import FRAME_SIZE
 from envs.frame_stack import STACKED_FRAMES
+from policies.extractors import NatureCoordCNN
 from runtime.command_line import one_line
 from runtime.provenance import strip_comments
 
 OBSERVATIONS = spaces.Box(0, 255, (STACKED_FRAMES, FRAME_SIZE, FRAME_SIZE), dtype=np.uint8)
 _LIBRARIES = {"abc", "builtins", "stable_baselines3", "torch", "typing"}
+_AUTOGRAD = Path(torch.autograd.__file__).parent
 _HASH_DIGITS = 12
 _MOST_LETTERS = 200  # of what an error of the user's module says
 
@@ -48,8 +55,9 @@ _loaded: dict[str, _Loaded] = {}  # by `module:Class`
 def load_extractor(network: NetworkSettings) -> NetworkSettings:
     """Import the extractor that a user has named, try it, and add the hash of its source.
 
-    It is looked for on `sys.path` and in the current directory, and tried with two observations,
-    forward and backward. Of other networks nothing is done.
+    It is looked for on `sys.path` and in the current directory, and tried: with one observation,
+    with two, forward and backward, and whether its state can be saved and read again. Of other
+    networks nothing is done.
 
     Raises:
         ValueError: If there is none, it is none, it does not work, or it is not of the source that
@@ -83,9 +91,14 @@ def find_extractor(network: NetworkSettings) -> type[BaseFeaturesExtractor]:
 
 
 def find_fault(error: BaseException, network: NetworkSettings) -> str | None:
-    """The line that tells of an error in the code of a user's own extractor; None of others."""
+    """The line that tells of an error in the code of a user's own extractor; None of others.
+
+    Those of a backward pass are raised in torch, and name no line of that code.
+    """
     loaded = _loaded.get(network.extractor)
-    if loaded is None or not _find_place(error, loaded.files):
+    frames = traceback.extract_tb(error.__traceback__)
+    is_backward = bool(frames) and Path(frames[-1].filename).is_relative_to(_AUTOGRAD)
+    if loaded is None or not (is_backward or _find_place(error, loaded.files)):
         return None
     return _tell(network.extractor, "failed", error, loaded.files)
 
@@ -100,7 +113,8 @@ def count_cost(extractor: BaseFeaturesExtractor) -> dict[str, int]:
 
     Counted are those that torch's `FlopCounterMode` knows: convolutions and products of matrices.
     """
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    # With gradients: without, torch's transformers take a way that the counter does not see.
+    with FlopCounterMode(display=False) as counter:
         extractor.eval()(torch.zeros(1, *OBSERVATIONS.shape))
     parameters = sum(weight.numel() for weight in extractor.parameters())
     return {"parameters": parameters, "multiply_adds": counter.get_total_flops() // 2}
@@ -139,8 +153,9 @@ def _import(name: str) -> _Loaded:
     for each in sorted(modules):
         try:
             file = inspect.getsourcefile(sys.modules[each]) or ""
-            source = Path(file).read_text(encoding="utf-8")
-        except (OSError, TypeError):
+            with tokenize.open(file) as stream:
+                source = stream.read()
+        except (OSError, TypeError, KeyError, SyntaxError, UnicodeDecodeError):
             raise ValueError(f"{name}: {each} has no Python source to know it again by.") from None
         files.add(file)
         digest.update(strip_comments(source).encode() + b"\0")
@@ -161,21 +176,61 @@ def _try(name: str, loaded: _Loaded, network: NetworkSettings) -> None:
             extractor = loaded.kind(OBSERVATIONS, **network.extractor_arguments)
             if any(map(is_lazy, extractor.parameters())):
                 raise TypeError("SB3 cannot initialise lazy layers; give them their sizes")
+            if isinstance(extractor, NatureCoordCNN):
+                _check_layers(extractor)
             wanted = index(extractor.features_dim)
-            extractor.eval()(torch.rand(1, *OBSERVATIONS.shape))
+            alone = extractor.eval()(torch.rand(1, *OBSERVATIONS.shape))
             features = extractor.train()(torch.rand(2, *OBSERVATIONS.shape))
             if isinstance(features, Tensor) and features.requires_grad:
                 features.sum().backward()  # type: ignore[no-untyped-call]
     except (Exception, SystemExit) as error:
         raise ValueError(_tell(name, "failed when tried", error, loaded.files)) from error
+    for count, found in ((2, features), (1, alone)):
+        _check_features(name, found, count, wanted)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            _save_and_read_again(loaded.kind, network)
+    except (Exception, SystemExit) as error:
+        what = "failed in an agent that is saved and read again"
+        raise ValueError(_tell(name, what, error, loaded.files)) from error
+
+
+def _check_layers(extractor: NatureCoordCNN) -> None:
+    """Refuse by a TypeError a subclass whose layers are not where those that know positions are."""
+    if not isinstance(extractor.cnn, nn.Sequential) or len(extractor.cnn) < 2 * CONVOLUTIONS - 1:
+        raise TypeError(
+            f"`cnn` of a NatureCoordCNN must stay an nn.Sequential with {CONVOLUTIONS} convolutions"
+        )
+
+
+def _check_features(name: str, features: object, count: int, wanted: int) -> None:
+    """Refuse what an extractor must not return of so many observations."""
     if not isinstance(features, Tensor) or features.dtype != torch.float32:
         got = f"{features.dtype}" if isinstance(features, Tensor) else type(features).__name__
         raise ValueError(f"{name} must return a tensor of torch.float32, got {got}.")
-    if features.shape != (2, wanted):
+    if features.shape != (count, wanted):
         raise ValueError(
             f"{name} must return its features_dim, {wanted} features, of each observation, got "
-            f"shape {tuple(features.shape)} of 2."
+            f"shape {tuple(features.shape)} of {count}."
         )
+    if not features.isfinite().all():
+        raise ValueError(f"{name} must return finite features, got NaN or infinity.")
+
+
+def _save_and_read_again(kind: type[BaseFeaturesExtractor], network: NetworkSettings) -> None:
+    """Put the state of a policy with such a network through a file, as a checkpoint does."""
+    policy = ActorCriticCnnPolicy(
+        OBSERVATIONS,
+        spaces.Discrete(2),
+        lambda _: 0.0,  # the learning rate
+        net_arch=[],
+        features_extractor_class=kind,
+        features_extractor_kwargs=network.extractor_arguments,
+    )
+    file = io.BytesIO()
+    torch.save(policy.state_dict(), file)
+    state = load_state_dict(file.getvalue(), "policy.pth")
+    load_policy_state(policy, state, source="policy.pth")
 
 
 def _tell(name: str, what: str, error: BaseException, files: Collection[str] | None) -> str:

@@ -15,8 +15,9 @@ def load_policy_state(policy: nn.Module, state: Mapping[str, Tensor], *, source:
     missing under all names but one, as in files older than SB3 1.7.
 
     Raises:
-        ValueError: A name, shape or dtype differs, a value is NaN or infinite, or two names that
-            are one tensor in the policy have different values; the policy is unchanged.
+        ValueError: A name, shape or dtype differs, a value is NaN or infinite where the policy's
+            own tensor is not the same, as a mask is, or two names that are one tensor in the policy
+            have different values; the policy is unchanged.
     """
     own = policy.state_dict()
     names_of: dict[tuple[int, ...], list[str]] = {}
@@ -52,6 +53,6 @@ def _find_misfit(value: Tensor, like: Tensor) -> str | None:
         return f"has shape {format_shape(value)}, not {format_shape(like)}"
     if value.dtype != like.dtype:
         return f"is {value.dtype}, not {like.dtype}"
-    if not bool(torch.isfinite(value).all()):
+    if not torch.isfinite(value).all() and not torch.equal(value, like):
         return "holds NaN or infinite values"
     return None

@@ -14,6 +14,7 @@ from torch import nn
 
 from agents.training.checkpoints import save_checkpoint
 from agents.training.tensorboard import GAME_CHARTS, EventFile, lay_out_charts, tile_maps
+from agents.training.watchdog import Watchdog
 from configs.run_config import CONVOLUTIONS, RunConfig
 from envs.atari_vec_env import AtariVecEnv
 from policies.extractors import NatureCoordCNN, count_live_filters
@@ -201,6 +202,24 @@ def has_usual_layers(extractor: NatureCoordCNN) -> bool:
 def is_due(agent_steps: int, last_agent_steps: int, every: int) -> bool:
     """Whether a multiple of `every` agent steps was passed since the last time."""
     return agent_steps // every > last_agent_steps // every
+
+
+class WatchdogFeeder(BaseCallback):
+    """Tells a watchdog of every step of the environments, and of the learning between them."""
+
+    def __init__(self, watchdog: Watchdog) -> None:
+        super().__init__()
+        self._watchdog = watchdog
+
+    def _on_rollout_start(self) -> None:
+        self._watchdog.feed()
+
+    def _on_step(self) -> bool:
+        self._watchdog.feed()
+        return True
+
+    def _on_rollout_end(self) -> None:
+        self._watchdog.rest()  # learning takes as long as it takes
 
 
 @dataclass(eq=False)

@@ -23,7 +23,7 @@ from agents.algorithms.dqn import DQN
 from agents.models.model_file import ModelFile, read_newest_checkpoint, write_model_zip
 from agents.models.policy_state import load_policy_state
 from agents.training.watchdog import Watchdog
-from configs.run_config import RunConfig, experiment_differences
+from configs.run_config import RunConfig, experiment_differences, find_length_fault
 from envs.atari_vec_env import AtariVecEnv
 from runtime.command_line import shown_meanwhile
 from runtime.files import naming_write_errors, parse_json, remove_stale_temporaries
@@ -195,6 +195,8 @@ def _check_origin(checkpoint: ModelFile, config: RunConfig, directory: RunDirect
             f"{checkpoint.path} is of a run of other settings ({', '.join(differing)}); delete "
             f"{directory.path} to start again."
         )
+    if fault := find_length_fault(saved, config):  # what is in config.json may be gone
+        raise ValueError(f"{checkpoint.path} {fault}")
     return saved
 
 

@@ -55,7 +55,8 @@ def _tell_end(directory: RunDirectory, config: RunConfig, agent_steps: int, more
         if config.network.extractor:
             evaluate += ["--extractor", config.network.extractor]
         rows = describe_returns(directory.episodes_path) | {"model": str(directory.final_path)}
-        if directory.evaluations_path.exists():  # else it may be left from before a new start
+        # Without the table it may be left from before a new start.
+        if directory.evaluations_path.exists() and directory.best_path.exists():
             rows["best model"] = str(directory.best_path)
         rows["evaluate"] = shlex.join(evaluate)
         print("\n".join(align_columns(list(rows.items()), left=2)), flush=True)

@@ -3,7 +3,6 @@
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
 
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -17,20 +16,13 @@ LINES_PER_RATE = 60  # the rate is that since so many lines ago: DQN's falls whe
 class Progress(BaseCallback):
     """Mean return, agent steps done, rate and time left, in at most 79 columns.
 
-    This start begins at `done_agent_steps`; `on_step` is called at every step of the environments.
+    This start begins at `done_agent_steps`.
     """
 
-    def __init__(
-        self,
-        done_agent_steps: int,
-        total_agent_steps: int,
-        episodes: EpisodeLog,
-        on_step: Callable[[], None],
-    ) -> None:
+    def __init__(self, done_agent_steps: int, total_agent_steps: int, episodes: EpisodeLog) -> None:
         super().__init__()
         self._total = total_agent_steps
         self._episodes = episodes
-        self._call_on_step = on_step
         self._on_terminal = sys.stderr.isatty()
         self._pause = SECONDS_BETWEEN_REDRAWS if self._on_terminal else SECONDS_BETWEEN_LINES
         self._shown = deque([(time.monotonic(), done_agent_steps)], maxlen=LINES_PER_RATE)
@@ -40,7 +32,6 @@ class Progress(BaseCallback):
         self._shown[0] = (time.monotonic(), self.num_timesteps)
 
     def _on_step(self) -> bool:
-        self._call_on_step()
         if time.monotonic() - self._shown[-1][0] >= self._pause:
             self._show()
         return True

@@ -15,7 +15,12 @@ from agents.algorithms.device import find_device
 from agents.algorithms.divergence import Divergence
 from agents.algorithms.dqn import DQN
 from agents.models.own_extractor import count_own_cost, find_fault
-from agents.training.callbacks import Checkpoints, EpisodeLog, TensorBoardRows
+from agents.training.callbacks import (
+    Checkpoints,
+    EpisodeLog,
+    TensorBoardRows,
+    WatchdogFeeder,
+)
 from agents.training.checkpoints import (
     Agent,
     check_weights,
@@ -33,6 +38,7 @@ from configs.run_config import (
     NetworkSettings,
     RunConfig,
     experiment_differences,
+    find_length_fault,
 )
 from envs.atari_vec_env import AtariVecEnv
 from envs.games import find_game
@@ -69,11 +75,6 @@ def plan_run(directory: RunDirectory, asked: RunConfig) -> Plan:
             "another --runs folder, or delete it."
         )
     saved_total, asked_total = saved.run.total_agent_steps, asked.run.total_agent_steps
-    if asked_total < saved_total:
-        raise ValueError(
-            f"{directory.path} is a run of {saved_total:_} agent steps, longer than the "
-            f"{asked_total:_} asked for; ask for at least as many."
-        )
     status, is_packed = directory.read_status(), directory.is_packed()
     has_model = directory.final_path.exists() or is_packed
     has_ended = status is not None and status.state == "finished" and has_model
@@ -84,13 +85,8 @@ def plan_run(directory: RunDirectory, asked: RunConfig) -> Plan:
             f"{directory.path} is a packed run, without the agent that could be trained further; "
             "choose another --runs folder."
         )
-    scheduled = saved.find_schedule()
-    if scheduled and asked_total > saved_total:
-        raise ValueError(
-            f"{directory.path} is a run of {saved_total:_} agent steps, over which its {scheduled} "
-            f"falls, and going on to {asked_total:_} would raise it again; choose another --runs "
-            "folder for the longer run."
-        )
+    if fault := find_length_fault(saved, asked):
+        raise ValueError(f"{directory.path} {fault}")
     if asked.execution.threads == 0:  # not asked for: the same number as before
         asked = asked.with_execution(threads=saved.execution.threads)
     return Plan(False, asked)
@@ -128,11 +124,11 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
         if obstacle := agent.find_obstacle():
             print(f"{config.name}: SB3's own passes are used: {obstacle}.", flush=True)
         cut_logs(directory.path, logs["file_sizes"])
+        circumstances = describe_start(str(device), threads, protocol.model_dump())
+        directory.record_start(circumstances | cost)
         # Before the config: a finished run that is made longer is not finished at the new length.
         directory.write_status("running", done)
         write_atomically(directory.config_path, config.to_json())
-        circumstances = describe_start(str(device), threads, protocol.model_dump())
-        directory.record_start(circumstances | cost)
 
         episodes = EpisodeLog(directory.episodes_path, **logs["episodes"])
         stack.callback(episodes.close)
@@ -144,9 +140,11 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
             config.execution.hang_timeout_seconds,
             lambda message: checkpoints.record("failed", message),
         )
-        evaluation = PeriodicEvaluation(
-            directory, config, events, stop, watchdog.feed, **logs.get("evaluation", {})
-        )
+        best = logs.get("evaluation", {})
+        if best.get("best_mean_return") is not None and not directory.best_path.exists():
+            print(f"{directory.best_path} is gone: the best agent is looked for anew.", flush=True)
+            best["best_mean_return"] = None
+        evaluation = PeriodicEvaluation(directory, config, events, stop, watchdog.feed, **best)
         kept = {
             "episodes": episodes.get_state,
             "rows": rows.get_state,
@@ -157,9 +155,10 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
         with _record_outcome(checkpoints, config.network):
             if isinstance(agent, DQN) and 0 < done < total and agent.replay_buffer.size() == 0:
                 refill_replay(agent, env, watchdog, stop)
-            progress = Progress(done, total, episodes, on_step=watchdog.feed)
+            progress = Progress(done, total, episodes)
             stack.callback(progress.close)
-            callbacks: list[BaseCallback] = [episodes, progress, rows, evaluation, checkpoints]
+            feeder, logging = WatchdogFeeder(watchdog), [episodes, progress, rows]
+            callbacks: list[BaseCallback] = [feeder, *logging, evaluation, checkpoints]
             _learn(agent, total - done, callbacks, is_new=done == 0)
             save_agent(directory.final_path, config, agent)
             if not config.execution.keep_replay:
@@ -195,7 +194,7 @@ def _record_outcome(checkpoints: Checkpoints, network: NetworkSettings) -> Itera
     except Divergence as error:
         checkpoints.record("diverged", str(error))
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a user's network may do anything
         fault = find_fault(error, network)
         with suppress(OSError):  # a full disk has no room for the status either
             checkpoints.record("failed", fault or one_line(error))

@@ -22,11 +22,17 @@ class Watchdog:
         self._timeout = timeout_seconds
         self._on_hang = on_hang
         self._fed = True
+        self._rests = False
         self._finished = threading.Event()
 
     def feed(self) -> None:
-        """Say that something happened."""
+        """Say that something happened, and will happen again."""
+        self._rests = False
         self._fed = True
+
+    def rest(self) -> None:
+        """Say that nothing need happen until it is fed again."""
+        self._rests = True
 
     @contextmanager
     def watch(self) -> Iterator[None]:
@@ -44,7 +50,7 @@ class Watchdog:
         tick = min(1.0, self._timeout / 4)
         silent = 0.0
         while not self._finished.wait(tick):
-            silent = 0.0 if self._fed else silent + tick
+            silent = 0.0 if self._fed or self._rests else silent + tick
             self._fed = False
             if silent >= self._timeout:
                 message = f"the environments have not answered for {self._timeout:g} s"

@@ -1,5 +1,6 @@
 """The plan of a comparison: which runs, in which order, and what their verdicts are judged by."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -40,6 +41,7 @@ from runtime.files import exists, read_json, write_atomically
 from runtime.provenance import hash_source
 
 PLAN_NAME = "comparison.json"
+_LONGEST_ARM = 200  # bytes; with what is around it in a file's name it must stay below 256
 Hyperparameters = A2CHyperparameters | DQNHyperparameters
 
 
@@ -83,6 +85,11 @@ class ComparisonPlan(SavedSettings):
                 f"{self.stopping.first_look}."
             )
         for arm in self.arms:
+            if len(os.fsencode(arm)) > _LONGEST_ARM:
+                raise ValueError(
+                    f"`arms`: the name {arm:.40}... is longer than {_LONGEST_ARM} bytes, and files "
+                    "are named after it; give fewer or shorter settings."
+                )
             self.run_of(self.games[0], arm, self.seeds[0])
         return self
 

@@ -40,6 +40,15 @@ def test_a_saved_config_comes_back(config):
     assert read(config.to_json()) == config
 
 
+def test_advantages_of_one_agent_step_cannot_be_normalised():
+    settings = {"n_envs": 1, "n_steps": 1, "normalize_advantage": True}
+    assert refusal(make_config, "Pong", "a2c", settings) == (
+        "`normalize_advantage` needs more than one agent step an update; raise `n_envs` or "
+        "`n_steps`."
+    )
+    make_config("Pong", "a2c", settings | {"n_envs": 2})
+
+
 def test_a_config_from_before_there_were_evaluations_asks_for_none():
     config = make_config("Pong", "dqn", {"evaluate_every_agent_steps": 5, "evaluation_games": 3})
     values = json.loads(config.to_json())

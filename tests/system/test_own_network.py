@@ -5,9 +5,11 @@ import json
 import sys
 
 import pytest
+import torch
 
 import evaluate
 import train
+from agents.evaluation.agent import load_agent
 from agents.models.own_extractor import load_extractor
 from benchmarks.soak import compare_runs
 from configs.run_config import RunConfig, parse_own_arm
@@ -89,6 +91,21 @@ def test_a_network_that_fails_while_it_learns_is_told_in_one_line(nets, capsys):
     saved = run.directory.read_status()
     assert saved is not None
     assert (saved.state, saved.message) == ("failed", fault)
+
+
+def test_a_network_that_fails_in_its_backward_pass_is_told_in_one_line(nets, capsys):
+    run = ShortRun(nets / "runs", own_config("a2c", "mynets:FailsBackward"))
+    status, line = run.command(capsys, "--extractor=mynets:FailsBackward")
+    assert status == 2
+    assert line.startswith("error: mynets:FailsBackward failed: RuntimeError: one of the variables")
+
+
+def test_a_network_with_a_mask_goes_on_and_is_evaluated(nets):
+    for steps in (20, 40):
+        config = own_config("a2c", "mynets:Masks", total_agent_steps=steps)
+        directory = train_run(nets / "runs", config)
+    agent = load_agent(directory.path, None, None, torch.device("cpu"), "mynets:Masks")
+    assert agent.trained_agent_steps == 40
 
 
 def test_a_network_that_diverges_is_told_as_such(nets, capsys):

@@ -4,6 +4,7 @@ Bands and intervals are drawn from `MIN_SEEDS` seeds on: that of two would fill 
 """
 
 import io
+import textwrap
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  #
 _LINES = ("-", "-", "--", "-.", ":")
 _DOTS = (0, (1, 3))
 _PANELS_ACROSS = 3
+_LETTERS_ACROSS = 48  # a panel
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +53,7 @@ def draw_figures(comparison: Comparison, analysis: Analysis) -> dict[str, bytes]
     """Draw the figures; PNG by name."""
     plan = comparison.plan
     labels = {
-        row.game: f"\n{compared.candidate}: {row.label}"
+        row.game: "\n" + textwrap.fill(f"{compared.candidate}: {row.label}", _LETTERS_ACROSS)
         for compared in analysis.comparisons[:1]
         for row in compared.games
     }
@@ -79,6 +81,7 @@ def draw_figures(comparison: Comparison, analysis: Analysis) -> dict[str, bytes]
 def figure_style() -> AbstractContextManager[None]:
     """What every figure is drawn and saved in."""
     style = {"font.size": 9, "axes.titlesize": 8, "figure.labelsize": 9, "savefig.dpi": 110}
+    style["text.parse_math"] = False  # in the name of an arm a dollar is a dollar
     context: AbstractContextManager[None] = mpl.style.context(["default", style])
     return context
 
@@ -124,12 +127,14 @@ def draw_curves(panels: Sequence[Panel], names: Sequence[str]) -> Figure:
     figure.supxlabel("agent steps")
     figure.supylabel("return")
     handles: list[Any] = [
-        Line2D([], [], **_line_of(place), lw=2, label=name) for place, name in enumerate(names)
+        Line2D([], [], **_line_of(place), lw=2, label=textwrap.fill(name, _LETTERS_ACROSS))
+        for place, name in enumerate(names)
     ]
     if has_band:
         handles.append(Patch(fc="#bbbbbb", label="95 % band of the mean"))
     handles.append(Line2D([], [], color="black", lw=0.8, ls=_DOTS, label="random play"))
-    columns = max(int(figure.get_figwidth() / (0.6 + 0.07 * max(map(len, names)))), 1)
+    widest = min(max(map(len, names)), _LETTERS_ACROSS)
+    columns = max(int(figure.get_figwidth() / (0.6 + 0.07 * widest)), 1)
     figure.legend(
         handles=handles,
         loc="outside upper center",
@@ -193,12 +198,16 @@ def _draw_differences(compared: ArmsCompared, fraction: float) -> Figure | None:
         axes.plot(scale * mean, height, "o", color="black", mfc=fill, ms=5, zorder=3)
     axes.set_yticks(range(len(rows)), [f"{game.game} ({game.pairs})" for game, _, _ in rows])
     axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_xlabel(
+    label = (
         f"{compared.candidate} minus {compared.baseline}, mean return over training, "
         f"in % of what {compared.baseline} gained over random play"
     )
-    axes.set_title(f"\N{LEFTWARDS ARROW} {compared.baseline} is better", loc="left")
-    axes.set_title(f"{compared.candidate} is better \N{RIGHTWARDS ARROW}", loc="right")
+    axes.set_xlabel(textwrap.fill(label, 2 * _LETTERS_ACROSS))
+    names = [compared.baseline, compared.candidate]
+    if sum(map(len, names)) > _LETTERS_ACROSS:
+        names = ["the baseline", "the candidate"]
+    axes.set_title(f"\N{LEFTWARDS ARROW} {names[0]} is better", loc="left")
+    axes.set_title(f"{names[1]} is better \N{RIGHTWARDS ARROW}", loc="right")
     axes.grid(axis="x", alpha=0.25)
     point: dict[str, Any] = {"color": "black", "marker": "o", "ms": 5, "ls": ""}
     handles: list[Any] = [

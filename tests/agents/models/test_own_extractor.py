@@ -117,7 +117,44 @@ mynets:WrongType
     mynets:WrongType must return a tensor of torch.float32, got torch.float64.
 mynets:NoTensor
     mynets:NoTensor must return a tensor of torch.float32, got NoneType.
+mynets:Squeezes
+    mynets:Squeezes must return its features_dim, 8 features, of each observation, got shape (8,)
+    of 1.
+mynets:NotFinite
+    mynets:NotFinite must return finite features, got NaN or infinity.
+mynets:Wrapped
+    mynets:Wrapped failed when tried: TypeError: `cnn` of a NatureCoordCNN must stay an
+    nn.Sequential with 3 convolutions
+mynets:OneConvolution
+    mynets:OneConvolution failed when tried: TypeError: `cnn` of a NatureCoordCNN must stay an
+    nn.Sequential with 3 convolutions
+mynets:Complex
+    mynets:Complex failed in an agent that is saved and read again: ValueError: policy.pth cannot
+    be loaded: its pickle names 'torch.ComplexFloatStorage', which no state dict needs; give an
+    intact model saved by Stable-Baselines3.
+mynets:Deep
+    mynets:Deep failed in an agent that is saved and read again: ValueError: policy.pth is too
+    large: member 'archive/data.pkl' has 97,844 bytes, more than the 65,536 that are read; give a
+    smaller model.
+mynets:Expanded
+    mynets:Expanded failed in an agent that is saved and read again: RuntimeError: Error(s) in
+    loading state_dict for ActorCriticCnnPolicy: While copying the parameter named
+    "features_extractor.ones", whose dimensions in the model are torch.Size([4]) and whose
+    dimensions in the chec
+mynets:HalfPrecision
+    mynets:HalfPrecision failed in an agent that is saved and read again: NotImplementedError:
+    "geqrf_cpu" not implemented for 'BFloat16'
 """
+
+
+def test_the_cost_of_attention_is_counted(nets):
+    """196 x 8, then in the layer 8 x 24 in, 8 x 8 out, 8 x 16 and back."""
+    network = load_extractor(of("mynets:Attends"))
+    assert count_own_cost(network)["multiply_adds"] == 196 * 8 + 8 * 24 + 8 * 8 + 2 * 8 * 16
+
+
+def test_what_is_not_finite_by_design_is_saved_and_read(nets):
+    load_extractor(of("mynets:Masks"))
 
 
 @pytest.mark.parametrize(("text", "message"), transcript(WRONG))

@@ -27,6 +27,7 @@ from runtime.files import write_atomically
 from runtime.provenance import hash_source
 from runtime.run_directory import RunDirectory, RunStatus
 from tests.refusals import refusal
+from tests.saved_agents import change_protocols
 from tests.short_runs import ShortRun, short_config, train
 
 
@@ -239,13 +240,61 @@ def test_an_extension_that_fails_at_its_start_is_not_finished(tmp_path):
     config = config_of("a2c", total_agent_steps=100)
     directory = train(tmp_path, config)
     longer = config.with_total_agent_steps(200)
-    directory.provenance_path.write_text("damaged")
-    with pytest.raises(ValueError, match="is not valid JSON"):
-        train(tmp_path, longer)
-    assert not plan_run(directory, longer).is_finished
+    for damage, fault in (("damaged", "is not valid JSON"), ("{}", "not a list of starts")):
+        directory.provenance_path.write_text(damage)
+        with pytest.raises(ValueError, match=fault):
+            train(tmp_path, longer)
+        assert not plan_run(directory, longer).is_finished
+        assert plan_run(directory, config).is_finished
+        assert directory.provenance_path.read_text() == damage
     directory.provenance_path.unlink()
     train(tmp_path, longer)
     assert directory.read_status() == RunStatus(state="finished", agent_steps=200)
+
+
+@pytest.mark.parametrize(
+    ("steps", "fault"),
+    [(200, "is a run of 100 agent steps, over which its"), (50, "is a run of 100 agent steps, lo")],
+)
+def test_a_run_that_has_lost_its_config_keeps_its_length(tmp_path, steps, fault):
+    """As its checkpoint has it."""
+    config = config_of("a2c", total_agent_steps=100, learning_rate_schedule="linear")
+    directory = train(tmp_path, config)
+    directory.config_path.unlink()
+    line = refusal(train, tmp_path, config.with_total_agent_steps(steps))
+    checkpoint = directory.list_checkpoints()[0]
+    assert line.startswith(f"{checkpoint} {fault}")
+    train(tmp_path, config)
+    assert directory.read_config() == config
+
+
+@pytest.mark.parametrize("algo", ["a2c", "dqn"])
+def test_the_watchdog_rests_while_the_agent_learns(tmp_path, monkeypatch, algo):
+    """However long that takes; the emulators are watched from their next step on."""
+    told: list[str] = []
+    watchdog = "agents.training.watchdog.Watchdog"
+    monkeypatch.setattr(f"{watchdog}.feed", lambda _: told.append("feed"))
+    monkeypatch.setattr(f"{watchdog}.rest", lambda _: told.append("rest"))
+    learn = f"agents.algorithms.{algo}.{algo.upper()}.train"
+    monkeypatch.setattr(learn, lambda *_, **__: told.append("train"))
+    train(tmp_path, config_of(algo, total_agent_steps=120))
+    places = [place for place, name in enumerate(told) if name == "train"]
+    assert len(places) >= 5
+    assert {told[place - 1] for place in places} == {"rest"}
+    assert {told[place + 1] for place in places[:-1]} == {"feed"}
+
+
+def test_a_best_agent_that_was_deleted_is_looked_for_anew(tmp_path, capsys, monkeypatch):
+    change_protocols(monkeypatch, max_frames_per_game=100)
+    evaluated = {"evaluate_every_agent_steps": 20, "evaluation_games": 1}
+    config = config_of("a2c", total_agent_steps=20, **evaluated)
+    directory = train(tmp_path, config)
+    directory.best_path.unlink()
+    train(tmp_path, config.with_total_agent_steps(40))
+    assert f"{directory.best_path} is gone: the best agent is looked for anew." in (
+        capsys.readouterr().out
+    )
+    assert directory.best_path.exists()
 
 
 def test_other_threads_and_other_code_are_told(tmp_path, capsys, monkeypatch):

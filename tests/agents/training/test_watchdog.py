@@ -34,6 +34,7 @@ def test_signs_of_life_a_suspension_and_the_end_of_the_block_keep_it_quiet():
         "with watchdog.watch():\n"
         "    print('watching', flush=True)\n"
         "    for _ in range(20):\n        time.sleep(0.1); watchdog.feed()\n"
+        "    watchdog.rest(); time.sleep(2); watchdog.feed()\n"
         "time.sleep(2)\n"
         "print(threading.active_count())",
     )

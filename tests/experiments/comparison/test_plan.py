@@ -17,6 +17,7 @@ from configs.run_config import (
 )
 from experiments.comparison.plan import (
     PLAN_NAME,
+    ComparisonPlan,
     continue_plan,
     load_plan,
     make_plan,
@@ -102,6 +103,15 @@ def test_an_arm_may_have_settings_of_its_own(tmp_path):
 )
 def test_wrong_settings_of_an_arm_are_refused(arm, message):
     assert refusal(make_plan, "a2c", {}, arms=["cnn", arm]) == f"--arms: {message}"
+
+
+def test_a_name_that_is_too_long_for_a_file_is_refused():
+    values = plan_of(arms="cnn coordconv").model_dump()
+    long = f"cnn,gamma=0.{'9' * 200}"
+    assert refusal(ComparisonPlan.parse, values | {"arms": ("cnn", long)}) == (
+        f"`arms`: the name {long[:40]}... is longer than 200 bytes, and files are named after it; "
+        "give fewer or shorter settings."
+    )
 
 
 def test_a_plan_until_decided_keeps_its_rule(tmp_path):

@@ -8,12 +8,14 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scipy import stats
 
 from configs.run_config import make_config
 from experiments.comparison.plan import ComparisonPlan, save_plan
 from experiments.comparison.report.analysis import Analysis, ScoresOverGames, TimeToScore, analyse
+from experiments.comparison.report.figures import Panel, draw_curves, figure_style, to_bytes
 from experiments.comparison.report.records import LeftOutRun, gather
 from experiments.comparison.report.render import _show_time_to_score, render
 from experiments.comparison.statistics.intervals import Estimate
@@ -194,9 +196,17 @@ def test_html_is_well_formed_and_its_contents_lead_to_the_sections(analysis: Ana
     page = Page(text)
     assert page.open == []
     assert len(page.links) == 7
-    assert {link.removeprefix("#") for link in page.links} < set(page.identifiers)
+    assert {link.removeprefix("#") for link in page.links} == set(page.identifiers)
+    assert len(set(page.identifiers)) == len(page.identifiers)
     assert '<td><span class="better">better</span></td><td class="number">3</td>' in text
     assert 'src="data:image/png;base64,cG5n"' in text
+
+
+def test_names_of_any_letters_and_length_can_be_drawn() -> None:
+    names = ["cnn", "$x^$" + "y" * 190]
+    panel = Panel("Pong\n$x^$", 100, [np.ones((1, 10)), np.zeros((1, 10))], None)
+    with figure_style():
+        assert to_bytes(draw_curves([panel], names), "png").startswith(b"\x89PNG")
 
 
 def test_what_runs_say_cannot_become_markup(analysis: Analysis) -> None:
