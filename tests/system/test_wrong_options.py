@@ -73,6 +73,7 @@ def folder(here) -> Iterator[Path]:
 # --- options --------------------------------------------------------------------------------------
 
 LONG = "x" * 300
+TOO_LONG = "is longer than a folder's name may be; give a shorter name, or fewer settings."
 TOO_SHORT = """\
 with 100_000 agent steps nothing would be learned: DQN acts at random for the first 100_000
     (`learning_starts`); give more --steps, at least 100_001, or set a smaller `learning_starts`."""
@@ -96,7 +97,7 @@ VALUES = f"""
 --runs file
     cannot write to file/Breakout/a2c-cnn/seed0 (Not a directory); choose another --runs folder.
 --runs {LONG}
-    cannot use {LONG}/Breakout/a2c-cnn/seed0 (File name too long); choose another --runs folder.
+    {LONG[:40]}... {TOO_LONG}
 --algo dqn --steps 0.1M
     {TOO_SHORT}
 --set tau=1
@@ -233,7 +234,7 @@ COMPARISONS = f"""
 --runs file/below
     cannot write to file/below (Not a directory); choose another --runs folder.
 --runs {LONG}
-    cannot use {LONG} (File name too long); choose another --runs folder.
+    {LONG[:40]}... {TOO_LONG}
 --jobs 2 --set n_envs=1024 --set n_steps=10_000
     2 jobs need 10243.66 GB of memory, 32.00 GB are available; give fewer --jobs.
 --steps 1e12

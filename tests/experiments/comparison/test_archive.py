@@ -128,7 +128,7 @@ def test_the_plain_networks_scores_on_the_page_are_those_of_the_packed_runs():
         for cell, shown in zip(cells[:4], told[game][1:5], strict=True):
             mean = float(cell.split()[0])  # of four digits
             half_a_digit = 0.5 if mean >= 100 else 0.05
-            assert float(shown) == pytest.approx(mean, rel=1e-4, abs=half_a_digit), game
+            assert float(shown) == pytest.approx(mean, rel=5e-4, abs=half_a_digit), game
 
 
 def read_table(text: str, *first: str) -> list[list[str]]:
