@@ -140,11 +140,11 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
             config.execution.hang_timeout_seconds,
             lambda message: checkpoints.record("failed", message),
         )
-        best = logs.get("evaluation", {})
-        if best.get("best_mean_return") is not None and not directory.best_path.exists():
+        so_far = logs.get("evaluation", {})
+        if so_far.get("best_mean_return") is not None and not directory.best_path.exists():
             print(f"{directory.best_path} is gone: the best agent is looked for anew.", flush=True)
-            best["best_mean_return"] = None
-        evaluation = PeriodicEvaluation(directory, config, events, stop, watchdog.feed, **best)
+            so_far["best_mean_return"] = None
+        evaluation = PeriodicEvaluation(directory, config, events, stop, watchdog.feed, **so_far)
         kept = {
             "episodes": episodes.get_state,
             "rows": rows.get_state,
