@@ -22,11 +22,12 @@ from torch import Tensor
 
 from agents.evaluation.agent import load_agent
 from agents.models.model_file import ModelFile, read_newest_checkpoint
-from experiments.comparison.report.records import RunRecord, find_runs, read_run, whole_path
+from experiments.comparison.report.records import RunRecord, find_runs, read_run
 from experiments.comparison.statistics.curves import final_score
 from policies.extractors import count_live_filters
 from runtime.command_line import OneLineParser, exit_on_user_error
 from runtime.episodes import FINAL_GAMES
+from runtime.files import whole_path
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -27,7 +27,7 @@ from experiments.comparison.report.figures import (
     smooth_curves,
     to_bytes,
 )
-from experiments.comparison.report.records import RunRecord, find_runs, read_runs, whole_path
+from experiments.comparison.report.records import RunRecord, find_runs, read_runs
 from experiments.comparison.statistics.curves import (
     BINS,
     bin_middles,
@@ -46,7 +46,7 @@ from runtime.command_line import (
     read_flags,
 )
 from runtime.episodes import FINAL_GAMES
-from runtime.files import check_replaceable, write_atomically
+from runtime.files import check_replaceable, whole_path, write_atomically
 from runtime.run_directory import RunDirectory
 
 # What the files of each kind begin with: one that begins otherwise is not overwritten.

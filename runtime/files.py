@@ -160,6 +160,11 @@ def exists(path: Path) -> bool:
     return True
 
 
+def whole_path(path: Path) -> Path:
+    """A path from the root, without "..", on which links keep their names."""
+    return Path(os.path.abspath(path))  # noqa: PTH100
+
+
 def open_for_reading(path: Path) -> io.FileIO:
     """Open a regular file, unbuffered.
 

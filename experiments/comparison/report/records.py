@@ -1,6 +1,5 @@
 """What is on the disk of a comparison: its runs, read without opening their models."""
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,6 +20,7 @@ from runtime.episodes import (
     read_episodes_text,
     read_last_episodes,
 )
+from runtime.files import whole_path
 from runtime.run_directory import RunDirectory
 
 ENDED = ("finished", "diverged")
@@ -155,11 +155,6 @@ def read_run(directory: RunDirectory) -> RunRecord:
         starts=read_starts(directory),
         episodes=parse_episodes(games, directory.episodes_path),
     )
-
-
-def whole_path(path: Path) -> Path:
-    """A path from the root, without "..", on which links keep their names."""
-    return Path(os.path.abspath(path))  # noqa: PTH100
 
 
 def read_runs(
