@@ -96,6 +96,9 @@ def exit_on_user_error() -> Iterator[None]:
             sys.exit(FAILED)
         except KeyboardInterrupt:
             print("stopped.", file=sys.stderr)
+            # Under -m, Python up to its end remembers a Ctrl-C that fell into a string of code, as
+            # every dataclass is made of one, and dies by the signal; the next string clears that.
+            exec("")
             sys.exit(INTERRUPTED)
 
 

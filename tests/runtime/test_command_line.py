@@ -110,6 +110,12 @@ def test_exit_status_where_nothing_can_be_told(tmp_path, body, status):
     assert (done.returncode, done.stderr) == (status, "")
 
 
+def test_ctrl_c_while_a_dataclass_is_made_is_an_exit_status_too(tmp_path: Path) -> None:
+    (tmp_path / "command.py").write_text(PROLOGUE + "exec('raise KeyboardInterrupt')")
+    done = run(tmp_path, "", 'exec "$PYTHON" -m command')
+    assert (done.returncode, done.stderr) == (130, "stopped.\n")
+
+
 @pytest.mark.parametrize(
     ("left", "expected"),
     [
