@@ -10,10 +10,18 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 
 
+class _Process(subprocess.Popen[str]):
+    """A process that does not outlive a `with` block, even one that a failing test leaves."""
+
+    def __exit__(self, *fault: Any) -> None:
+        self.kill()
+        super().__exit__(*fault)
+
+
 def start(*arguments: str, **options: Any) -> "subprocess.Popen[str]":
     """Start Python in the project's folder; what it writes can be read."""
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([sys.executable, *arguments], cwd=ROOT, text=True, **(pipes | options))
+    return _Process([sys.executable, *arguments], cwd=ROOT, text=True, **(pipes | options))
 
 
 def run_script(script: str, **options: Any) -> str:

@@ -205,7 +205,10 @@ def is_due(agent_steps: int, last_agent_steps: int, every: int) -> bool:
 
 
 class WatchdogFeeder(BaseCallback):
-    """Tells a watchdog of every step of the environments, and of the learning between them."""
+    """Tells a watchdog of every step of the environments, and of the learning between them.
+
+    Called last, so that no step is waited for while the others write files.
+    """
 
     def __init__(self, watchdog: Watchdog) -> None:
         super().__init__()
@@ -226,8 +229,8 @@ class WatchdogFeeder(BaseCallback):
 class Checkpoints(BaseCallback):
     """Saves a checkpoint at regular intervals and at the end, and stops when asked to.
 
-    Everything here happens between two updates. Called last: what the others have logged is saved
-    too; `logs` gives their states by their names. The newest checkpoint is of `saved_agent_steps`.
+    Everything here happens between two updates. Called after those whose rows are saved with it;
+    `logs` gives their states by their names. The newest checkpoint is of `saved_agent_steps`.
     """
 
     directory: RunDirectory

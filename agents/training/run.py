@@ -157,8 +157,8 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
                 refill_replay(agent, env, watchdog, stop)
             progress = Progress(done, total, episodes)
             stack.callback(progress.close)
-            feeder, logging = WatchdogFeeder(watchdog), [episodes, progress, rows]
-            callbacks: list[BaseCallback] = [feeder, *logging, evaluation, checkpoints]
+            callbacks: list[BaseCallback] = [episodes, progress, rows, evaluation, checkpoints]
+            callbacks.append(WatchdogFeeder(watchdog))
             _learn(agent, total - done, callbacks, is_new=done == 0)
             save_agent(directory.final_path, config, agent)
             if not config.execution.keep_replay:

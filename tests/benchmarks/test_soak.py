@@ -20,7 +20,7 @@ from runtime.run_directory import RunDirectory
 
 @pytest.mark.parametrize(("case", "kills"), [(CASES[1], 1), (CASES[2], 2)])
 def test_killed_runs_end_as_if_they_had_not_been(case, kills, tmp_path):
-    steps = 6 * case.checkpoint_every
+    steps = 10 * case.checkpoint_every
     killed_at = soak(replace(case, n_envs=2), tmp_path, kills=kills, steps=steps)
     assert 0 < killed_at[0] <= killed_at[-1] < steps
 

@@ -64,9 +64,9 @@ def test_a_dead_process_and_its_children_hold_no_lock(directory):
         "import subprocess, sys, time\nfrom pathlib import Path\n"
         "from runtime.run_directory import RunDirectory\n"
         "with RunDirectory(Path(sys.argv[1])).lock():\n"
-        "    child = subprocess.Popen(['sleep', '30'], stdout=-3, stderr=-3)\n"
+        "    child = subprocess.Popen(['sleep', '600'], stdout=-3, stderr=-3)\n"
         "    print(child.pid, flush=True)\n"
-        "    time.sleep(30)"
+        "    time.sleep(600)"
     )
     process = start("-c", script, str(directory.path))
     assert process.stdout is not None

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from agents.training.checkpoints import save_checkpoint
+from agents.training.watchdog import Watchdog
 from benchmarks.soak import compare_runs
 from envs.atari_vec_env import AtariVecEnv
 from envs.emulated_game import EmulatedGame, StepOutcome
@@ -146,6 +148,28 @@ def test_an_emulator_that_hangs_while_games_are_rebuilt_ends_the_run_too(stopped
     run = stopped("dqn")
     check_hanging(run, answers=20, seconds=5)
     run.stop_after(0)
+
+
+def test_a_slow_disk_is_no_hanging_emulator(fresh, monkeypatch):
+    watching, while_saving = [], []
+
+    class Recorded(Watchdog):
+        def feed(self) -> None:
+            watching.append(True)
+
+        def rest(self) -> None:
+            watching.append(False)
+
+    def save(*arguments: Any) -> None:
+        while_saving.append(watching[-1])
+        save_checkpoint(*arguments)
+
+    monkeypatch.setattr("agents.training.run.Watchdog", Recorded)
+    monkeypatch.setattr("agents.training.callbacks.save_checkpoint", save)
+    fresh.train()
+    assert len(while_saving) > 2
+    assert not any(while_saving)
+    assert any(watching)
 
 
 # --- divergence -----------------------------------------------------------------------------------

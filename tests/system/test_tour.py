@@ -22,6 +22,6 @@ def test_the_tour_runs_and_shows_what_is_kept_of_it() -> None:
     short = nbformat.read(TOUR, as_version=4)
     for cell in short.cells:  # its two trainings, which take half a minute
         cell.source = cell.source.replace('steps": 2_000', 'steps": 100')
-    ran = NotebookClient(short, timeout=600).execute()
+    ran = NotebookClient(short, timeout=600, startup_timeout=600).execute()
     assert shown(ran) == shown(kept)
     assert sum(not {"image/png", "image/gif"}.isdisjoint(forms) for forms in shown(ran)) == 4

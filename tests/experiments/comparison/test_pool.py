@@ -249,6 +249,7 @@ def test_long_names_give_way_to_the_figures_beside_them():
 
 def test_the_table_fits_its_terminal_and_is_redrawn_whole(tmp_path, monkeypatch, capsys):
     size = os.terminal_size((100, 5))
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr("shutil.get_terminal_size", lambda: size)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.setattr("experiments.comparison.execution.live_table.SECONDS_BETWEEN_REDRAWS", 0)
