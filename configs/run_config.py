@@ -6,7 +6,7 @@ settings (device, threads, intervals) are recorded with it and never compared.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import cache
 from typing import Annotated, Any, Literal, Self
@@ -286,7 +286,8 @@ def make_config(
     The game is spelt as `envs.games` does. Hyper-parameters that are replaced make a variant.
 
     Raises:
-        ValueError: If a setting is unknown, ill-typed or out of range; one line.
+        ValueError: If a setting is unknown, ill-typed or out of range, or does nothing beside the
+            others; one line.
     """
     values, presets = _defaults(algo)
     if preset is not None:
@@ -297,6 +298,7 @@ def make_config(
     override(values, overrides)
     values["run"] |= {"game": game, "algo": algo}
     config = RunConfig.parse(values)
+    check_use(overrides, config)
     changed = differing_keys(standard, dict(config.hyperparameters))
     variant = [write_setting(config.hyperparameters, name) for name in changed]
     return config.replace(variant=(*([f"{PRESET_PREFIX}{preset}"] if preset else []), *variant))
@@ -310,6 +312,21 @@ def check_learning(config: RunConfig) -> None:
             f"with {steps:_} agent steps nothing would be learned: DQN acts at random for the "
             f"first {settings.learning_starts:_} (`learning_starts`); give more --steps, at least "
             f"{settings.learning_starts + 1:_}, or set a smaller `learning_starts`."
+        )
+
+
+def check_use(names: Collection[str], config: RunConfig) -> None:
+    """Refuse by a ValueError settings that were given and do nothing beside the others."""
+    execution, optimizer = config.execution, getattr(config.hyperparameters, "optimizer", None)
+    if "keep_replay" in names and execution.keep_replay and config.run.algo != "dqn":
+        raise ValueError("`keep_replay` is of DQN, nothing else has a replay buffer; leave it out.")
+    if "evaluation_games" in names and not execution.evaluate_every_agent_steps:
+        raise ValueError(
+            "`evaluation_games` are of evaluations while training; set evaluate_every_agent_steps."
+        )
+    if "rms_prop_alpha" in names and optimizer == "adam":
+        raise ValueError(
+            "`rms_prop_alpha` is of RMSprop, and the optimizer is adam; leave one of them out."
         )
 
 

@@ -1,6 +1,6 @@
 """Playing whole games at regular intervals with an agent that trains; it learns nothing by it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -14,6 +14,7 @@ from agents.evaluation.games import PlayedGame, play_games
 from agents.training.callbacks import is_due
 from agents.training.checkpoints import save_agent
 from agents.training.tensorboard import EventFile
+from agents.training.watchdog import Watchdog
 from configs.protocols import load_protocol
 from configs.run_config import RunConfig
 from envs.games import find_game
@@ -32,15 +33,15 @@ class PeriodicEvaluation(BaseCallback):
 
     Always the same games, each with a random generator of its own: training draws what it would
     without, and an evaluation depends on nothing but the weights. SB3's tags go to `events`.
-    At every step `on_step_of_game` is called and `stop` asked: what is stopped is evaluated by the
-    next start.
+    At every step `stop` is asked: what is stopped is evaluated by the next start. The `watchdog` is
+    fed at every step, and rests while files are written.
     """
 
     directory: RunDirectory
     config: RunConfig
     events: EventFile
     stop: StopRequest
-    on_step_of_game: Callable[[], None]
+    watchdog: Watchdog
     evaluated_agent_steps: int = 0  # where the last evaluation was
     best_mean_return: float | None = None  # of the evaluations before
     model: Any = field(init=False)
@@ -69,11 +70,13 @@ class PeriodicEvaluation(BaseCallback):
         if not every or not is_due(self.num_timesteps, self.evaluated_agent_steps, every):
             return
         with suppress(TrainingStopped), _keeping_generators(self.model.device):
-            self._record(self._play(can_stop))
+            games = self._play(can_stop)
+            self.watchdog.rest()
+            self._record(games)
 
     def _play(self, can_stop: bool) -> list[PlayedGame]:
         def on_step(_: int) -> None:
-            self.on_step_of_game()
+            self.watchdog.feed()
             if can_stop and self.stop:
                 raise TrainingStopped
 

@@ -144,7 +144,7 @@ def train_run(directory: RunDirectory, config: RunConfig, stop: StopRequest) -> 
         if so_far.get("best_mean_return") is not None and not directory.best_path.exists():
             print(f"{directory.best_path} is gone: the best agent is looked for anew.", flush=True)
             so_far["best_mean_return"] = None
-        evaluation = PeriodicEvaluation(directory, config, events, stop, watchdog.feed, **so_far)
+        evaluation = PeriodicEvaluation(directory, config, events, stop, watchdog, **so_far)
         kept = {
             "episodes": episodes.get_state,
             "rows": rows.get_state,

@@ -18,6 +18,7 @@ from configs.run_config import (
     RunConfig,
     RunSettings,
     arm_name,
+    check_use,
     experiment_differences,
     make_config,
     parse_arm,
@@ -220,11 +221,12 @@ def make_plan(
         values = saved.template.model_dump()
         override(values, of_runs)
         template = RunConfig.parse(values)
+        check_use(of_runs, template)
     if asked.until_decided:
         seeds = tuple(range(asked.most_seeds))
     else:
         seeds = tuple(range(asked.seeds)) if saved is None or "seeds" in design else saved.seeds
-    return ComparisonPlan.parse(
+    plan = ComparisonPlan.parse(
         {
             "games": asked.games,
             "arms": tuple(
@@ -240,6 +242,10 @@ def make_plan(
             "stopping": defaults["stopping"] | stopping if asked.until_decided else None,
         }
     )
+    for arm in plan.arms:
+        config = plan.run_of(plan.games[0], arm, plan.seeds[0])
+        check_use([setting.partition("=")[0] for setting in config.variant], config)
+    return plan
 
 
 def _split_typed_arm(text: str) -> tuple[str, list[str]]:

@@ -3,20 +3,22 @@
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from agents.training.checkpoints import save_checkpoint
+from agents.training.checkpoints import save_agent, save_checkpoint
 from agents.training.watchdog import Watchdog
 from benchmarks.soak import compare_runs
 from envs.atari_vec_env import AtariVecEnv
 from envs.emulated_game import EmulatedGame, StepOutcome
 from runtime.run_directory import RunStatus
 from tests.processes import start
-from tests.short_runs import ShortRun, command_line, short_config
+from tests.saved_agents import change_protocols
+from tests.short_runs import ShortRun, command_line, short_config, train
 
 ON_FIRE = "the emulator is on fire"
 NO_FRAME = "a frame is {}, not uint8 of shape (84, 84)"
@@ -150,7 +152,7 @@ def test_an_emulator_that_hangs_while_games_are_rebuilt_ends_the_run_too(stopped
     run.stop_after(0)
 
 
-def test_a_slow_disk_is_no_hanging_emulator(fresh, monkeypatch):
+def test_a_slow_disk_is_no_hanging_emulator(tmp_path, monkeypatch):
     watching, while_saving = [], []
 
     class Recorded(Watchdog):
@@ -160,14 +162,17 @@ def test_a_slow_disk_is_no_hanging_emulator(fresh, monkeypatch):
         def rest(self) -> None:
             watching.append(False)
 
-    def save(*arguments: Any) -> None:
+    def save(write: Callable[..., None], *arguments: Any) -> None:
         while_saving.append(watching[-1])
-        save_checkpoint(*arguments)
+        write(*arguments)
 
+    change_protocols(monkeypatch, max_frames_per_game=240)
     monkeypatch.setattr("agents.training.run.Watchdog", Recorded)
-    monkeypatch.setattr("agents.training.callbacks.save_checkpoint", save)
-    fresh.train()
-    assert len(while_saving) > 2
+    room = "agents.training"
+    monkeypatch.setattr(f"{room}.callbacks.save_checkpoint", partial(save, save_checkpoint))
+    monkeypatch.setattr(f"{room}.evaluation.save_agent", partial(save, save_agent))
+    train(tmp_path, short_config(evaluate_every_agent_steps=150, evaluation_games=1))
+    assert len(while_saving) > 3
     assert not any(while_saving)
     assert any(watching)
 

@@ -108,6 +108,12 @@ VALUES = f"""
     --set: `most_seeds` is given by --max-seeds.
 --coordconv --coord-layers 1
     --coordconv is short for --coord-layers 0; give one of them.
+--set keep_replay=true
+    `keep_replay` is of DQN, nothing else has a replay buffer; leave it out.
+--algo dqn --set evaluation_games=5
+    `evaluation_games` are of evaluations while training; set evaluate_every_agent_steps.
+--set optimizer=adam --set rms_prop_alpha=0.9
+    `rms_prop_alpha` is of RMSprop, and the optimizer is adam; leave one of them out.
 --coordconv --extractor file:Net
     `extractor` is a whole network; leave out `coord_layers` (--coordconv, --coord-layers).
 --device gpu --dry-run
@@ -222,6 +228,8 @@ COMPARISONS = f"""
     --set: `most_seeds` is given by --max-seeds.
 --arms cnn 'cnn precision=bf16'
     --arms: `precision` is the same in all runs of a comparison; give it by --set.
+--arms cnn 'cnn optimizer=adam rms_prop_alpha=0.9'
+    `rms_prop_alpha` is of RMSprop, and the optimizer is adam; leave one of them out.
 --arms cnn file:Net,x=1
     file:Net: there is no module file in the current directory or on Python's path; go to its
     folder, or set PYTHONPATH.

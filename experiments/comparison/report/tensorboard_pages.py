@@ -14,6 +14,7 @@ from runtime.event_files import make_image, pack_events
 from runtime.files import write_atomically
 
 FOLDER = "tensorboard"
+_REPORT = "comparison-report"  # no arm has such a name: it is neither of the arms' nor a class's
 _FILE_NAME = "events.out.tfevents.0.report"  # the same report is the same file
 _CHARTS = {"Mean over seeds": "mean_return"} | GAME_CHARTS
 
@@ -32,9 +33,9 @@ def write_tensorboard(
         text("report", tables),  # type: ignore[no-untyped-call]
         *(make_image(f"report/{name}", png) for name, png in figures.items()),
     ]
-    _write_events(runs / FOLDER / "report", [Event(summary=summary) for summary in summaries])
+    _write_events(runs / FOLDER / _REPORT, [Event(summary=summary) for summary in summaries])
     for outdated in (runs / FOLDER).glob(f"*/{_FILE_NAME}"):
-        if outdated.parent.name not in ("report", *comparison.plan.arms):
+        if outdated.parent.name not in (_REPORT, *comparison.plan.arms):
             outdated.unlink()
     total = comparison.plan.total_agent_steps
     for arm in comparison.plan.arms:

@@ -397,7 +397,7 @@ def test_several_arms_are_each_compared_with_the_first(tmp_path):
 
 
 def test_tensorboard_gets_the_charts_the_text_and_the_pictures(reported):
-    events = EventAccumulator(str(reported / "tensorboard" / "report")).Reload()
+    events = EventAccumulator(str(reported / "tensorboard" / "comparison-report")).Reload()
     assert events.Tags()["images"] == ["report/learning-curves", "report/differences-coordconv"]
     assert set(events.Tags()["tensors"]) == {"custom_scalars__config__", "report/text_summary"}
     layout = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
@@ -424,8 +424,8 @@ def test_a_report_removes_what_it_has_no_more_and_nothing_of_the_users(tmp_path)
     assert sorted(path.name for path in figures.iterdir()) == names
     assert sorted(path.parent.name for path in charts.glob("*/events*")) == [
         "cnn",
+        "comparison-report",
         "coordconv",
-        "report",
     ]
     assert all(path.exists() for path in mine)
 
