@@ -245,7 +245,7 @@ def _parser() -> OneLineParser:
         "--out",
         default="learning-curves.png",
         metavar="FILE",
-        help="what to write: .png, .pdf, or .csv for the figures alone (learning-curves.png)",
+        help="what to write: .png, .pdf, or .csv for the numbers alone (learning-curves.png)",
     )
     add_flags(parser, flags_of(_Table), dict(_Table()))
     return parser

@@ -217,7 +217,7 @@ def _write_picture(
 
 
 def _check_earlier(agent: TrainedAgent, folder: Path) -> None:
-    """Refuse a folder where files would be replaced that are of no evaluation of this agent.
+    """Refuse a folder with files that would be replaced, but are of no evaluation of this agent.
 
     A run's checkpoints and its final model are one agent, its best model is another.
     """
@@ -225,16 +225,21 @@ def _check_earlier(agent: TrainedAgent, folder: Path) -> None:
     there = [folder / name for name in names if exists(folder / name)]
     if not there:
         return
+    remedy = "choose another --out folder."
     try:
         report = read_json(folder / RETURNS_NAME)
         earlier = _name_agent(report["run"], report["model"])
+        own = {folder / name for kind, (name, _) in PICTURES.items() if report.get(kind)}
     except (OSError, ValueError, LookupError, TypeError):
         raise ValueError(
-            f"{there[0]} is of no evaluation, and would be replaced; choose another --out folder."
+            f"{there[0]} is of no evaluation, and would be replaced; {remedy}"
         ) from None
     run = None if agent.config is None else agent.config.name
     if earlier != _name_agent(run, agent.model_name):
-        raise ValueError(f"{folder} has the evaluation of {earlier}; choose another --out folder.")
+        raise ValueError(f"{folder} has the evaluation of {earlier}; {remedy}")
+    for picture in there[1:]:
+        if picture not in own:
+            raise ValueError(f"{picture} is of no evaluation, and would be replaced; {remedy}")
 
 
 def _name_agent(run: str | None, model: str) -> str:

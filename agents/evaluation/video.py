@@ -7,6 +7,7 @@ actions, and what it scores there must be what it scored before.
 
 import errno
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -149,13 +150,16 @@ def _encode(
 
 
 def find_ffmpeg() -> str:
-    """The ffmpeg that imageio-ffmpeg brings; FileNotFoundError if it is not there."""
+    """The ffmpeg that imageio-ffmpeg brings, or names; FileNotFoundError if it is not there."""
     try:
-        return imageio_ffmpeg.get_ffmpeg_exe()  # type: ignore[no-any-return]
+        ffmpeg: str = imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError:
         raise FileNotFoundError(
             "imageio-ffmpeg has no ffmpeg for this platform; set IMAGEIO_FFMPEG_EXE to one."
         ) from None
+    if shutil.which(ffmpeg) is None:
+        raise FileNotFoundError(f"IMAGEIO_FFMPEG_EXE is {ffmpeg}, which is no program; correct it.")
+    return ffmpeg
 
 
 def _describe_failure(path: Path, log: IO[bytes], flag: str) -> OSError:

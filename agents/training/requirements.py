@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from heapq import nlargest
 from pathlib import Path
 
 from agents.algorithms.build import replay_slack
@@ -32,10 +33,10 @@ class Needs:
 def count_needs(
     configs: Sequence[RunConfig], runs: Path, jobs: int, process_bytes: int = 0
 ) -> Needs:
-    """Count what unfinished runs below a folder are yet to take, in the order of their training.
+    """Count what unfinished runs below a folder are yet to take.
 
-    As many as `jobs` train at a time, and have their replay buffers on the disk, each in a process
-    that takes `process_bytes` of memory before it trains.
+    As many as `jobs` train at a time, at worst the largest, and have their replay buffers on the
+    disk, each in a process that takes `process_bytes` of memory before it trains.
     """
     kept, replays, written = 0, [], 0
     for config in configs:
@@ -47,12 +48,12 @@ def count_needs(
             with suppress(FileNotFoundError):  # of a run that is training
                 written += file.stat().st_size if file.is_file() else 0
     if not any(config.execution.keep_replay for config in configs):
-        replays = replays[:jobs]
+        replays = nlargest(jobs, replays)
     existing = next(folder for folder in (runs, *runs.absolute().parents) if folder.exists())
     return Needs(
         disk=max(kept + sum(replays) - written, 0),
         free_disk=shutil.disk_usage(existing).free,
-        memory=sum(process_bytes + _count_memory(config) for config in configs[:jobs]),
+        memory=sum(nlargest(jobs, (process_bytes + _count_memory(config) for config in configs))),
         available_memory=_read_available_memory(),
     )
 
@@ -62,21 +63,20 @@ def check_needs(
 ) -> None:
     """Refuse by a ValueError runs that would fill the disk or the memory; see `count_needs`."""
     needs = count_needs(configs, runs, jobs, process_bytes)
-    is_one = len(configs) == 1
     if needs.available_memory is not None and needs.memory > needs.available_memory:
         who, remedy = f"{min(jobs, len(configs))} jobs need", "give fewer --jobs"
-        if is_one:
-            is_dqn = isinstance(configs[0].hyperparameters, DQNHyperparameters)
+        if jobs == 1 or len(configs) == 1:
+            largest = max(configs, key=_count_memory)
             settings = "n_envs or n_steps"
-            if is_dqn:
+            if isinstance(largest.hyperparameters, DQNHyperparameters):
                 settings = "buffer_size, batch_size, n_envs or checkpoint_every_agent_steps"
-            who, remedy = f"{configs[0].name} needs", f"set a smaller {settings}"
+            who, remedy = f"{largest.name} needs", f"set a smaller {settings}"
         raise ValueError(
             f"{who} {_gigabytes(needs.memory)} of memory, "
             f"{_gigabytes(needs.available_memory)} are available; {remedy}."
         )
     if needs.disk > needs.free_disk:
-        who = str(runs / configs[0].name) if is_one else "the plan"
+        who = str(runs / configs[0].name) if len(configs) == 1 else "the plan"
         raise ValueError(
             f"{who} needs {_gigabytes(needs.disk)} of disk, {_gigabytes(needs.free_disk)} are "
             "free; make room or choose another --runs folder."
@@ -113,11 +113,11 @@ def _read_available_memory(root: Path = Path("/")) -> int | None:
     leaves of it: files in the cache count as used there, and make room when it is wanted.
     """
     available = []
-    with suppress(OSError):
+    with suppress(OSError, LookupError, ValueError):
         available.append(1024 * _read_fields(root / "proc/meminfo")["MemAvailable:"])
     for group in list_control_groups("memory", root):
         for limit, used in (("max", "current"), ("limit_in_bytes", "usage_in_bytes")):
-            with suppress(OSError, ValueError):  # it has none, or "max"
+            with suppress(OSError, LookupError, ValueError):  # it has none, or "max"
                 most, held = (
                     int((group / f"memory.{name}").read_text(encoding="ascii"))
                     for name in (limit, used)

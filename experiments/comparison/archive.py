@@ -95,6 +95,8 @@ def pack_runs(runs: Path, archive: Path) -> tuple[int, int, list[str]]:
     if plan is not None:
         if archived_plan is not None:
             _check_plan(archive, archived_plan, plan)
+        else:
+            _check_runs(archive, plan)
         # As it was declared: this release may have settings that the one it is for does not know.
         _write_if_changed(archive / PLAN_NAME, (runs / PLAN_NAME).read_bytes())
     packed, unfinished, unreadable = 0, 0, []
@@ -137,6 +139,18 @@ def _check_plan(archive: Path, archived: ComparisonPlan, plan: ComparisonPlan) -
             fault = f"has had looks at {list(looks)} seeds that the plan of RUNS leaves out"
     if fault:
         raise ValueError(f"{archive} {fault}; {_REMEDY}")
+
+
+def _check_runs(archive: Path, plan: ComparisonPlan) -> None:
+    """Refuse to put a plan beside packed runs that it does not have."""
+    for directory in find_runs(archive):
+        with suppress(OSError):  # without its files it is no other run
+            try:
+                run = as_planned(read_run(directory), plan)
+            except ValueError:  # damaged, and replaced if it is to be
+                continue
+            if misfit := find_misfit(run, plan):
+                raise ValueError(f"{directory.path} is of no plan or another: {misfit}; {_REMEDY}")
 
 
 def _check_target(

@@ -65,7 +65,8 @@ def run_comparison(
             with RunDirectory(runs).lock():  # no comparison may be carrying out the one before
                 save_plan(plan, runs)
         if dry_run or declare:
-            print_result(describe_plan(plan, unfinished, runs, jobs, watch))
+            here = cluster is None
+            print_result(describe_plan(plan, unfinished, runs, jobs, watch, here=here))
             return 0
         if cluster is None:
             find_device(plan.template.execution.device)

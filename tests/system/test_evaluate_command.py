@@ -114,6 +114,29 @@ def test_what_is_no_evaluation_of_this_agent_is_not_replaced(run, tmp_path, refu
     assert (video.read_text(), returns.read_text()) == ("mine", theirs)
 
 
+def test_a_picture_that_no_evaluation_made_is_not_removed(run, tmp_path, monkeypatch, refuse):
+    change_protocols(monkeypatch, max_frames_per_game=40)
+    arguments = [str(run), "--episodes", "1", "--out", str(tmp_path), "--device", "cpu"]
+    assert evaluate.main([*arguments, "--gif"]) == 0
+    mine = tmp_path / "game.mp4"
+    mine.write_text("mine")
+    assert refuse(*arguments) == (
+        f"{mine} is of no evaluation, and would be replaced; choose another --out folder."
+    )
+    assert (mine.read_text(), (tmp_path / "game.gif").exists()) == ("mine", True)
+    mine.unlink()
+    assert evaluate.main(arguments) == 0
+    assert not (tmp_path / "game.gif").exists()
+
+
+def test_a_wrong_ffmpeg_is_told_before_anything_is_played(run, monkeypatch, refuse):
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/no/ffmpeg")
+    monkeypatch.delattr("agents.evaluation.evaluate.play_games")
+    assert refuse(str(run), "--video") == (
+        "IMAGEIO_FFMPEG_EXE is /no/ffmpeg, which is no program; correct it."
+    )
+
+
 def test_a_runs_best_model_is_another_agent(run, tmp_path, monkeypatch, refuse):
     change_protocols(monkeypatch, max_frames_per_game=40)
     best, out = tmp_path / "best.zip", tmp_path / "out"

@@ -30,8 +30,13 @@ def describe_plan(
     runs: Path,
     jobs: int,
     watch: StageWatch | None = None,
+    *,
+    here: bool = True,
 ) -> str:
-    """What `--dry-run` prints; with the stages of a plan that goes on until decided."""
+    """What `--dry-run` prints.
+
+    With the stages of a plan that goes on until decided; not `here`: on a cluster.
+    """
     configs = [config for config in plan.runs() if watch is None or watch.may_be_needed(config)]
     at_most, total = "" if watch is None else " at most", plan.total_agent_steps
     steps, ended = total * len(configs), len(configs) - len(unfinished)
@@ -42,7 +47,7 @@ def describe_plan(
     time = format_seconds((steps - done) / (rate * jobs))
     needs = count_needs(unfinished, runs, jobs, PROCESS_BYTES)
     memory = needs.available_memory
-    available = "" if memory is None else f"; {memory / 1e9:.1f} GB available"
+    available = "" if memory is None or not here else f"; {memory / 1e9:.1f} GB available"
     baseline = f"{plan.arms[0]} is the baseline" if plan.arms[1:] else "nothing to compare it with"
     more = [f"... {len(unfinished) - _SHOWN} more"] if len(unfinished) > _SHOWN else []
     order = [*(config.name for config in unfinished[:_SHOWN]), *more] or ["all have ended"]
@@ -91,11 +96,12 @@ def describe_power(plan: ComparisonPlan) -> str:
 def describe_stopping(plan: ComparisonPlan, design: SequentialDesign) -> str:
     """The plan's error rate, and how many runs to expect of it if differences are normal."""
     criteria, games = plan.criteria, len(plan.games)
-    shape = (_FAMILIES, games, design.most_seeds)
+    shape = (len(plan.arms) - 1, _FAMILIES, games, design.most_seeds)  # a candidate each first
     normal, expected = np.random.default_rng(0).standard_normal(shape), []
     for effect in _EFFECTS:
         _, seeds = judge_until_decided(normal + effect, np.zeros(shape), plan.alpha, design)
-        expected.append(f"{seeds.mean() * games * len(plan.arms):.0f}")
+        runs = seeds.sum(axis=0) + seeds.max(axis=0)  # the baseline's go on with any candidate's
+        expected.append(f"{runs.mean() * games:.0f}")
     return (
         f"a game stops from {design.rule.first_look} seeds on once it is decided, or less than "
         f"{design.rule.futility:.0%} likely to be decided by {design.most_seeds}; at most "

@@ -44,6 +44,7 @@ _PLATEAU = np.geomspace(20, 30_000, GAMES)  # raw return above random play, by g
 _PLATEAU_SPREAD = np.linspace(0.1, 0.3, GAMES)  # between runs, of the plateau
 _TAKE_OFF_SPREAD = np.linspace(0.5, 0.1, GAMES)  # between runs, of the logarithm of the take-off
 _TAKE_OFF = 0.3  # median share of the training before the steepest point
+_MOST_FAMILIES = 100_000  # that fit into memory
 _RISE = 0.08  # share of the training that the logistic curve's scale takes
 _SHARED = 0.4  # share of the variance between runs that belongs to the seed
 _STUCK = np.linspace(0.0, 0.1, GAMES)  # share of the runs that never take off, in either arm
@@ -260,8 +261,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--families", type=int, default=2000, help="simulated comparisons (2000)")
     families = parser.parse_args(arguments).families
     with exit_on_user_error():
-        if families < 1:
-            raise ValueError(f"--families must be at least 1, got {families}.")
+        if not 1 <= families <= _MOST_FAMILIES:
+            raise ValueError(f"--families must be 1 to {_MOST_FAMILIES}, got {families}.")
         make_rng = np.random.default_rng
         fixed = {f"{n} seeds": simulate_comparisons(families, n, make_rng([0, n])) for n in SEEDS}
         until_decided = {}

@@ -1,5 +1,3 @@
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -62,6 +60,21 @@ def test_what_a_run_needs(tmp_path, machine, algo, overrides, has, message):
     assert not runs.exists()
 
 
+def test_the_largest_of_several_runs_must_fit(tmp_path, machine):
+    """80 and 800 samples of 500 kB, and 16 environments of 1.2 MB, each."""
+    small, large = (make_config("Pong", "a2c", {"n_steps": steps}) for steps in (5, 50))
+    machine["memory"] = 2 * 419_200_000 - 1
+    check_needs([small, large, small], tmp_path, jobs=2)
+    assert refusal(check_needs, [small, large, small, large], tmp_path, 2) == (
+        "2 jobs need 0.84 GB of memory, 0.84 GB are available; give fewer --jobs."
+    )
+    machine["memory"] = 419_199_999
+    assert refusal(check_needs, [small, large], tmp_path, 1) == (
+        f"{large.name} needs 0.42 GB of memory, 0.42 GB are available; set a smaller n_envs or "
+        "n_steps."
+    )
+
+
 def test_what_a_run_has_written_is_not_needed_again(tmp_path, machine):
     config = make_config("Pong", "dqn", {})
     directory = RunDirectory(tmp_path / config.name)
@@ -106,9 +119,9 @@ def test_available_memory_is_the_machines_or_what_the_control_group_leaves(
     assert _read_available_memory(tmp_path) == available
 
 
-def test_a_system_that_does_not_tell_its_memory(monkeypatch):
-    def fail(*_: Any, **__: Any) -> str:
-        raise FileNotFoundError
-
-    monkeypatch.setattr(Path, "read_text", fail)
-    assert _read_available_memory() is None
+@pytest.mark.parametrize("told", [None, "MemTotal: 16 kB\n", "nothing\n"])
+def test_a_system_that_does_not_tell_its_memory(tmp_path, told):
+    if told is not None:
+        (tmp_path / "proc").mkdir()
+        (tmp_path / "proc/meminfo").write_text(told)
+    assert _read_available_memory(tmp_path) is None

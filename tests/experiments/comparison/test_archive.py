@@ -13,7 +13,7 @@ import pytest
 
 from agents.training.run import plan_run
 from benchmarks.preset_trials import format_trials
-from configs.run_config import RunConfig, parse_arm
+from configs.run_config import RunConfig, make_config, parse_arm
 from experiments.comparison.archive import main as archive
 from experiments.comparison.execution.pool import find_unfinished
 from experiments.comparison.plan import ComparisonPlan, save_plan
@@ -232,6 +232,25 @@ def test_an_archives_plan_keeps_its_earlier_looks(tmp_path, refuse):
     assert (packed / "comparison.json").read_bytes() == before
     save_plan(plan_of().replace(looks=(1, 1)), runs)
     assert archive([str(runs), str(packed)]) == 0
+
+
+def test_a_plan_is_not_put_beside_packed_runs_that_it_does_not_have(tmp_path, refuse):
+    single = make_config("Pong", "a2c", {"n_steps": 8})
+    write_run(tmp_path / "single", single, [1.0, 2.0])
+    packed, runs = tmp_path / "packed", tmp_path / "runs"
+    assert archive([str(tmp_path / "single"), str(packed)]) == 0
+    write_run(runs, plan_of().runs()[0], [1.0, 2.0])
+    save_plan(plan_of(), runs)
+    line = refuse(archive, [str(runs), str(packed)])
+    assert line.startswith(f"error: {packed / single.name} is of no plan or another: ")
+    assert line.endswith("; choose another ARCHIVE folder.")
+    assert not (packed / "comparison.json").exists()
+    fitting = tmp_path / "fitting"  # packed before there was a plan
+    (runs / "comparison.json").unlink()
+    assert archive([str(runs), str(fitting)]) == 0
+    save_plan(plan_of(), runs)
+    assert archive([str(runs), str(fitting)]) == 0
+    assert (fitting / "comparison.json").exists()
 
 
 def test_games_that_a_run_has_lost_stay_in_the_archive(tmp_path, capsys):

@@ -492,7 +492,11 @@ def test_simulation_prints_the_same_table_each_time(capsys):
 
 @pytest.mark.parametrize(
     ("families", "message"),
-    [("0", "error: --families must be at least 1, got 0."), ("many", "invalid int value: 'many'")],
+    [
+        ("0", "error: --families must be 1 to 100000, got 0."),
+        ("1000000000000", "error: --families must be 1 to 100000, got 1000000000000."),
+        ("many", "invalid int value: 'many'"),
+    ],
 )
 def test_simulation_names_wrong_options_in_one_line(families, message, refuse):
     assert message in refuse(simulate.main, ["--families", families])
