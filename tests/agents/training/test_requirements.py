@@ -1,4 +1,3 @@
-
 import pytest
 
 from agents.training import requirements
