@@ -26,6 +26,7 @@ from experiments.comparison.report.records import (
     find_misfit,
     find_runs,
     read_run,
+    read_runs,
     read_starts,
 )
 from runtime.command_line import (
@@ -143,14 +144,11 @@ def _check_plan(archive: Path, archived: ComparisonPlan, plan: ComparisonPlan) -
 
 def _check_runs(archive: Path, plan: ComparisonPlan) -> None:
     """Refuse to put a plan beside packed runs that it does not have."""
-    for directory in find_runs(archive):
-        with suppress(OSError):  # without its files it is no other run
-            try:
-                run = as_planned(read_run(directory), plan)
-            except ValueError:  # damaged, and replaced if it is to be
-                continue
-            if misfit := find_misfit(run, plan):
-                raise ValueError(f"{directory.path} is of no plan or another: {misfit}; {_REMEDY}")
+    runs, _ = read_runs(find_runs(archive))  # the damaged ones may be replaced
+    for run in runs:
+        if misfit := find_misfit(as_planned(run, plan), plan):
+            path = run.directory.path
+            raise ValueError(f"{path} is of no plan or another: {misfit}; {_REMEDY}")
 
 
 def _check_target(

@@ -65,8 +65,8 @@ def run_comparison(
             with RunDirectory(runs).lock():  # no comparison may be carrying out the one before
                 save_plan(plan, runs)
         if dry_run or declare:
-            here = cluster is None
-            print_result(describe_plan(plan, unfinished, runs, jobs, watch, here=here))
+            on_cluster = cluster is not None
+            print_result(describe_plan(plan, unfinished, runs, jobs, watch, on_cluster=on_cluster))
             return 0
         if cluster is None:
             find_device(plan.template.execution.device)

@@ -31,12 +31,9 @@ def describe_plan(
     jobs: int,
     watch: StageWatch | None = None,
     *,
-    here: bool = True,
+    on_cluster: bool = False,
 ) -> str:
-    """What `--dry-run` prints.
-
-    With the stages of a plan that goes on until decided; not `here`: on a cluster.
-    """
+    """What `--dry-run` prints; with the stages of a plan that goes on until decided."""
     configs = [config for config in plan.runs() if watch is None or watch.may_be_needed(config)]
     at_most, total = "" if watch is None else " at most", plan.total_agent_steps
     steps, ended = total * len(configs), len(configs) - len(unfinished)
@@ -47,7 +44,7 @@ def describe_plan(
     time = format_seconds((steps - done) / (rate * jobs))
     needs = count_needs(unfinished, runs, jobs, PROCESS_BYTES)
     memory = needs.available_memory
-    available = "" if memory is None or not here else f"; {memory / 1e9:.1f} GB available"
+    available = "" if memory is None or on_cluster else f"; {memory / 1e9:.1f} GB available"
     baseline = f"{plan.arms[0]} is the baseline" if plan.arms[1:] else "nothing to compare it with"
     more = [f"... {len(unfinished) - _SHOWN} more"] if len(unfinished) > _SHOWN else []
     order = [*(config.name for config in unfinished[:_SHOWN]), *more] or ["all have ended"]
