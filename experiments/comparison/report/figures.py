@@ -212,11 +212,12 @@ def _draw_differences(compared: ArmsCompared, fraction: float) -> Figure | None:
     point: dict[str, Any] = {"color": "black", "marker": "o", "ms": 5, "ls": ""}
     handles: list[Any] = [
         Line2D([], [], **point, label="mean (number of pairs)"),
-        Line2D([], [], **point, mfc="white", label="the same, no verdict yet"),
         Line2D([], [], color=_COLOURS[0], lw=3.2, label="95 % interval"),
         Line2D([], [], color=_COLOURS[0], lw=1, label="interval of the verdict"),
         Patch(fc="#e8e8e8", label=f"margin ({100 * fraction:g} %)"),
     ]
+    if any(game.obstacle == "incomplete" for game, _, _ in rows):
+        handles.insert(1, Line2D([], [], **point, mfc="white", label="the same, no verdict yet"))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
