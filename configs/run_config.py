@@ -51,6 +51,12 @@ Position = Literal["coordinates", "bias-map", "random-channels"]
 CoordInit = Literal["default", "zero"]
 
 
+def check_device(name: str) -> None:
+    """Refuse by a ValueError what no device is called."""
+    if not _DEVICE.fullmatch(name):
+        raise ValueError(f"`device` must be auto, cpu, cuda or cuda:N, got {show(name)}.")
+
+
 class RunSettings(Settings):
     """What is trained, and for how long."""
 
@@ -195,8 +201,7 @@ class ExecutionSettings(Settings):
     @field_validator("device")
     @classmethod
     def _check_device(cls, device: str) -> str:
-        if not _DEVICE.fullmatch(device):
-            raise ValueError(f"`device` must be auto, cpu, cuda or cuda:N, got {show(device)}.")
+        check_device(device)
         return device
 
 

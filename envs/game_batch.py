@@ -34,6 +34,7 @@ class GameBatch(Generic[GameType]):
 
     Raises:
         EnvironmentFailure: Here and in every method, if an emulator fails; it says whose.
+        RuntimeError: In every method, after `close`.
     """
 
     def __init__(self, make_game: Callable[[int], GameType], count: int) -> None:
@@ -41,13 +42,16 @@ class GameBatch(Generic[GameType]):
         self._stacks = empty_stacks(count, FRAME_SIZE, FRAME_SIZE)
         self._newest = frames_of(self._stacks)[..., -1]
         self._sent: list[int] = []
+        self._are_playing = False
         self.observations = observations_of(self._stacks)
 
     def start(self) -> None:
         """Abandon what is being played and begin a freshly seeded game in every environment."""
+        self._check_open()
         self._sent.clear()
         _side_by_side(EmulatedGame.start, self.games)
         _side_by_side(self._begin_episode, range(len(self.games)))
+        self._are_playing = True
 
     def send(self, actions: Mapping[int, int]) -> None:
         """Hand environments their actions, without waiting.
@@ -56,8 +60,12 @@ class GameBatch(Generic[GameType]):
 
         Raises:
             ValueError: If the game lacks one of the actions; then none has been sent.
-            RuntimeError: If the outcomes of the actions before have not been received.
+            RuntimeError: If no games have been started, or the outcomes of the actions before have
+                not been received.
         """
+        self._check_open()
+        if not self._are_playing:  # the emulators would never answer
+            raise RuntimeError("no games have been started; reset the environments first.")
         if self._sent:
             raise RuntimeError("the actions before have not been waited for; call `receive` first.")
         for environment, action in actions.items():
@@ -72,7 +80,13 @@ class GameBatch(Generic[GameType]):
         Returns:
             The outcomes, in the order of the actions sent, and the last observation, uint8
             [4, 84, 84], of every environment whose episode has ended.
+
+        Raises:
+            RuntimeError: If no actions have been sent.
         """
+        self._check_open()
+        if not self._sent:
+            raise RuntimeError("no actions have been sent; call `send` first.")
         sent, self._sent = self._sent, []
         drop_oldest(self._stacks)
         outcomes: list[StepOutcome] = []
@@ -98,6 +112,7 @@ class GameBatch(Generic[GameType]):
 
     def get_state(self) -> list[dict[str, Any]]:
         """What `set_state` rebuilds every unfinished game from; JSON values only."""
+        self._check_open()
         return [game.get_state() for game in self.games]
 
     def set_state(self, state: Sequence[dict[str, Any]], observations: Frames) -> None:
@@ -109,6 +124,7 @@ class GameBatch(Generic[GameType]):
             ValueError: If they are of another number of environments, or the rebuilt games are not
                 the saved ones or do not show what the observations show.
         """
+        self._check_open()
         if len(state) != len(self.games) or observations.shape != self.observations.shape:
             raise ValueError(
                 f"the saved games must be {len(self.games)}, one for each environment, got "
@@ -116,6 +132,7 @@ class GameBatch(Generic[GameType]):
                 "checkpoint."
             )
         self._sent.clear()
+        self._are_playing = False
         frames = _side_by_side(
             lambda pair: pair[0].set_state(pair[1]), list(zip(self.games, state, strict=True))
         )
@@ -125,12 +142,17 @@ class GameBatch(Generic[GameType]):
                 "that provenance.json names."
             )
         self.observations[:] = observations
+        self._are_playing = True
 
     def close(self) -> None:
         """Let go of the emulators and their threads."""
         for game in self.games:
             game.close()
         self.games.clear()
+
+    def _check_open(self) -> None:
+        if not self.games:
+            raise RuntimeError("the environments are closed; make new ones.")
 
     def _begin_episode(self, environment: int) -> None:
         self._stacks[environment] = 0

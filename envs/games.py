@@ -78,10 +78,11 @@ def find_game(name: str) -> Game:
     nearest = difflib.get_close_matches(bare, by_plain_name, n=1, cutoff=0.5)
     if _plain(name) in map(_plain, _MULTI_PLAYER_ONLY):
         raise ValueError(
-            f"{name} is for several players only, and this is for one; --list-games lists what is."
+            f"{name} is for several players only, and this is for one; `train.py --list-games` "
+            "lists what is."
         )
     hint = f" Did you mean {by_plain_name[nearest[0]].name}?" if nearest else ""
-    raise ValueError(f"Unknown game {name!r}.{hint} --list-games lists them.")
+    raise ValueError(f"Unknown game {name!r}.{hint} `train.py --list-games` lists them.")
 
 
 def _plain(name: str) -> str:

@@ -172,6 +172,6 @@ def _check_position(
         raise ValueError(f"`coord_init` must be 'default' or 'zero', got {coord_init!r}.")
     if with_radius and position != "coordinates":
         raise ValueError(f"`with_radius` needs `position` 'coordinates', got {position!r}.")
-    if not coord_layers and (with_radius or position != "coordinates"):
+    if len(coord_layers) == 0 and (with_radius or position != "coordinates"):
         option = "`with_radius`" if with_radius else f"`position` {position!r}"
         raise ValueError(f"{option} needs at least one convolution in `coord_layers`, got none.")

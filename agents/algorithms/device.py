@@ -7,21 +7,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from configs.run_config import check_device
+
 
 def find_device(name: str) -> torch.device:
     """The device a name stands for; "auto" is the GPU if there is one.
 
     Raises:
-        ValueError: If there is no such device here.
+        ValueError: If it stands for none, or there is no such device here.
     """
+    check_device(name)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise ValueError(f"`device` must be auto, cpu, cuda or cuda:N, got {name!r}.")
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"`device` {name} is not there: {torch.cuda.device_count()} GPUs found; use auto."

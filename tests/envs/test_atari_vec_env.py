@@ -258,6 +258,26 @@ def test_reset_cancels_a_step_that_nobody_waited_for(pong):
     assert_plays_on_from(pong.reset(), pong, resets=2)
 
 
+def test_a_step_needs_a_reset_before_and_actions():
+    """The emulators would never answer."""
+    env = make_env("Pong", MACHADO, 2)
+    for call in (lambda: env.step([2, 3]), env.step_wait):
+        with pytest.raises(RuntimeError, match=r"reset the environments first|send. first\.$"):
+            call()
+    assert_plays_on_from(env.reset(), env)
+    env.close()
+
+
+@pytest.mark.parametrize("call", ["reset", "step_wait", "get_state"])
+def test_closed_environments_are_named(call):
+    env = make_env("Pong", MACHADO, 1)
+    env.reset()
+    env.step_async([2])
+    env.close()
+    with pytest.raises(RuntimeError, match=r"^the environments are closed; make new ones\.$"):
+        getattr(env, call)()
+
+
 def assert_plays_on_from(start: Any, pong: Any, resets: int = 1) -> None:
     """Compare an environment with one that was only reset."""
     other = make_env("Pong", MACHADO, 2)

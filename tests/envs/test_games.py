@@ -39,13 +39,17 @@ def test_every_game_is_found_by_name_and_by_rom_id_in_any_case():
     ],
 )
 def test_unknown_game(name, hint):
-    assert refusal(find_game, name) == f"Unknown game {name!r}.{hint} --list-games lists them."
+    assert (
+        refusal(find_game, name)
+        == f"Unknown game {name!r}.{hint} `train.py --list-games` lists them."
+    )
 
 
 @pytest.mark.parametrize("name", ["Combat", "maze_craze"])
 def test_games_for_several_players_only(name):
     assert refusal(find_game, name) == (
-        f"{name} is for several players only, and this is for one; --list-games lists what is."
+        f"{name} is for several players only, and this is for one; `train.py --list-games` lists "
+        "what is."
     )
 
 

@@ -146,6 +146,10 @@ def test_a_function_that_fails_leaves_the_layers_in_place():
     ("arm", "expected"),
     [
         ({"coord_layers": (0,)}, {0: (CoordConv2d, (32, 6, 8, 8))}),
+        (
+            {"coord_layers": np.array([0, 1]), "with_radius": True},
+            {0: (CoordConv2d, (32, 7, 8, 8)), 1: (CoordConv2d, (64, 35, 4, 4))},
+        ),
         ({"coord_layers": (2,), "with_radius": True}, {2: (CoordConv2d, (64, 67, 3, 3))}),
         (
             {"coord_layers": [2, 0], "position": "random-channels"},
@@ -273,6 +277,7 @@ POSITIONS = "`position` must be one of 'coordinates', 'bias-map', 'random-channe
             {"position": "bias-map", "with_radius": True},
             "`with_radius` needs `position` 'coordinates', got 'bias-map'.",
         ),
+        (np.array([], int), {"with_radius": True}, NEEDS_LAYERS.format("`with_radius`")),
         ((), {"with_radius": True}, NEEDS_LAYERS.format("`with_radius`")),
         ((), {"position": "bias-map"}, NEEDS_LAYERS.format("`position` 'bias-map'")),
     ],

@@ -283,7 +283,10 @@ def test_what_is_wrong_with_a_run_is_one_line(tmp_path, refuse, flags, message):
     ("flags", "message"),
     [
         ([], "{model} does not say its game; add --game, such as --game Pong."),
-        (["--game", "Pongg"], "Unknown game 'Pongg'. Did you mean Pong? --list-games lists them."),
+        (
+            ["--game", "Pongg"],
+            "Unknown game 'Pongg'. Did you mean Pong? `train.py --list-games` lists them.",
+        ),
     ],
 )
 def test_what_is_wrong_with_somebody_elses_model_is_one_line(tmp_path, refuse, flags, message):

@@ -76,7 +76,7 @@ def test_a_report_of_no_known_game_and_of_an_intact_copy():
     config = json.loads((stranger / "config.json").read_text())
     config["run"]["game"] = "<script>"
     (stranger / "config.json").write_text(json.dumps(config))
-    reason = "Unknown game '<script>'. --list-games lists them."
+    reason = "Unknown game '<script>'. `train.py --list-games` lists them."
     for with_plan in (True, False):
         if not with_plan:
             Path("runs/comparison.json").unlink()

@@ -56,7 +56,7 @@ def not_listed(option: str) -> list[Refusal]:
     return [
         (
             shlex.join([option, name]),
-            f"Unknown game {name!r}.{near.get(name, '')} --list-games lists them.",
+            f"Unknown game {name!r}.{near.get(name, '')} `train.py --list-games` lists them.",
         )
         for name in ("", *near, "Schach é\n", "-1", "../x")
     ]

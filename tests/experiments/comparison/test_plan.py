@@ -219,7 +219,7 @@ def test_arms_that_are_users_own(tmp_path):
             {"seeds": ["a"]},
             "`seeds` must be a whole number at least 0 and at most 2_147_483_647, got 'a'.",
         ),
-        ({"games": ["../x"]}, "Unknown game '../x'. --list-games lists them."),
+        ({"games": ["../x"]}, "Unknown game '../x'. `train.py --list-games` lists them."),
         ({"arms": ["cnn", "../x"]}, UNKNOWN_ARM.format("../x")),
         ({"stopping": 5}, "the section `stopping` is missing; restore the file."),
         (
