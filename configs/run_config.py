@@ -31,7 +31,7 @@ CONVOLUTIONS = 3
 BASELINE = "cnn"
 PRESET_PREFIX = "preset="
 _PRESET = re.compile(PRESET_PREFIX + "[a-z0-9_-]+")
-_DEVICE = re.compile("auto|cpu|cuda(:[0-9]+)?")
+_DEVICE = re.compile("auto|cpu|cuda(:(0|[1-9][0-9]*))?")
 _ARM = re.compile(r"(coordconv|bias-map|random-channels)(?:(-all)|-layer([0-9]+))?(-r)?(-zero)?")
 _TOLD = {  # with what is typed for them
     "coord_layers": "`coord_layers` (--coordconv, --coord-layers)",
@@ -51,7 +51,7 @@ Position = Literal["coordinates", "bias-map", "random-channels"]
 CoordInit = Literal["default", "zero"]
 
 
-def check_device(name: str) -> None:
+def check_device_name(name: str) -> None:
     """Refuse by a ValueError what no device is called."""
     if not _DEVICE.fullmatch(name):
         raise ValueError(f"`device` must be auto, cpu, cuda or cuda:N, got {show(name)}.")
@@ -201,7 +201,7 @@ class ExecutionSettings(Settings):
     @field_validator("device")
     @classmethod
     def _check_device(cls, device: str) -> str:
-        check_device(device)
+        check_device_name(device)
         return device
 
 

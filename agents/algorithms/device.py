@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from configs.run_config import check_device
+from configs.run_config import check_device_name
 
 
 def find_device(name: str) -> torch.device:
@@ -16,15 +16,16 @@ def find_device(name: str) -> torch.device:
     Raises:
         ValueError: If it stands for none, or there is no such device here.
     """
-    check_device(name)
+    check_device_name(name)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    kind, _, number = name.partition(":")
+    # Asked before torch, which keeps the number in a byte and takes cuda:256 for cuda:0.
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"`device` {name} is not there: {torch.cuda.device_count()} GPUs found; use auto."
         )
-    return device
+    return torch.device(name)
 
 
 def to_device(array: npt.NDArray[np.generic], device: torch.device) -> Tensor:

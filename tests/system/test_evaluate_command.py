@@ -257,6 +257,8 @@ WRONG = f"""
     --seed: `seed` must be a whole number at least 0 and at most 2_147_483_647, got -1.
 --device tpu
     `device` must be auto, cpu, cuda or cuda:N, got 'tpu'.
+--device cuda:01
+    `device` must be auto, cpu, cuda or cuda:N, got 'cuda:01'.
 --game Pong
     RUN knows what it was trained on; leave out --game Pong.
 --protocol machado

@@ -118,6 +118,8 @@ VALUES = f"""
     `extractor` is a whole network; leave out `coord_layers` (--coordconv, --coord-layers).
 --device gpu --dry-run
     `device` must be auto, cpu, cuda or cuda:N, got 'gpu'.
+--device cuda:01 --dry-run
+    `device` must be auto, cpu, cuda or cuda:N, got 'cuda:01'.
 --set seed=1 --seed 1
     --set: `seed` is set by its option, too; give one of them.
 --extractor file:Net --extractor-set width=2 --set extractor_settings=width=2

@@ -2,7 +2,19 @@ import pytest
 import torch
 
 import evaluate
+from agents.algorithms.device import find_device
+from tests.refusals import refusal
 from tests.short_runs import ShortRun, short_config
+
+
+@pytest.mark.parametrize("number", [1, 128, 256, 99_999_999_999])
+def test_a_gpu_that_is_not_there_is_named(monkeypatch, number):
+    """Torch keeps the number in a byte: 256 would be the first GPU, 128 a negative number."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert refusal(find_device, f"cuda:{number}") == (
+        f"`device` cuda:{number} is not there: 1 GPUs found; use auto."
+    )
+    assert find_device("cuda:0") == torch.device("cuda", 0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
