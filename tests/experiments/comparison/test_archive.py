@@ -105,29 +105,34 @@ def test_the_pages_say_what_the_nine_games_report_says():
     pairs, ahead = map(int, found.groups())
     rows = read_table(report, "game", "verdict")
     assert len(rows) == 9
-    verdicts = {
-        f"| {game} | {count} | {percent.removesuffix(' %')} | {verdict} |"
-        for game, verdict, count, _, _, _, percent, *_ in rows
-    }
+    page = (ROOT / "docs/nine-games.md").read_text()
+    told = {row[0]: row[1:] for row in read_table(page, "game", "pairs", "mean")}
+    losses = []
+    for game, verdict, count, _, _, difference, percent, margin, judged, _ in rows:
+        percent = percent.removesuffix(" %")
+        assert told[game][:3] == [count, percent, verdict], game
+        for shown, points in zip(told[game][3:], (difference, judged), strict=True):
+            in_percent = [5 * end / float(margin) for end in read_interval(points)]
+            assert read_interval(shown) == pytest.approx(in_percent, abs=0.55), game
+        if verdict == "worse":
+            losses.append(-float(percent))
     counts = re.search(r"0 better, 0 similar, (\d) worse, (\d) undecided, of 9 games", report)
     assert counts is not None
     worse, undecided = (
         ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"][int(count)]
         for count in counts.groups()
     )
-    first_screen = (ROOT / "README.md").read_text().replace("\n", " ")
-    assert f"CoordConv learned **worse in {worse} of nine games**" in first_screen
-    assert f"**and better in none**; {undecided} are undecided" in first_screen
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    loss = f"by {min(losses):.0f} to {max(losses):.0f} %"
+    assert f"CoordConv learned **worse in {worse} of nine games**, {loss} of what" in readme
+    assert f"**and better in none**; {undecided} are undecided" in readme
     overall = re.search(r"beats one of cnn with probability (\S+) \((.*)\), in", report)
     assert overall is not None
     said = "with a probability of {} (95 % interval {})".format(*overall.groups())
-    assert said in first_screen
-    text = (ROOT / "docs/nine-games.md").read_text()
-    assert not {row for row in verdicts if row not in text}
-    for page in ("README.md", "docs/nine-games.md"):
-        words = " ".join((ROOT / page).read_text().split())
-        assert f"{pairs} pairs have ended" in words, page
-        assert f"had the higher mean return over the training in {pairs - ahead}" in words, page
+    assert said in readme
+    for words in (readme, " ".join(page.split())):
+        assert f"{pairs} pairs have ended" in words
+        assert f"had the higher mean return over the training in {pairs - ahead}" in words
 
 
 def test_the_plain_networks_scores_on_the_page_are_those_of_the_packed_runs():
@@ -142,6 +147,12 @@ def test_the_plain_networks_scores_on_the_page_are_those_of_the_packed_runs():
             mean = float(cell.split()[0])  # of four digits
             half_a_digit = 0.5 if mean >= 100 else 0.05
             assert float(shown) == pytest.approx(mean, rel=5e-4, abs=half_a_digit), game
+
+
+def read_interval(text: str) -> list[float]:
+    found = re.search(r"(-?[\d.,]+) to (-?[\d.,]+)", text)
+    assert found is not None, text
+    return [float(end.replace(",", "")) for end in found.groups()]
 
 
 def read_table(text: str, *first: str) -> list[list[str]]:
